@@ -1,0 +1,91 @@
+//! Chooses the vector instructions: the one place where a CPU feature is asked for.
+//!
+//! The same Rust code is compiled three times. No level contracts a multiplication and an addition or reorders a sum,
+//! so all levels give the same bits (held by a test).
+#![expect(
+    unsafe_code,
+    reason = "calls of functions compiled for CPU features, after the features were found"
+)]
+
+use std::sync::OnceLock;
+
+use super::codec;
+use super::wave::{Machine, run_block};
+use crate::element::Element;
+
+/// A set of vector instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What every machine of this architecture has.
+    Baseline,
+    /// AVX2 on x86-64.
+    Avx2,
+    /// AVX-512 (F, BW, DQ, VL) on x86-64.
+    Avx512,
+}
+
+/// The highest level of this machine.
+pub fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    let has_avx2 = is_x86_feature_detected!("avx2");
+    let has_avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    match (has_avx2, has_avx512) {
+        (true, true) => Level::Avx512,
+        (true, false) => Level::Avx2,
+        _ => Level::Baseline,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Baseline
+}
+
+/// Runs one block with the instructions of `wanted`, or of the machine's level where that is lower.
+pub(super) fn run(wanted: Level, machine: &mut Machine<'_>) {
+    match wanted.min(level()) {
+        // SAFETY: `level` found the features that the function was compiled for.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { run_avx512(machine) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { run_avx2(machine) },
+        _ => run_block(machine),
+    }
+}
+
+/// Whether any stored element is NaN or infinite.
+pub(super) fn any_non_finite(wanted: Level, element: Element, bytes: &[u8]) -> bool {
+    match wanted.min(level()) {
+        // SAFETY: `level` found the features that the function was compiled for; AVX-512 includes AVX2.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx2 => unsafe { any_non_finite_avx2(element, bytes) },
+        _ => codec::any_non_finite(element, bytes),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn any_non_finite_avx2(element: Element, bytes: &[u8]) -> bool {
+    codec::any_non_finite(element, bytes)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+fn run_avx512(machine: &mut Machine<'_>) {
+    run_block(machine);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn run_avx2(machine: &mut Machine<'_>) {
+    run_block(machine);
+}

@@ -1,0 +1,247 @@
+//! Advances a formula's evaluation from wave to wave.
+//!
+//! In: a [`Job`]. Out: waves, one after another; [`Evaluation::advance`] is called when all units of a wave have run.
+//! A pass of the schedule is a wave that samples (where thresholds are sought), waves that reduce (more than one only
+//! where a threshold needs a closer look) and one that locates ties; the last pass is one wave that writes.
+
+use std::sync::Arc;
+
+use super::block::Geometry;
+use super::dispatch::{Level, level};
+use super::program::Program;
+use super::rank::{Bracket, Cut, Outcome, Ranking};
+use super::reduce::combine;
+use super::values::Values;
+use super::wave::{Parts, Wave, WaveKind, judge_sample};
+use crate::element::Element;
+use crate::formula::{Formula, NodeId, Op, Schedule};
+use crate::random::StreamKey;
+
+/// What is to be computed.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The formula.
+    pub formula: Arc<Formula>,
+    /// The shape of all its tensors.
+    pub geometry: Geometry,
+    /// The key of each random stream.
+    pub streams: Vec<StreamKey>,
+    /// The storage type of the output.
+    pub output: Element,
+    /// Elements per unit of work, a multiple of [`CHUNK`](super::CHUNK).
+    pub tile: u64,
+    /// Whether NaN and infinities in the inputs are computed with rather than refused.
+    pub allow_non_finite: bool,
+    /// Vector instructions to use at most.
+    pub level: Level,
+}
+
+impl Job {
+    /// A job with the machine's own vector instructions.
+    pub fn new(formula: Arc<Formula>, geometry: Geometry, output: Element, tile: u64) -> Self {
+        Self { formula, geometry, streams: Vec::new(), output, tile, allow_non_finite: false, level: level() }
+    }
+}
+
+/// A formula being evaluated over one set of tensors.
+#[derive(Debug)]
+pub struct Evaluation {
+    job: Job,
+    schedule: Schedule,
+    values: Values,
+    pass: usize,
+    /// Selections of this pass that await their cut.
+    sought: Vec<Sought>,
+    sweeps: usize,
+    /// Inputs of which no sweep has seen all elements.
+    unchecked: Vec<u16>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sought {
+    node: NodeId,
+    count: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Bracketed(Bracket),
+    Located { threshold: u32, chunk: u64, tie: u64 },
+}
+
+impl Evaluation {
+    /// Prepares the evaluation and its first wave.
+    pub fn start(job: Job) -> (Self, Arc<Wave>) {
+        let schedule = Schedule::of(&job.formula);
+        let values = Values::new(&job.formula, job.geometry);
+        let unchecked =
+            if job.allow_non_finite { Vec::new() } else { (0..job.formula.inputs() as u16).collect() };
+        let mut evaluation =
+            Self { job, schedule, values, pass: 0, sought: Vec::new(), sweeps: 0, unchecked };
+        let wave = evaluation.begin_pass();
+        (evaluation, Arc::new(wave))
+    }
+
+    /// Takes in a wave all of whose units have run. The next wave, or `None` when the output is written.
+    pub fn advance(&mut self, done: &Wave) -> Option<Arc<Wave>> {
+        let next = match done.kind() {
+            WaveKind::Write => return self.finish(),
+            WaveKind::Sample => self.after_sample(done),
+            WaveKind::Reduce => self.after_reduction(done),
+            WaveKind::Locate => self.after_location(done),
+        };
+        Some(Arc::new(next))
+    }
+
+    /// How many times all elements have been swept over so far.
+    pub const fn sweeps(&self) -> usize {
+        self.sweeps
+    }
+
+    fn finish(&mut self) -> Option<Arc<Wave>> {
+        self.sweeps += 1;
+        None
+    }
+
+    fn begin_pass(&mut self) -> Wave {
+        let elements = self.job.geometry.elements;
+        let mut sampled = Vec::new();
+        for &node in &self.schedule.passes[self.pass].reductions {
+            if let Op::Top(_, count) = self.job.formula.op(node) {
+                match Cut::trivial(count, elements) {
+                    Some(cut) => self.values.selected(node, cut),
+                    None => sampled.push(node),
+                }
+            }
+        }
+        if sampled.is_empty() {
+            return self.sweep();
+        }
+        self.wave(WaveKind::Sample, Program::reducing(&self.job.formula, &sampled), Vec::new(), Vec::new())
+    }
+
+    /// The sweep of this pass: everything not known yet, or the output.
+    fn sweep(&mut self) -> Wave {
+        if self.is_last_pass() {
+            return self.wave(WaveKind::Write, Program::writing(&self.job.formula), Vec::new(), Vec::new());
+        }
+        let reductions = &self.schedule.passes[self.pass].reductions;
+        let is_sum = |node: &NodeId| !matches!(self.job.formula.op(*node), Op::Top(..));
+        let mut nodes: Vec<NodeId> = reductions.iter().copied().filter(is_sum).collect();
+        nodes.extend(self.sought.iter().map(|sought| sought.node));
+        if nodes.is_empty() {
+            return self.end_pass();
+        }
+        self.reduce(&nodes)
+    }
+
+    fn reduce(&mut self, nodes: &[NodeId]) -> Wave {
+        let chunks = self.job.geometry.chunks();
+        let ranking = |sought: &Sought| match sought.state {
+            State::Bracketed(bracket) => Some(Ranking::new(sought.count, bracket, chunks)),
+            State::Located { .. } => None,
+        };
+        let rankings = self.sought.iter().filter_map(ranking).collect();
+        self.wave(WaveKind::Reduce, Program::reducing(&self.job.formula, nodes), rankings, Vec::new())
+    }
+
+    fn after_sample(&mut self, done: &Wave) -> Wave {
+        let elements = self.job.geometry.elements;
+        for (&node, sample) in done.program.ranks.iter().zip(done.magnitudes().iter_mut()) {
+            let Op::Top(_, count) = self.job.formula.op(node) else { continue };
+            match judge_sample(sample, count, elements) {
+                Ok(cut) => self.values.selected(node, cut),
+                Err(bracket) => self.sought.push(Sought { node, count, state: State::Bracketed(bracket) }),
+            }
+        }
+        self.sweep()
+    }
+
+    fn after_reduction(&mut self, done: &Wave) -> Wave {
+        self.sweeps += 1;
+        self.take_sums(done);
+        for (&node, ranking) in done.program.ranks.iter().zip(&done.rankings) {
+            let outcome = ranking.outcome();
+            let Some(at) = self.sought.iter().position(|sought| sought.node == node) else { continue };
+            match outcome {
+                Outcome::Known(cut) => {
+                    self.values.selected(node, cut);
+                    self.sought.remove(at);
+                }
+                Outcome::Closer(bracket) => self.sought[at].state = State::Bracketed(bracket),
+                Outcome::Locate { threshold, chunk, tie } => {
+                    self.sought[at].state = State::Located { threshold, chunk, tie };
+                }
+            }
+        }
+        let is_open = |sought: &&Sought| matches!(sought.state, State::Bracketed(_));
+        let open: Vec<NodeId> = self.sought.iter().filter(is_open).map(|sought| sought.node).collect();
+        match (open.is_empty(), self.sought.is_empty()) {
+            (false, _) => self.reduce(&open),
+            (true, false) => self.locate(),
+            (true, true) => self.end_pass(),
+        }
+    }
+
+    fn take_sums(&mut self, done: &Wave) {
+        let partials = done.partials();
+        for (slot, &(node, axis)) in done.program.reductions.iter().enumerate() {
+            let chunks = partials.values().map(|chunk| &chunk[slot]);
+            self.values.reduced(node, combine(axis, done.fold(slot), self.job.geometry, chunks));
+        }
+    }
+
+    fn locate(&mut self) -> Wave {
+        let nodes: Vec<NodeId> = self.sought.iter().map(|sought| sought.node).collect();
+        let chunk = |sought: &Sought| match sought.state {
+            State::Located { chunk, .. } => chunk,
+            State::Bracketed(_) => 0,
+        };
+        let located = self.sought.iter().map(chunk).collect();
+        self.wave(WaveKind::Locate, Program::reducing(&self.job.formula, &nodes), Vec::new(), located)
+    }
+
+    fn after_location(&mut self, done: &Wave) -> Wave {
+        for (sought, magnitudes) in self.sought.drain(..).zip(done.magnitudes().iter()) {
+            let State::Located { threshold, chunk, tie } = sought.state else { continue };
+            let ties = (0u64..).zip(magnitudes).filter(|&(_, &m)| m == threshold);
+            let last = ties.take(tie as usize).last().map(|(i, _)| chunk * super::CHUNK + i);
+            self.values.selected(sought.node, Cut { threshold, last });
+        }
+        self.end_pass()
+    }
+
+    fn end_pass(&mut self) -> Wave {
+        self.values.settle(&self.job.formula, self.job.geometry);
+        self.pass += 1;
+        self.begin_pass()
+    }
+
+    fn is_last_pass(&self) -> bool {
+        self.pass + 1 == self.schedule.passes.len()
+    }
+
+    fn wave(&mut self, kind: WaveKind, program: Program, rankings: Vec<Ranking>, located: Vec<u64>) -> Wave {
+        let checked = match kind {
+            WaveKind::Reduce | WaveKind::Write => {
+                self.unchecked.extract_if(.., |input| program.inputs.contains(input)).collect()
+            }
+            WaveKind::Sample | WaveKind::Locate => Vec::new(),
+        };
+        Wave::new(Parts {
+            kind,
+            formula: &self.job.formula,
+            program,
+            values: &self.values,
+            geometry: self.job.geometry,
+            tile: self.job.tile,
+            level: self.job.level,
+            output: self.job.output,
+            streams: &self.job.streams,
+            checked,
+            rankings,
+            located,
+        })
+    }
+}

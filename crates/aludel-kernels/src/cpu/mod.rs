@@ -1,0 +1,22 @@
+//! Executes formulas on the CPU: blocks that stay in the first caches, vector instructions, any number of threads.
+//!
+//! In: a formula, the geometry of its tensors and a [`Source`] of their bytes. Out: encoded tiles of the output. An
+//! [`Evaluation`] hands out [`Wave`]s of independent units; whoever owns the threads runs the units in any order. What
+//! a unit computes depends on nothing but its index, and partial results are combined in a fixed order, so the bytes
+//! are the same for any thread count and tile size. Threads, files and memory limits are the caller's.
+
+mod block;
+mod codec;
+mod dispatch;
+mod evaluation;
+mod lanes;
+mod program;
+mod rank;
+mod reduce;
+mod values;
+mod wave;
+
+pub use block::{BLOCK, CHUNK, Geometry, NonFinite, Source};
+pub use dispatch::{Level, level};
+pub use evaluation::{Evaluation, Job};
+pub use wave::{Scratch, Unit, Wave, WaveKind};

@@ -1,0 +1,285 @@
+//! Compiles the elementwise part of a pass into instructions over a few registers of lanes.
+//!
+//! In: a formula and the operations that the pass must complete. Out: a straight-line [`Program`]. What is known
+//! before the pass (values per tensor and row, cuts) is named by slot and bound when a wave starts.
+
+use std::collections::HashMap;
+
+use crate::formula::{Axis, Binary, Extent, Formula, NodeId, Op, Unary};
+
+/// The index of a register of lanes.
+pub(super) type Register = u16;
+
+/// A register, or a value per tensor by its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operand {
+    Register(Register),
+    Scalar(u16),
+}
+
+/// One step. `to` never is one of the registers read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Instruction {
+    Load { to: Register, input: u16 },
+    Random { to: Register, stream: u16 },
+    Row { to: Register, slot: u16 },
+    Unary { op: Unary, to: Register, x: Register },
+    Binary { op: Binary, to: Register, a: Operand, b: Operand },
+    Select { to: Register, c: Register, a: Operand, b: Operand },
+    Keep { to: Register, x: Register, slot: u16 },
+    Sum { x: Register, slot: u16 },
+    Dot { x: Register, y: Register, slot: u16 },
+    Largest { x: Register, slot: u16 },
+    Rank { x: Register, slot: u16 },
+    Store { x: Register },
+}
+
+/// A straight line of instructions and the meaning of its slots.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Program {
+    pub instructions: Vec<Instruction>,
+    pub registers: usize,
+    /// Values per tensor.
+    pub scalars: Vec<NodeId>,
+    /// Values per row.
+    pub rows: Vec<NodeId>,
+    /// Selections whose cut is known.
+    pub cuts: Vec<NodeId>,
+    /// Sums, inner products and largest magnitudes being reduced.
+    pub reductions: Vec<(NodeId, Axis)>,
+    /// Selections being made.
+    pub ranks: Vec<NodeId>,
+    /// Inputs that are loaded.
+    pub inputs: Vec<u16>,
+}
+
+impl Program {
+    /// Compiles the completion of `reductions`.
+    pub(super) fn reducing(formula: &Formula, reductions: &[NodeId]) -> Self {
+        let mut compiler = Compiler::new(formula);
+        reductions.iter().for_each(|&node| compiler.reduce(node));
+        compiler.finish()
+    }
+
+    /// Compiles the output.
+    pub(super) fn writing(formula: &Formula) -> Self {
+        let mut compiler = Compiler::new(formula);
+        let x = compiler.register(formula.output());
+        compiler.program.instructions.push(Instruction::Store { x });
+        compiler.finish()
+    }
+}
+
+/// Emits one virtual register per value; `finish` maps them to as few as possible.
+struct Compiler<'f> {
+    formula: &'f Formula,
+    extents: Vec<Extent>,
+    known: HashMap<NodeId, Register>,
+    program: Program,
+    next: Register,
+}
+
+impl<'f> Compiler<'f> {
+    fn new(formula: &'f Formula) -> Self {
+        let (extents, known) = (formula.extents(), HashMap::new());
+        Self { formula, extents, known, program: Program::default(), next: 0 }
+    }
+
+    fn reduce(&mut self, node: NodeId) {
+        let op = self.formula.op(node);
+        let registers: Vec<Register> = op.operands().map(|x| self.register(x)).collect();
+        let slot = self.program.reductions.len() as u16;
+        let instruction = match op {
+            Op::Sum(_, axis) => {
+                self.program.reductions.push((node, axis));
+                Instruction::Sum { x: registers[0], slot }
+            }
+            Op::Dot(_, _, axis) => {
+                self.program.reductions.push((node, axis));
+                Instruction::Dot { x: registers[0], y: registers[1], slot }
+            }
+            Op::Largest(_, axis) => {
+                self.program.reductions.push((node, axis));
+                Instruction::Largest { x: registers[0], slot }
+            }
+            _ => {
+                self.program.ranks.push(node);
+                Instruction::Rank { x: registers[0], slot: self.program.ranks.len() as u16 - 1 }
+            }
+        };
+        self.program.instructions.push(instruction);
+    }
+
+    /// The register that holds a value for each element.
+    fn register(&mut self, node: NodeId) -> Register {
+        if let Some(&register) = self.known.get(&node) {
+            return register;
+        }
+        let instruction = match self.formula.op(node) {
+            _ if self.extents[node.index()] == Extent::Row => {
+                let slot = slot(&mut self.program.rows, node);
+                Instruction::Row { to: self.fresh(), slot }
+            }
+            Op::Input(input) => {
+                self.program.inputs.push(input);
+                Instruction::Load { to: self.fresh(), input }
+            }
+            Op::Random(stream) => Instruction::Random { to: self.fresh(), stream },
+            Op::Unary(op, x) => {
+                let x = self.register(x);
+                Instruction::Unary { op, to: self.fresh(), x }
+            }
+            Op::Binary(op, a, b) => {
+                let (a, b) = (self.operand(a), self.operand(b));
+                Instruction::Binary { op, to: self.fresh(), a, b }
+            }
+            Op::Select(c, a, b) => {
+                let c = self.register(c);
+                let (a, b) = (self.operand(a), self.operand(b));
+                Instruction::Select { to: self.fresh(), c, a, b }
+            }
+            Op::Top(x, _) => {
+                let x = self.register(x);
+                let slot = slot(&mut self.program.cuts, node);
+                Instruction::Keep { to: self.fresh(), x, slot }
+            }
+            Op::Constant(_) | Op::Sum(..) | Op::Dot(..) | Op::Largest(..) => return self.filled(node),
+        };
+        self.emit(node, instruction)
+    }
+
+    /// One value for the whole tensor where a register is wanted: the larger of it and itself.
+    fn filled(&mut self, node: NodeId) -> Register {
+        let a = Operand::Scalar(slot(&mut self.program.scalars, node));
+        let instruction = Instruction::Binary { op: Binary::Maximum, to: self.fresh(), a, b: a };
+        self.emit(node, instruction)
+    }
+
+    fn emit(&mut self, node: NodeId, instruction: Instruction) -> Register {
+        self.program.instructions.push(instruction);
+        self.known.insert(node, self.next - 1);
+        self.next - 1
+    }
+
+    fn operand(&mut self, node: NodeId) -> Operand {
+        match self.extents[node.index()] {
+            Extent::Tensor => Operand::Scalar(slot(&mut self.program.scalars, node)),
+            Extent::Row | Extent::Element => Operand::Register(self.register(node)),
+        }
+    }
+
+    fn fresh(&mut self) -> Register {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Gives every virtual register a real one, reused after its last reader.
+    fn finish(mut self) -> Program {
+        let mut last_use = vec![0; usize::from(self.next)];
+        for (at, instruction) in self.program.instructions.iter().enumerate() {
+            instruction.clone().registers(&mut |register, _| last_use[usize::from(*register)] = at);
+        }
+        let mut real = vec![0; usize::from(self.next)];
+        let mut free: Vec<Register> = Vec::new();
+        for (at, instruction) in self.program.instructions.iter_mut().enumerate() {
+            let mut ended = Vec::new();
+            instruction.registers(&mut |register, is_written| {
+                let this = usize::from(*register);
+                if is_written {
+                    real[this] = free.pop().unwrap_or_else(|| {
+                        self.program.registers += 1;
+                        self.program.registers as Register - 1
+                    });
+                } else if last_use[this] == at && !ended.contains(&real[this]) {
+                    ended.push(real[this]);
+                }
+                *register = real[this];
+            });
+            free.extend(ended);
+        }
+        self.program.inputs.sort_unstable();
+        self.program.inputs.dedup();
+        self.program
+    }
+}
+
+fn slot(slots: &mut Vec<NodeId>, node: NodeId) -> u16 {
+    let at = slots.iter().position(|&known| known == node).unwrap_or_else(|| {
+        slots.push(node);
+        slots.len() - 1
+    });
+    at as u16
+}
+
+impl Instruction {
+    /// Visits the register written (with `true`), then those read.
+    fn registers(&mut self, visit: &mut impl FnMut(&mut Register, bool)) {
+        let operand = |operand: &mut Operand, visit: &mut dyn FnMut(&mut Register, bool)| {
+            if let Operand::Register(register) = operand {
+                visit(register, false);
+            }
+        };
+        match self {
+            Self::Load { to, .. } | Self::Random { to, .. } | Self::Row { to, .. } => visit(to, true),
+            Self::Unary { to, x, .. } | Self::Keep { to, x, .. } => {
+                visit(to, true);
+                visit(x, false);
+            }
+            Self::Binary { to, a, b, .. } => {
+                visit(to, true);
+                operand(a, visit);
+                operand(b, visit);
+            }
+            Self::Select { to, c, a, b } => {
+                visit(to, true);
+                visit(c, false);
+                operand(a, visit);
+                operand(b, visit);
+            }
+            Self::Sum { x, .. } | Self::Largest { x, .. } | Self::Rank { x, .. } | Self::Store { x } => {
+                visit(x, false)
+            }
+            Self::Dot { x, y, .. } => {
+                visit(x, false);
+                visit(y, false);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formula::Graph;
+
+    #[test]
+    fn registers_are_reused_after_their_last_reader() {
+        let graph = Graph::new();
+        let mut sum = graph.input(0) * 0.1;
+        for input in 1..20 {
+            sum = sum + graph.input(input) * 0.1;
+        }
+        let program = Program::writing(&graph.finish(sum).unwrap());
+        assert_eq!(program.registers, 3);
+        assert_eq!(program.inputs, (0..20).collect::<Vec<_>>());
+        assert_eq!(program.scalars.len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_written_to_a_register_that_is_read() {
+        let graph = Graph::new();
+        let (b, x) = (graph.input(0), graph.input(1));
+        let d = x - b;
+        let formula = graph.finish(b + (d * d.top(3)).less(0.0).select(d, -d) * d.norm(Axis::Row)).unwrap();
+        let top = formula.ids().find(|&id| matches!(formula.op(id), Op::Top(..))).unwrap();
+        for program in [Program::writing(&formula), Program::reducing(&formula, &[top])] {
+            for mut instruction in program.instructions {
+                let mut written = None;
+                instruction.registers(&mut |register, is_written| {
+                    assert!(is_written || Some(*register) != written, "{register}");
+                    written = if is_written { Some(*register) } else { written };
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Holds what is known between passes: values per tensor and per row, and the cuts of selections.
+
+use super::block::Geometry;
+use super::rank::Cut;
+use crate::formula::{Extent, Formula, NodeId, Op, binary_f64, unary_f64};
+
+/// Known values, by operation.
+#[derive(Clone, Debug)]
+pub(super) struct Values {
+    wide: Vec<Option<Vec<f64>>>,
+    cuts: Vec<Option<Cut>>,
+}
+
+impl Values {
+    /// Nothing but what follows from constants.
+    pub(super) fn new(formula: &Formula, geometry: Geometry) -> Self {
+        let count = formula.nodes().len();
+        let mut values = Self { wide: vec![None; count], cuts: vec![None; count] };
+        values.settle(formula, geometry);
+        values
+    }
+
+    pub(super) fn reduced(&mut self, node: NodeId, values: Vec<f64>) {
+        self.wide[node.index()] = Some(values);
+    }
+
+    pub(super) fn selected(&mut self, node: NodeId, cut: Cut) {
+        self.cuts[node.index()] = Some(cut);
+    }
+
+    /// The value of an operation below elements; one, or one per row.
+    pub(super) fn wide(&self, node: NodeId) -> &[f64] {
+        self.wide[node.index()].as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn cut(&self, node: NodeId) -> Option<Cut> {
+        self.cuts[node.index()]
+    }
+
+    /// Computes everything below elements whose operands are known.
+    pub(super) fn settle(&mut self, formula: &Formula, geometry: Geometry) {
+        for (node, extent) in formula.ids().zip(formula.extents()) {
+            let count = match extent {
+                Extent::Element => continue,
+                Extent::Tensor => 1,
+                Extent::Row => geometry.rows() as usize,
+            };
+            if self.wide[node.index()].is_none() {
+                self.wide[node.index()] = self.compute(formula.op(node), count);
+            }
+        }
+    }
+
+    fn compute(&self, op: Op, count: usize) -> Option<Vec<f64>> {
+        let at = |x: NodeId| self.wide[x.index()].as_deref().map(|values| move |i: usize| spread(values, i));
+        let rows = 0..count;
+        Some(match op {
+            Op::Constant(value) => vec![value.0],
+            Op::Unary(op, x) => rows.map(at(x)?).map(|x| unary_f64(op, x)).collect(),
+            Op::Binary(op, a, b) => {
+                let (a, b) = (at(a)?, at(b)?);
+                rows.map(|i| binary_f64(op, a(i), b(i))).collect()
+            }
+            Op::Select(c, a, b) => {
+                let (c, a, b) = (at(c)?, at(a)?, at(b)?);
+                rows.map(|i| if c(i) != 0.0 { a(i) } else { b(i) }).collect()
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// One value stands for all rows.
+#[inline(always)]
+pub(super) fn spread(values: &[f64], row: usize) -> f64 {
+    if values.len() == 1 { values[0] } else { values[row] }
+}

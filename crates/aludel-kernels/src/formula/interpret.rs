@@ -1,0 +1,215 @@
+//! Defines what a formula computes, one operation and one element at a time.
+//!
+//! In: whole tensors in f32. Out: the whole output tensor in f32. This is the specification that executors are held
+//! to: elementwise operations agree with it bit for bit, reductions to f64 rounding. It is not for use on real
+//! tensors.
+
+use super::{Axis, Binary, Extent, Formula, Op, Unary};
+use crate::random::{self, StreamKey};
+
+/// Computes a formula by its definition. All inputs have the same length, a multiple of `columns` (the row length).
+pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: &[StreamKey]) -> Vec<f32> {
+    let elements = inputs.first().map_or(0, |input| input.len());
+    let mut machine =
+        Machine { formula, inputs, streams, elements, columns: columns.max(1), values: Vec::new() };
+    for op in formula.nodes() {
+        let value = machine.value(op);
+        machine.values.push(value);
+    }
+    (0..elements).map(|i| machine.element(formula.output(), i)).collect()
+}
+
+enum Value {
+    /// Per tensor or per row.
+    Wide(Vec<f64>),
+    Element(Vec<f32>),
+}
+
+struct Machine<'a> {
+    formula: &'a Formula,
+    inputs: &'a [&'a [f32]],
+    streams: &'a [StreamKey],
+    elements: usize,
+    columns: usize,
+    values: Vec<Value>,
+}
+
+impl Machine<'_> {
+    fn value(&self, op: &Op) -> Value {
+        match *op {
+            Op::Input(input) => Value::Element(self.inputs[input as usize].to_vec()),
+            Op::Constant(value) => Value::Wide(vec![value.0]),
+            Op::Random(stream) => {
+                let key = self.streams[stream as usize];
+                Value::Element((0..self.elements as u64).map(|i| random::uniform(key, i)).collect())
+            }
+            Op::Unary(op, x) => self.map(&[x], |v| unary_f32(op, v[0]), |v| unary_f64(op, v[0])),
+            Op::Binary(op, a, b) => {
+                self.map(&[a, b], |v| binary_f32(op, v[0], v[1]), |v| binary_f64(op, v[0], v[1]))
+            }
+            Op::Select(c, a, b) => self.map(
+                &[c, a, b],
+                |v| if v[0] != 0.0 { v[1] } else { v[2] },
+                |v| if v[0] != 0.0 { v[1] } else { v[2] },
+            ),
+            Op::Sum(x, axis) => self.fold(axis, |i| f64::from(self.element(x, i)), |a, b| a + b),
+            Op::Dot(x, y, axis) => {
+                let product = |i| f64::from(self.element(x, i)) * f64::from(self.element(y, i));
+                self.fold(axis, product, |a, b| a + b)
+            }
+            Op::Largest(x, axis) => self.fold(axis, |i| f64::from(self.element(x, i).abs()), f64::max),
+            Op::Top(x, count) => Value::Element(self.top(x, count)),
+        }
+    }
+
+    fn map(&self, operands: &[super::NodeId], f: impl Fn(&[f32]) -> f32, g: impl Fn(&[f64]) -> f64) -> Value {
+        let extents = self.formula.extents();
+        let extent = operands.iter().map(|x| extents[x.index()]).max().unwrap_or(Extent::Tensor);
+        let count = match extent {
+            Extent::Tensor => 1,
+            Extent::Row => self.rows(),
+            Extent::Element => {
+                let at = |i| f(&operands.iter().map(|&x| self.element(x, i)).collect::<Vec<_>>());
+                return Value::Element((0..self.elements).map(at).collect());
+            }
+        };
+        let at = |row| g(&operands.iter().map(|&x| self.wide(x, row)).collect::<Vec<_>>());
+        Value::Wide((0..count).map(at).collect())
+    }
+
+    fn fold(&self, axis: Axis, value: impl Fn(usize) -> f64, combine: impl Fn(f64, f64) -> f64) -> Value {
+        let (count, length) = match axis {
+            Axis::Tensor => (1, self.elements),
+            Axis::Row => (self.rows(), self.columns),
+        };
+        let group = |n: usize| (n * length..(n + 1) * length).map(&value).fold(0.0, &combine);
+        Value::Wide((0..count).map(group).collect())
+    }
+
+    fn top(&self, x: super::NodeId, count: u64) -> Vec<f32> {
+        let magnitude = |i: usize| self.element(x, i).to_bits() & 0x7fff_ffff;
+        let mut order: Vec<usize> = (0..self.elements).collect();
+        order.sort_by_key(|&i| (std::cmp::Reverse(magnitude(i)), i));
+        let mut kept = vec![0.0; self.elements];
+        for &i in order.iter().take(usize::try_from(count).unwrap_or(usize::MAX)) {
+            kept[i] = 1.0;
+        }
+        kept
+    }
+
+    fn rows(&self) -> usize {
+        self.elements / self.columns
+    }
+
+    fn element(&self, node: super::NodeId, i: usize) -> f32 {
+        match &self.values[node.index()] {
+            Value::Element(values) => values[i],
+            Value::Wide(_) => self.wide(node, i / self.columns) as f32,
+        }
+    }
+
+    fn wide(&self, node: super::NodeId, row: usize) -> f64 {
+        match &self.values[node.index()] {
+            Value::Wide(values) => values[if values.len() == 1 { 0 } else { row }],
+            Value::Element(_) => unreachable!("verified: a value per element never meets a lower extent"),
+        }
+    }
+}
+
+/// The definition of every operation with one operand, at the extents above elements.
+pub(crate) fn unary_f64(op: Unary, x: f64) -> f64 {
+    match op {
+        Unary::Negate => -x,
+        Unary::Absolute => x.abs(),
+        Unary::SquareRoot => x.sqrt(),
+        Unary::Sine => x.sin(),
+        Unary::ArcCosine => x.acos(),
+    }
+}
+
+/// The definition of every operation with two operands, at the extents above elements.
+pub(crate) fn binary_f64(op: Binary, a: f64, b: f64) -> f64 {
+    match op {
+        Binary::Add => a + b,
+        Binary::Subtract => a - b,
+        Binary::Multiply => a * b,
+        Binary::Divide => a / b,
+        Binary::Minimum => {
+            if b < a {
+                b
+            } else {
+                a
+            }
+        }
+        Binary::Maximum => {
+            if b > a {
+                b
+            } else {
+                a
+            }
+        }
+        Binary::Less => f64::from(u8::from(a < b)),
+        Binary::LessOrEqual => f64::from(u8::from(a <= b)),
+        Binary::Equal => f64::from(u8::from(a == b)),
+    }
+}
+
+fn unary_f32(op: Unary, x: f32) -> f32 {
+    match op {
+        Unary::Negate => -x,
+        Unary::Absolute => x.abs(),
+        Unary::SquareRoot => x.sqrt(),
+        Unary::Sine | Unary::ArcCosine => unreachable!("verified: not on elements"),
+    }
+}
+
+fn binary_f32(op: Binary, a: f32, b: f32) -> f32 {
+    match op {
+        Binary::Add => a + b,
+        Binary::Subtract => a - b,
+        Binary::Multiply => a * b,
+        Binary::Divide => a / b,
+        Binary::Minimum => {
+            if b < a {
+                b
+            } else {
+                a
+            }
+        }
+        Binary::Maximum => {
+            if b > a {
+                b
+            } else {
+                a
+            }
+        }
+        Binary::Less => f32::from(u8::from(a < b)),
+        Binary::LessOrEqual => f32::from(u8::from(a <= b)),
+        Binary::Equal => f32::from(u8::from(a == b)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Graph;
+    use super::*;
+
+    #[test]
+    fn the_definition_agrees_with_values_worked_by_hand() {
+        let graph = Graph::new();
+        let (x, y) = (graph.input(0), graph.input(1));
+        let out = x * y.sum(Axis::Row) + x.dot(y, Axis::Tensor) - y.largest(Axis::Tensor);
+        let formula = graph.finish(out).unwrap();
+        let got = interpret(&formula, &[&[1.0, 2.0, 3.0, 4.0], &[1.0, -1.0, 2.0, -5.0]], 2, &[]);
+        // Row sums of y: 0 and -3; x·y = 1 - 2 + 6 - 20 = -15; largest |y| = 5.
+        assert_eq!(got, [-20.0, -20.0, -29.0, -32.0]);
+    }
+
+    #[test]
+    fn equal_magnitudes_keep_the_lowest_index() {
+        let graph = Graph::new();
+        let x = graph.input(0);
+        let formula = graph.finish(x.top(3)).unwrap();
+        assert_eq!(interpret(&formula, &[&[1.0, -2.0, 2.0, 1.0, -1.0]], 5, &[]), [1.0, 1.0, 1.0, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,12 @@
+//! Computes merge formulas over tensors: typed expression graphs, their specification and their executors.
+//!
+//! In: a [`Formula`](formula::Formula) and the bytes of its input tensors through a [`Source`](cpu::Source). Out: the
+//! encoded bytes of one output tensor, tile by tile. This crate never sees a path, a model or a recipe.
+//!
+//! Reading order: [`formula`] (the language and its scalar interpreter), [`random`] (counter-based numbers),
+//! [`cpu`] (the tiled executor).
+
+pub mod cpu;
+pub mod element;
+pub mod formula;
+pub mod random;

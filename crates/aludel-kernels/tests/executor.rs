@@ -1,0 +1,225 @@
+//! Holds the CPU executor to the scalar interpreter: one table of formulas and shapes through both, at every vector
+//! level, tile size and storage type.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use aludel_kernels::cpu::{CHUNK, Evaluation, Geometry, Job, Level, NonFinite, Scratch, Source, WaveKind};
+use aludel_kernels::element::Element;
+use aludel_kernels::formula::{Axis, Expr, Formula, Graph, interpret};
+use aludel_kernels::random::{StreamKey, uniform};
+
+struct Stored {
+    element: Element,
+    inputs: Vec<Vec<u8>>,
+}
+
+impl Source for Stored {
+    fn element(&self, _: usize) -> Element {
+        self.element
+    }
+    fn bytes(&self, input: usize, elements: Range<u64>) -> &[u8] {
+        let size = self.element.size();
+        &self.inputs[input][elements.start as usize * size..elements.end as usize * size]
+    }
+}
+
+/// Runs all units, the last first, and counts the sweeps.
+fn evaluate(job: Job, source: &Stored) -> Result<(Vec<u8>, usize), NonFinite> {
+    let size = job.output.size();
+    let mut out = vec![0xAA; job.geometry.elements as usize * size];
+    let (mut evaluation, mut wave) = Evaluation::start(job);
+    let mut scratch = Scratch::default();
+    loop {
+        for index in (0..wave.units()).rev() {
+            let elements = wave.unit(index).elements;
+            let writes = wave.kind() == WaveKind::Write;
+            let range = elements.start as usize * size..elements.end as usize * size;
+            wave.run(index, source, &mut scratch, if writes { &mut out[range] } else { &mut [] })?;
+        }
+        match evaluation.advance(&wave) {
+            Some(next) => wave = next,
+            None => return Ok((out, evaluation.sweeps())),
+        }
+    }
+}
+
+/// Values of the size of weights; every seventh is a multiple of 1/64, so that differences tie.
+fn stored(element: Element, inputs: usize, elements: usize) -> Stored {
+    let value = |input: usize, i: usize| {
+        let u = uniform(StreamKey(1000 + input as u64), i as u64) - 0.5;
+        if i.is_multiple_of(7) { (u * 8.0).round() / 64.0 } else { u }
+    };
+    let input = |n| element.encode(&(0..elements).map(|i| value(n, i)).collect::<Vec<_>>());
+    Stored { element, inputs: (0..inputs).map(input).collect() }
+}
+
+/// Builds a formula for a tensor of so many elements.
+type Build = for<'g> fn(&'g Graph, u64) -> Expr<'g>;
+
+/// Formulas of the elementwise operations alone, then with reductions of every kind.
+fn cases() -> Vec<(&'static str, Build, usize)> {
+    vec![
+        ("arithmetic", |g, _| g.input(0) * 0.3 + g.input(1) * -1.7 / (g.input(2).abs() + 0.5).sqrt(), 0),
+        (
+            "comparison",
+            |g, _| {
+                let (a, b, c) = (g.input(0), g.input(1), g.input(2));
+                a.less(b).select(a.min(c), b.max(0.1)) + a.less_or_equal(b).and(c.equal(0.0).not()) * -c
+            },
+            0,
+        ),
+        ("random", |g, _| g.input(0) + g.input(1) * g.random(0).less(0.4) - g.input(2) * g.random(1), 0),
+        ("constant", |g, _| g.input(0).less(0.0).select(1.5, -2.5) + g.input(1) * g.input(2), 0),
+        (
+            "sums",
+            |g, _| {
+                let (a, b, c) = (g.input(0), g.input(1), g.input(2));
+                a * (a.dot(b, Axis::Tensor) / (a.norm(Axis::Tensor) * b.norm(Axis::Tensor)).max(1e-6))
+                    .min(1.0)
+                    .max(-1.0)
+                    .acos()
+                    .sin()
+                    + c / (c.largest(Axis::Tensor) + 1.0)
+                    - b * c.abs().sum(Axis::Tensor)
+            },
+            1,
+        ),
+        (
+            "rows",
+            |g, _| {
+                let (a, b, c) = (g.input(0), g.input(1), g.input(2));
+                a * a.dot(b, Axis::Row)
+                    + c / (c.largest(Axis::Row) + 1.0)
+                    + b.sum(Axis::Row) * c.sum(Axis::Tensor)
+            },
+            1,
+        ),
+        (
+            "top",
+            |g, n| {
+                let (b, x) = (g.input(0) - g.input(2), g.input(1) - g.input(2));
+                g.input(2) + b * b.top(n / 2) + x * x.top(n / 5)
+            },
+            1,
+        ),
+        (
+            "band",
+            |g, n| {
+                let x = g.input(0) - g.input(1);
+                g.input(2) + x * x.top(n - n / 3).and(x.top(n / 50).not())
+            },
+            1,
+        ),
+        (
+            "rescaled",
+            |g, n| {
+                let d = g.input(0) - g.input(1);
+                let kept = d * d.top(n / 3);
+                g.input(2) + kept * (d.abs().sum(Axis::Tensor) / kept.abs().sum(Axis::Tensor))
+            },
+            2,
+        ),
+        ("nothing and everything", |g, n| g.input(0) * g.input(1).top(0) + g.input(1) * g.input(2).top(n), 1),
+    ]
+}
+
+fn formula(build: Build, elements: u64) -> Arc<Formula> {
+    let graph = Graph::new();
+    let out = build(&graph, elements);
+    Arc::new(graph.finish(out).unwrap())
+}
+
+fn job(formula: &Arc<Formula>, elements: u64, columns: u64) -> Job {
+    let geometry = Geometry { elements, columns };
+    let streams = vec![StreamKey(77), StreamKey(78)];
+    Job { streams, ..Job::new(Arc::clone(formula), geometry, Element::F32, CHUNK) }
+}
+
+const SHAPES: [(u64, u64); 8] =
+    [(1, 1), (41, 41), (401, 1), (1271, 31), (4096, 64), (70_000, 700), (140_000, 140_000), (262_647, 417)];
+
+#[test]
+fn the_executor_agrees_with_the_interpreter() {
+    for (name, build, passes) in cases() {
+        for (elements, columns) in SHAPES {
+            let formula = formula(build, elements);
+            let source = stored(Element::F32, 3, elements as usize);
+            let (got, sweeps) = evaluate(job(&formula, elements, columns), &source).unwrap();
+            let inputs: Vec<Vec<f32>> =
+                source.inputs.iter().map(|bytes| Element::F32.decode(bytes)).collect();
+            let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+            let expected = interpret(&formula, &inputs, columns as usize, &[StreamKey(77), StreamKey(78)]);
+            let got = Element::F32.decode(&got);
+            for (i, (a, b)) in got.iter().zip(&expected).enumerate() {
+                let same = if name == "sums" || name == "rows" || name == "rescaled" {
+                    (a - b).abs() <= 4e-7 * b.abs().max(1e-3)
+                } else {
+                    a.to_bits() == b.to_bits()
+                };
+                assert!(same, "{name} of {elements}: element {i} is {a}, should be {b}");
+            }
+            assert!(sweeps <= passes + 1, "{name} of {elements} took {sweeps} sweeps");
+        }
+    }
+}
+
+#[test]
+fn bytes_do_not_depend_on_tile_level_or_storage_order() {
+    for element in [Element::F32, Element::F16, Element::BF16] {
+        for (name, build, _) in cases() {
+            let (elements, columns) = (3 * CHUNK + 14_736, 336);
+            let formula = formula(build, elements);
+            let source = stored(element, 3, elements as usize);
+            let run = |tile, level| {
+                let job =
+                    Job { tile: tile * CHUNK, level, output: element, ..job(&formula, elements, columns) };
+                evaluate(job, &source).unwrap().0
+            };
+            let expected = run(1, Level::Baseline);
+            for (tile, level) in
+                [(2, Level::Baseline), (4, Level::Avx2), (1, Level::Avx512), (3, Level::Avx512)]
+            {
+                assert!(run(tile, level) == expected, "{name} in {element:?}, {tile} chunks, {level:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sixteen_bit_inputs_are_computed_in_f32_and_rounded_once() {
+    let formula = formula(|g, _| g.input(0) * 0.3 + g.input(1) * 0.3 + g.input(2) * 0.4, 1271);
+    for element in [Element::F16, Element::BF16] {
+        let source = stored(element, 3, 1271);
+        let inputs: Vec<Vec<f32>> = source.inputs.iter().map(|bytes| element.decode(bytes)).collect();
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let expected = element.encode(&interpret(&formula, &inputs, 1271, &[]));
+        let got = evaluate(Job { output: element, ..job(&formula, 1271, 1271) }, &source).unwrap().0;
+        assert_eq!(got, expected);
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_refused_by_input_and_index() {
+    for (name, build, _) in cases() {
+        for elements in [1271, 200_000] {
+            let formula = formula(build, elements);
+            let mut source = stored(Element::BF16, 3, elements as usize);
+            source.inputs[2][2 * 1200..2 * 1200 + 2].copy_from_slice(&0xff80u16.to_le_bytes());
+            let refused = evaluate(job(&formula, elements, 1), &source).unwrap_err();
+            let expected = NonFinite { input: 2, index: 1200, value: f32::NEG_INFINITY };
+            assert_eq!(refused, expected, "{name} of {elements}");
+            let allowed = Job { allow_non_finite: true, ..job(&formula, elements, 1) };
+            assert!(evaluate(allowed, &source).is_ok());
+        }
+    }
+}
+
+#[test]
+fn an_empty_tensor_is_an_empty_tensor() {
+    for (name, build, _) in cases() {
+        let formula = formula(build, 0);
+        let (out, _) = evaluate(job(&formula, 0, 1), &stored(Element::F16, 3, 0)).unwrap();
+        assert!(out.is_empty(), "{name}");
+    }
+}
