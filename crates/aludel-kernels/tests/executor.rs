@@ -115,7 +115,7 @@ fn cases() -> Vec<(&'static str, Build, usize)> {
             "rescaled",
             |g, n| {
                 let d = g.input(0) - g.input(1);
-                let kept = d * d.top(n / 3);
+                let kept = d * d.top(n / 3 + 1);
                 g.input(2) + kept * (d.abs().sum(Axis::Tensor) / kept.abs().sum(Axis::Tensor))
             },
             2,
