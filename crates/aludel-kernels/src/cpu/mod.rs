@@ -19,4 +19,5 @@ mod wave;
 pub use block::{BLOCK, CHUNK, Geometry, NonFinite, Source};
 pub use dispatch::{Level, level};
 pub use evaluation::{Evaluation, Job};
+pub use program::registers_of;
 pub use wave::{Scratch, Unit, Wave, WaveKind};

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::formula::{Axis, Binary, Extent, Formula, NodeId, Op, Unary};
+use crate::formula::{Axis, Binary, Extent, Formula, NodeId, Op, Schedule, Unary};
 
 /// The index of a register of lanes.
 pub(super) type Register = u16;
@@ -68,6 +68,13 @@ impl Program {
         compiler.program.instructions.push(Instruction::Store { x });
         compiler.finish()
     }
+}
+
+/// Registers of a thread that evaluates a formula, the most of any of its passes.
+pub fn registers_of(formula: &Formula) -> usize {
+    let passes = Schedule::of(formula).passes;
+    let reducing = passes.iter().map(|pass| Program::reducing(formula, &pass.reductions).registers);
+    reducing.chain([Program::writing(formula).registers]).max().unwrap_or_default()
 }
 
 /// Emits one virtual register per value; `finish` maps them to as few as possible.

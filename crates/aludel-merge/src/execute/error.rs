@@ -1,0 +1,43 @@
+//! Names every way in which carrying out a plan fails.
+
+use crate::problem::Problems;
+
+/// A failure of a merge; the message names what is at fault and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    /// The recipe, the models' headers or what the merge needs do not fit together.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+    /// An input has a NaN or an infinity.
+    #[error(
+        "tensor `{tensor}` of `{model}` has {value} at flat index {index}: \
+         repair the model, or pass --allow-nan to compute with it"
+    )]
+    NonFinite {
+        /// The tensor's name in that model.
+        tensor: String,
+        /// The model.
+        model: String,
+        /// The flat index of the element.
+        index: u64,
+        /// Its value.
+        value: f32,
+    },
+    /// A tensor that can only be copied differs between models.
+    #[error("tensor `{tensor}` is not of a floating-point type, and `{first}` and `{second}` differ in it")]
+    Disagree {
+        /// The tensor's name.
+        tensor: String,
+        /// A model.
+        first: String,
+        /// Another model.
+        second: String,
+    },
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] aludel_checkpoint::Error),
+    /// The run was stopped from outside.
+    #[error("interrupted; nothing was written")]
+    Interrupted,
+}

@@ -1,0 +1,244 @@
+//! Carries out a plan: reads tiles, computes, writes, and leaves a whole model folder or none.
+//!
+//! In: a [`Plan`] and a target folder. Out: the folder and a [`Report`]. Threads take units from one [`queue`]; one
+//! writer puts encoded tiles in their places; inputs are hashed beside the work. Memory is the plan's: nothing here grows
+//! with the models. Nothing is decided here either.
+
+mod card;
+mod error;
+mod queue;
+mod reader;
+mod report;
+mod writer;
+
+pub use error::MergeError;
+pub use report::{Phases, Report};
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use aludel_checkpoint::{Config, DigestCache, OutputFolder, WeightMap};
+use aludel_kernels::cpu::Scratch;
+
+use crate::plan::Plan;
+use queue::{Queue, Task, TaskKind};
+use reader::StepSource;
+
+/// How a plan is carried out; none of it changes the bytes of the output.
+pub struct ExecuteOptions<'a> {
+    /// Whether a folder that exists gives way.
+    pub replace: bool,
+    /// Where the inputs' digests are remembered.
+    pub digests: DigestCache,
+    /// Set from outside to stop: the run then ends with [`MergeError::Interrupted`] and leaves nothing.
+    pub cancel: &'a AtomicBool,
+    /// Called about ten times a second.
+    pub on_progress: &'a (dyn Fn(Progress) + Sync),
+    /// Whether the output is on disk before it gets its name.
+    pub sync: bool,
+}
+
+/// How far a merge is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the inputs read, each pass counted.
+    pub bytes_read: u64,
+    /// Bytes to read in all.
+    pub bytes_to_read: u64,
+    /// Bytes of inputs hashed.
+    pub bytes_hashed: u64,
+    /// Bytes of inputs to hash: those whose digests are not known yet.
+    pub bytes_to_hash: u64,
+}
+
+/// Merges.
+///
+/// # Errors
+/// [`MergeError`]; the target is then as it was before.
+pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Result<Report, MergeError> {
+    let start = Instant::now();
+    let mut folder = OutputFolder::create(target, options.replace)?;
+    if !options.sync {
+        folder.skip_sync();
+    }
+    let maps = plan.sources.iter().map(|source| WeightMap::open(&source.checkpoint)).collect::<Result<Vec<_>, _>>()?;
+    let run = Run { plan, maps, options, start, counters: Counters::new(plan, options) };
+    let (digests, merged) = run.merge(&folder)?;
+    write_small_files(plan, &folder, &digests)?;
+    let finishing = Instant::now();
+    let target = folder.finish()?;
+    let phases = Phases { finish: finishing.elapsed().as_secs_f64(), ..merged.phases };
+    Ok(Report { output: target, seconds: start.elapsed().as_secs_f64(), phases, ..merged })
+}
+
+/// Everything that is neither weights nor config of the weights: config, index, side files, the recipe and the card.
+fn write_small_files(plan: &Plan, folder: &OutputFolder, digests: &[Vec<String>]) -> Result<(), MergeError> {
+    if let Some(config) = plan.config.as_ref().map(Config::to_json) {
+        folder.write("config.json", config.as_bytes())?;
+    }
+    if let Some(index) = plan.layout.index_json() {
+        folder.write("model.safetensors.index.json", index.as_bytes())?;
+    }
+    for name in &plan.side_files.names {
+        folder.copy_from(&plan.side_files.folder.join(name), &name.to_string_lossy())?;
+    }
+    folder.write("recipe.yml", plan.recipe.as_bytes())?;
+    folder.write("README.md", card::render(plan, digests).as_bytes())?;
+    Ok(())
+}
+
+struct Counters {
+    read: AtomicU64,
+    sweeps: AtomicU64,
+    hashed: AtomicU64,
+    to_hash: u64,
+}
+
+impl Counters {
+    fn new(plan: &Plan, options: &ExecuteOptions<'_>) -> Self {
+        let files = plan.sources.iter().flat_map(|source| source.checkpoint.files());
+        let unknown = files.filter(|file| options.digests.remembered(&file.path).is_none());
+        let to_hash = unknown.map(|file| file.bytes).sum();
+        Self { read: AtomicU64::new(0), sweeps: AtomicU64::new(0), hashed: AtomicU64::new(0), to_hash }
+    }
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    maps: Vec<WeightMap>,
+    options: &'a ExecuteOptions<'a>,
+    start: Instant,
+    counters: Counters,
+}
+
+impl Run<'_> {
+    /// Computes and writes all weights, and hashes all inputs.
+    fn merge(&self, folder: &OutputFolder) -> Result<(Vec<Vec<String>>, Report), MergeError> {
+        let work = &self.plan.work;
+        let queue = Queue::new(self.plan);
+        let shards = folder.shards(&self.plan.layout)?;
+        let (writer, sink) = writer::channel(shards, work.buffers);
+        let (mut digests, mut written) = (Ok(Vec::new()), Ok(0.0));
+        let weights = Instant::now();
+        let mut computing = 0.0;
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let result = writer.run();
+                if result.is_err() {
+                    queue.stop();
+                }
+                result
+            });
+            let hashing = scope.spawn(|| self.hash(&queue));
+            let workers: Vec<_> = (0..work.threads)
+                .map(|_| {
+                    let sink = sink.clone();
+                    scope.spawn(|| self.work(&queue, sink))
+                })
+                .collect();
+            drop(sink);
+            self.report_progress(&queue);
+            for worker in workers {
+                computing += worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+            written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            digests = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+        let phases = Phases {
+            prepare: (weights - self.start).as_secs_f64(),
+            weights: weights.elapsed().as_secs_f64(),
+            compute: computing,
+            ..Phases::default()
+        };
+        // The cause before its consequences: a failed unit first, then the writer, then the hashes.
+        queue.into_result()?;
+        let write = written?;
+        let digests = digests?;
+        if self.options.cancel.load(Relaxed) {
+            return Err(MergeError::Interrupted);
+        }
+        let report = Report {
+            bytes_read: self.counters.read.load(Relaxed),
+            bytes_hashed: self.counters.hashed.load(Relaxed),
+            bytes_written: self.plan.work.bytes_written,
+            sweeps: self.counters.sweeps.load(Relaxed),
+            phases: Phases { write, ..phases },
+            ..Report::of(self.plan)
+        };
+        Ok((digests, report))
+    }
+
+    /// Takes units until there are none; the seconds spent computing.
+    fn work(&self, queue: &Queue<'_>, sink: writer::Sink) -> f64 {
+        let _stop = queue.stop_on_panic();
+        let mut scratch = Scratch::default();
+        let mut busy = Duration::ZERO;
+        while let Some(task) = queue.claim(self.options.cancel) {
+            let begin = Instant::now();
+            let result = self.run_task(&task, &mut scratch, &sink);
+            busy += begin.elapsed();
+            self.counters.read.fetch_add(task.bytes_read(self.plan), Relaxed);
+            match result {
+                Ok(true) => queue.complete(task, &self.counters.sweeps),
+                Ok(false) => break, // The writer has failed and says why.
+                Err(error) => queue.fail(error),
+            }
+        }
+        busy.as_secs_f64()
+    }
+
+    /// Runs one unit; `false` when the writer is gone.
+    fn run_task(&self, task: &Task, scratch: &mut Scratch, sink: &writer::Sink) -> Result<bool, MergeError> {
+        let source = StepSource::new(self.plan, &self.maps, task.step);
+        let width = source.output_width();
+        let elements = task.elements();
+        let length = (elements.end - elements.start) as usize * width;
+        match &task.kind {
+            TaskKind::Compute { wave, unit } if !task.writes() => {
+                source.run(wave, *unit, scratch, &mut []).map(|()| true)
+            }
+            kind => {
+                let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
+                match kind {
+                    TaskKind::Compute { wave, unit } => source.run(wave, *unit, scratch, &mut tile)?,
+                    TaskKind::Copy => source.copy(elements.clone(), &mut tile)?,
+                }
+                let placement = self.plan.layout.placement(task.step);
+                Ok(sink.write(placement, elements.start * width as u64, tile))
+            }
+        }
+    }
+
+    /// The digest of every file of every source.
+    fn hash(&self, queue: &Queue<'_>) -> Result<Vec<Vec<String>>, MergeError> {
+        let stopped = || queue.is_stopped() || self.options.cancel.load(Relaxed);
+        let mut digests = Vec::new();
+        for source in &self.plan.sources {
+            let mut of_source = Vec::new();
+            for file in source.checkpoint.files() {
+                if stopped() {
+                    return Err(MergeError::Interrupted);
+                }
+                let mut count = |bytes| {
+                    self.counters.hashed.fetch_add(bytes, Relaxed);
+                };
+                of_source.push(self.options.digests.sha256(&file.path, &mut count)?);
+            }
+            digests.push(of_source);
+        }
+        Ok(digests)
+    }
+
+    fn report_progress(&self, queue: &Queue<'_>) {
+        while !queue.wait(Duration::from_millis(100), self.options.cancel) {
+            let read = self.counters.read.load(Relaxed);
+            (self.options.on_progress)(Progress {
+                bytes_read: read,
+                bytes_to_read: self.plan.work.bytes_read.max(read),
+                bytes_hashed: self.counters.hashed.load(Relaxed),
+                bytes_to_hash: self.counters.to_hash,
+            });
+        }
+    }
+}

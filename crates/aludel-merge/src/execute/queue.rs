@@ -1,0 +1,292 @@
+//! Hands out units of work so that all threads are busy across the ends of passes and tensors.
+//!
+//! In: a plan. Out: [`Task`]s. A step's waves follow one another; while the last units of a wave run, other threads go on
+//! with the next step. So few steps are under way at once that memory does not grow. The order in which units run never
+//! changes what they compute.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aludel_kernels::cpu::{Evaluation, Geometry, Job, Wave, WaveKind, level};
+use aludel_kernels::element::Element;
+
+use super::MergeError;
+use super::reader::{element_of, stream_keys};
+use crate::plan::{Action, Plan, Step};
+
+/// Steps under way besides one for each thread.
+const LOOK_AHEAD: usize = 1;
+
+/// A unit of a step.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub step: usize,
+    pub kind: TaskKind,
+    elements: Range<u64>,
+}
+
+#[derive(Debug)]
+pub(super) enum TaskKind {
+    Compute { wave: Arc<Wave>, unit: usize },
+    Copy,
+}
+
+impl Task {
+    /// The elements that the unit covers.
+    pub(super) fn elements(&self) -> Range<u64> {
+        self.elements.clone()
+    }
+
+    /// Whether the unit produces a tile of the output.
+    pub(super) fn writes(&self) -> bool {
+        match &self.kind {
+            TaskKind::Compute { wave, .. } => wave.kind() == WaveKind::Write,
+            TaskKind::Copy => true,
+        }
+    }
+
+    /// Bytes of the inputs that the unit sweeps over; samples are not counted.
+    pub(super) fn bytes_read(&self, plan: &Plan) -> u64 {
+        let step = &plan.steps[self.step];
+        let width = |input: usize| {
+            let input = &step.inputs[input];
+            let entry = plan.checkpoint(input).tensor(&input.tensor);
+            entry.map_or(0, |entry| aludel_checkpoint::element_bytes(entry.dtype))
+        };
+        let count = self.elements.end - self.elements.start;
+        match &self.kind {
+            TaskKind::Copy => count * (0..step.inputs.len()).map(width).sum::<u64>(),
+            TaskKind::Compute { wave, .. } => match wave.kind() {
+                WaveKind::Sample | WaveKind::Locate => 0,
+                WaveKind::Reduce | WaveKind::Write => {
+                    count * wave.reads().iter().map(|&input| width(usize::from(input))).sum::<u64>()
+                }
+            },
+        }
+    }
+}
+
+/// The work of a plan, shared by all threads.
+pub(super) struct Queue<'p> {
+    plan: &'p Plan,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    next_step: usize,
+    active: VecDeque<Active>,
+    stopped: bool,
+    error: Option<MergeError>,
+}
+
+struct Active {
+    step: usize,
+    work: Work,
+    units: usize,
+    next: usize,
+    running: usize,
+}
+
+enum Work {
+    Compute { evaluation: Box<Evaluation>, wave: Arc<Wave> },
+    /// Between two waves, while a thread prepares the next one.
+    Advancing,
+    Copy,
+}
+
+impl<'p> Queue<'p> {
+    pub(super) fn new(plan: &'p Plan) -> Self {
+        Self { plan, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// The next unit; waits for one. `None` when there are no more or the run is stopped.
+    pub(super) fn claim(&self, cancel: &AtomicBool) -> Option<Task> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped || cancel.load(Relaxed) {
+                return None;
+            }
+            if let Some(task) = self.next_of_active(&mut state) {
+                return Some(task);
+            }
+            if state.next_step < self.plan.steps.len() && state.active.len() < self.plan.work.threads + LOOK_AHEAD {
+                let step = state.next_step;
+                state.next_step += 1;
+                let active = self.begin(step);
+                state.active.push_back(active);
+                self.skip_empty(&mut state);
+            } else if state.active.is_empty() && state.next_step == self.plan.steps.len() {
+                self.changed.notify_all();
+                return None;
+            } else {
+                let timeout = Duration::from_millis(50); // The cancel flag wakes nobody.
+                state = self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
+    /// Says that a unit has run. The thread that completes a wave prepares the next one, the queue being free meanwhile.
+    pub(super) fn complete(&self, task: Task, sweeps: &AtomicU64) {
+        let mut state = self.lock();
+        let Some(active) = state.active.iter_mut().find(|active| active.step == task.step) else { return };
+        active.running -= 1;
+        if active.running > 0 || active.next < active.units {
+            return;
+        }
+        match std::mem::replace(&mut active.work, Work::Advancing) {
+            Work::Compute { mut evaluation, wave } => {
+                drop(state);
+                let next = evaluation.advance(&wave);
+                let mut state = self.lock();
+                match next {
+                    Some(wave) => {
+                        let units = wave.units();
+                        if let Some(active) = state.active.iter_mut().find(|active| active.step == task.step) {
+                            *active = Active { step: task.step, work: Work::Compute { evaluation, wave }, units, next: 0, running: 0 };
+                        }
+                    }
+                    None => {
+                        sweeps.fetch_add(evaluation.sweeps() as u64, Relaxed);
+                        state.active.retain(|active| active.step != task.step);
+                    }
+                }
+            }
+            Work::Advancing | Work::Copy => {
+                sweeps.fetch_add(1, Relaxed);
+                state.active.retain(|active| active.step != task.step);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Ends the run with an error; the first one counts.
+    pub(super) fn fail(&self, error: MergeError) {
+        let mut state = self.lock();
+        state.error.get_or_insert(error);
+        state.stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends the run for a reason that is told elsewhere.
+    pub(super) fn stop(&self) {
+        self.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    /// Waits for so long or until the work has ended; whether it has.
+    pub(super) fn wait(&self, time: Duration, cancel: &AtomicBool) -> bool {
+        let state = self.lock();
+        let is_over = |state: &State| {
+            state.stopped
+                || cancel.load(Relaxed)
+                || (state.active.is_empty() && state.next_step == self.plan.steps.len())
+        };
+        if is_over(&state) {
+            return true;
+        }
+        let deadline = std::time::Instant::now() + time;
+        let mut state = state;
+        loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            if is_over(&state) {
+                return true;
+            }
+        }
+    }
+
+    /// A guard that ends the run if its thread panics, so that the others do not wait for it.
+    pub(super) fn stop_on_panic(&self) -> impl Drop + use<'_, 'p> {
+        StopOnPanic { queue: self }
+    }
+
+    /// What went wrong, if anything did.
+    pub(super) fn into_result(self) -> Result<(), MergeError> {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.error.map_or(Ok(()), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_of_active(&self, state: &mut State) -> Option<Task> {
+        let active = state.active.iter_mut().find(|active| active.next < active.units)?;
+        let unit = active.next;
+        active.next += 1;
+        active.running += 1;
+        let step = active.step;
+        Some(match &active.work {
+            Work::Compute { wave, .. } => {
+                let elements = wave.unit(unit).elements;
+                Task { step, kind: TaskKind::Compute { wave: Arc::clone(wave), unit }, elements }
+            }
+            Work::Copy | Work::Advancing => {
+                let tile = self.plan.work.tile;
+                let start = unit as u64 * tile;
+                let end = elements(&self.plan.steps[step]).min(start + tile);
+                Task { step, kind: TaskKind::Copy, elements: start..end }
+            }
+        })
+    }
+
+    /// A tensor without elements has nothing to do.
+    fn skip_empty(&self, state: &mut State) {
+        state.active.retain(|active| active.units > 0);
+        self.changed.notify_all();
+    }
+
+    fn begin(&self, index: usize) -> Active {
+        let step = &self.plan.steps[index];
+        let (work, units) = match step.action {
+            Action::Copy => (Work::Copy, elements(step).div_ceil(self.plan.work.tile) as usize),
+            Action::Compute { formula, columns } => {
+                let (evaluation, wave) = Evaluation::start(self.job(step, formula, columns));
+                let units = if elements(step) == 0 { 0 } else { wave.units() };
+                (Work::Compute { evaluation: Box::new(evaluation), wave }, units)
+            }
+        };
+        Active { step: index, work, units, next: 0, running: 0 }
+    }
+
+    fn job(&self, step: &Step, formula: usize, columns: u64) -> Job {
+        let formula = Arc::clone(&self.plan.formulas[formula].formula);
+        Job {
+            streams: stream_keys(self.plan.seed, &step.tensor, formula.streams()),
+            geometry: Geometry { elements: elements(step), columns },
+            output: element_of(step.dtype).unwrap_or(Element::F32),
+            tile: self.plan.work.tile,
+            allow_non_finite: self.plan.allow_non_finite,
+            level: level(),
+            formula,
+        }
+    }
+}
+
+struct StopOnPanic<'q, 'p> {
+    queue: &'q Queue<'p>,
+}
+
+impl Drop for StopOnPanic<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.queue.stop();
+        }
+    }
+}
+
+fn elements(step: &Step) -> u64 {
+    step.shape.iter().map(|&side| side as u64).product()
+}

@@ -1,0 +1,79 @@
+//! Says what a merge did: the counterpart of the plan, with what was measured.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::plan::Plan;
+
+/// What a merge did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The folder that was written.
+    pub output: PathBuf,
+    /// The merge method.
+    pub method: &'static str,
+    /// Tensors written.
+    pub tensors: usize,
+    /// Bytes read from the inputs for computing, each pass counted.
+    pub bytes_read: u64,
+    /// Bytes of inputs that were hashed, their digests not being known.
+    pub bytes_hashed: u64,
+    /// Bytes of weight files written.
+    pub bytes_written: u64,
+    /// Sweeps over a tensor, over all tensors.
+    pub sweeps: u64,
+    /// Threads that computed.
+    pub threads: usize,
+    /// From start to end.
+    pub seconds: f64,
+    /// Where the time went.
+    pub phases: Phases,
+    /// The most memory the process had resident, in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+    /// What the plan had expected of that.
+    pub planned_peak_memory: u64,
+}
+
+/// Seconds of each phase. `compute` and `write` happen during `weights`; `compute` is summed over threads and includes
+/// waiting for the inputs and for the writer.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Phases {
+    /// Creating the output and mapping the inputs.
+    pub prepare: f64,
+    /// Computing and writing all weights, and hashing.
+    pub weights: f64,
+    /// Threads being busy with units.
+    pub compute: f64,
+    /// The writer being busy.
+    pub write: f64,
+    /// Syncing and renaming.
+    pub finish: f64,
+}
+
+impl Report {
+    /// What is known without running.
+    pub(super) fn of(plan: &Plan) -> Self {
+        Self {
+            output: PathBuf::new(),
+            method: plan.method,
+            tensors: plan.steps.len(),
+            bytes_read: 0,
+            bytes_hashed: 0,
+            bytes_written: 0,
+            sweeps: 0,
+            threads: plan.work.threads,
+            seconds: 0.0,
+            phases: Phases::default(),
+            peak_memory: peak_memory(),
+            planned_peak_memory: plan.work.peak_memory,
+        }
+    }
+}
+
+/// The most memory that this process ever had resident.
+fn peak_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}

@@ -1,0 +1,15 @@
+//! Merges language-model checkpoints by recipe.
+//!
+//! In: the text of a mergekit recipe. Out: a model folder that transformers loads, and a report. The phases are types:
+//! text becomes a [`Recipe`](recipe::Recipe), that becomes a [`Plan`](plan::Plan) from headers alone, and
+//! [`execute`](execute::execute) does exactly what the plan says.
+//!
+//! Reading order: [`recipe`], [`methods`] (each method is a formula), [`plan`], [`execute`], with [`problem`] for what can
+//! be wrong before any weight is read.
+#![forbid(unsafe_code)]
+
+pub mod execute;
+pub mod methods;
+pub mod plan;
+pub mod problem;
+pub mod recipe;

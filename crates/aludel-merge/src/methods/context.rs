@@ -1,0 +1,126 @@
+//! Gives a method what it may know about one tensor: who takes part, and its parameters resolved for that tensor.
+
+use aludel_kernels::formula::{Expr, Graph};
+
+use crate::problem::Problem;
+use crate::recipe::{DefaultValue, Kind, ParameterSpec, Recipe};
+
+/// A model that takes part in the merge of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its input in the formula.
+    pub input: u16,
+    /// Its position in the recipe's `models`, which also keys its random numbers; `None` for a base that is not listed.
+    pub entry: Option<usize>,
+    /// The reference as written.
+    pub name: String,
+}
+
+/// One output tensor, as a method sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its elements.
+    pub elements: u64,
+    /// The elements of each of its rows.
+    pub columns: u64,
+    /// Where it stands among the layers, from 0 to 1.
+    pub position: f64,
+    /// The base model, for methods that require one.
+    pub base: Option<&'a Member>,
+    /// The members, in the recipe's order.
+    pub members: &'a [Member],
+    /// The recipe, for its parameters.
+    pub recipe: &'a Recipe,
+    /// What the method declares.
+    pub specs: &'static [ParameterSpec],
+}
+
+impl<'a> Tensor<'a> {
+    /// The base model's elements; those of the first member where a method needs no base.
+    pub(crate) fn base_input<'g>(&self, graph: &'g Graph) -> Expr<'g> {
+        graph.input(self.base.or(self.members.first()).map_or(0, |member| member.input))
+    }
+
+    /// A number of the whole merge.
+    pub(crate) fn number(&self, name: &'static str) -> Result<f64, Problem> {
+        self.number_of(name, None)
+    }
+
+    /// A number of a member.
+    pub(crate) fn member_number(&self, name: &'static str, member: &Member) -> Result<f64, Problem> {
+        self.number_of(name, Some(member))
+    }
+
+    /// A number of a member that lies in a range.
+    pub(crate) fn member_number_within(
+        &self,
+        name: &'static str,
+        member: &Member,
+        (low, high): (f64, f64),
+    ) -> Result<f64, Problem> {
+        let value = self.member_number(name, member)?;
+        self.within(name, Some(member), value, (low, high))
+    }
+
+    /// A switch of the whole merge.
+    pub(crate) fn switch(&self, name: &'static str) -> Result<bool, Problem> {
+        let given = self.recipe.boolean(name, None, self.name, self.position)?;
+        let default = matches!(self.spec(name).and_then(|spec| spec.default), Some(DefaultValue::Bool(true)));
+        Ok(given.unwrap_or(default))
+    }
+
+    /// A choice of the whole merge.
+    pub(crate) fn choice(&self, name: &'static str) -> Result<&'static str, Problem> {
+        let Some(ParameterSpec { kind: Kind::Choice(words), default, .. }) = self.spec(name) else { return Ok("") };
+        let default = if let Some(DefaultValue::Text(word)) = default { word } else { "" };
+        Ok(self.recipe.choice(name, words, None, self.name, self.position)?.unwrap_or(default))
+    }
+
+    fn number_of(&self, name: &'static str, member: Option<&Member>) -> Result<f64, Problem> {
+        let entry = member.and_then(|member| member.entry);
+        if let Some(value) = self.recipe.number(name, entry, self.name, self.position)? {
+            return Ok(value);
+        }
+        match self.spec(name).and_then(|spec| spec.default) {
+            Some(DefaultValue::Number(value)) => Ok(value),
+            _ => Err(self.missing(name, member)),
+        }
+    }
+
+    fn missing(&self, name: &str, member: Option<&Member>) -> Problem {
+        let method = &self.recipe.merge_method.value;
+        let (place, owner) = match member.and_then(|member| Some((self.recipe.models.get(member.entry?)?, member))) {
+            Some((entry, member)) => (&entry.reference.place, format!("model `{}`", member.name)),
+            None => (&self.recipe.merge_method.place, "the merge".to_owned()),
+        };
+        let filtered = self.recipe.parameters.find(name).is_some()
+            || member.and_then(|m| self.recipe.models.get(m.entry?)).is_some_and(|m| m.parameters.find(name).is_some());
+        let problem = Problem::at(place.clone(), format!("`{method}` needs `{name}` for {owner}"));
+        if filtered {
+            problem.with_hint(format!("no filter of `{name}` selects {}: add an entry without a filter", self.name))
+        } else {
+            problem.with_hint(format!("add `{name}:` under its `parameters:`, or at the top for all models"))
+        }
+    }
+
+    fn within(
+        &self,
+        name: &'static str,
+        member: Option<&Member>,
+        value: f64,
+        (low, high): (f64, f64),
+    ) -> Result<f64, Problem> {
+        if (low..=high).contains(&value) {
+            return Ok(value);
+        }
+        let scalar = self.recipe.scalar(name, member.and_then(|member| member.entry), self.name, self.position);
+        let message = format!("`{name}` is {value} for {}, but has to lie between {low} and {high}", self.name);
+        Err(scalar.map_or_else(|| Problem::general(message.clone()), |scalar| Problem::at(scalar.place, message.clone())))
+    }
+
+    fn spec(&self, name: &str) -> Option<&'static ParameterSpec> {
+        self.specs.iter().find(|spec| spec.name == name)
+    }
+}

@@ -1,0 +1,99 @@
+//! Defines every merge method as a formula: one file each, one line each in [`METHODS`].
+//!
+//! In: which tensors stand where and the method's parameters for one tensor, through a [`Tensor`]. Out: an expression
+//! over them. A method reads no weights, knows no files and decides nothing about passes, threads or memory.
+
+mod breadcrumbs;
+mod context;
+mod dare;
+mod linear;
+mod model_stock;
+mod passthrough;
+mod slerp;
+mod task_arithmetic;
+mod task_vectors;
+mod ties;
+
+pub use context::{Member, Tensor};
+
+use aludel_kernels::formula::{Expr, Graph};
+
+use crate::problem::Problem;
+use crate::recipe::{ParameterSpec, nearest};
+
+/// How a method treats the base model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// It has to be given, and is no member of the merge.
+    Required,
+    /// It has to be one of the models, and is the first of them.
+    First,
+    /// It plays no part; a model of the list that is named as base is a member like any other.
+    Unused,
+}
+
+/// A merge method.
+pub trait Method: Sync {
+    /// Its name in recipes.
+    fn name(&self) -> &'static str;
+
+    /// One line that says what it does.
+    fn summary(&self) -> &'static str;
+
+    /// How it treats the base model.
+    fn base(&self) -> Base;
+
+    /// The fewest and the most members that it merges, the base not counted where [`Base::Required`].
+    fn members(&self) -> (usize, usize);
+
+    /// The parameters that it takes.
+    fn parameters(&self) -> &'static [ParameterSpec];
+
+    /// The merged tensor.
+    ///
+    /// # Errors
+    /// A parameter that is missing or out of its range for this tensor.
+    fn formula<'g>(&self, graph: &'g Graph, tensor: &Tensor<'_>) -> Result<Expr<'g>, Problem>;
+}
+
+/// All methods, in the order in which they are listed to people.
+pub const METHODS: &[&dyn Method] = &[
+    &linear::Linear,
+    &slerp::Slerp,
+    &task_arithmetic::TaskArithmetic,
+    &ties::Ties,
+    &dare::DareLinear,
+    &dare::DareTies,
+    &breadcrumbs::Breadcrumbs,
+    &breadcrumbs::BreadcrumbsTies,
+    &model_stock::ModelStock,
+    &passthrough::Passthrough,
+];
+
+/// The method of a name.
+pub fn find(name: &str) -> Option<&'static dyn Method> {
+    METHODS.iter().copied().find(|method| method.name() == name)
+}
+
+/// What to say about a name that is no method's.
+pub(crate) fn hint_for(name: &str) -> String {
+    let names = METHODS.iter().map(|method| method.name());
+    match nearest(name, names.clone()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("known methods: {}", names.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_is_found_by_its_name() {
+        for method in METHODS {
+            assert_eq!(find(method.name()).map(Method::name), Some(method.name()));
+        }
+        assert!(find("tie").is_none());
+        assert_eq!(hint_for("tie"), "did you mean `ties`?");
+    }
+}

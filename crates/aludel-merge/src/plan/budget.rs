@@ -1,0 +1,114 @@
+//! Reckons what a merge costs, and fits it into the memory that it may take.
+//!
+//! In: the steps. Out: the number of threads, the tile, and the figures of a plan. Memory does not grow with the models:
+//! each thread holds the pages of one tile of each input, and encoded tiles wait in a fixed number of buffers.
+
+use aludel_kernels::cpu::{CHUNK, Scratch};
+use serde::Serialize;
+
+use super::{Action, PlannedFormula, Step};
+use crate::problem::Problem;
+
+/// Bytes that a merge may take unless told otherwise.
+pub const MEMORY_DEFAULT: u64 = 128 << 20;
+
+/// Chunks of a tile where the memory allows: units of about a millisecond.
+const TILE_CHUNKS: u64 = 4;
+
+/// Encoded tiles that wait for the writer, besides one for each thread.
+const WAITING_TILES: usize = 2;
+
+/// Bytes of a selection: its histogram and its counts, for as many steps as are under way.
+const SELECTION: u64 = 256 << 10;
+
+/// What a merge costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Elements per unit of work.
+    pub tile: u64,
+    /// Buffers for encoded tiles.
+    pub buffers: usize,
+    /// Bytes read from the inputs, each pass counted.
+    pub bytes_read: u64,
+    /// Bytes of the output's weight files.
+    pub bytes_written: u64,
+    /// The most memory that the process is expected to have resident, mapped pages included, in bytes.
+    pub peak_memory: u64,
+}
+
+/// The needs of the largest step of a plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Needs {
+    /// Bytes of one element of all inputs together.
+    input_width: u64,
+    /// Bytes of one element of the output.
+    output_width: u64,
+    scratch: u64,
+    selections: u64,
+    largest: u64,
+}
+
+impl Needs {
+    pub(super) fn include(&mut self, step: &Step, formula: Option<&PlannedFormula>, input_width: u64, output_width: u64) {
+        self.input_width = self.input_width.max(input_width);
+        self.output_width = self.output_width.max(output_width);
+        self.largest = self.largest.max(step.shape.iter().map(|&side| side as u64).product());
+        if let Some(formula) = formula {
+            self.scratch = self.scratch.max(Scratch::bytes(formula.registers));
+            self.selections = self.selections.max(formula.selections() as u64);
+        }
+    }
+
+    /// Bytes that so many threads take with tiles of so many elements.
+    fn bytes(&self, threads: usize, tile: u64) -> u64 {
+        let tile = tile.min(self.largest.max(1));
+        let threads = threads as u64;
+        let windows = threads * tile * self.input_width;
+        let buffers = (threads + WAITING_TILES as u64) * tile * self.output_width;
+        windows + buffers + threads * self.scratch + self.selections * (threads + 1) * SELECTION
+    }
+
+    /// Threads and tile that fit: smaller tiles first, then fewer threads.
+    pub(super) fn fit(&self, threads: usize, tile: Option<u64>, memory: u64) -> Result<(usize, u64, u64), Problem> {
+        let tiles = match tile {
+            Some(tile) => vec![tile],
+            None => vec![TILE_CHUNKS * CHUNK, TILE_CHUNKS / 2 * CHUNK, CHUNK],
+        };
+        for threads in (1..=threads.max(1)).rev() {
+            for &tile in &tiles {
+                let bytes = self.bytes(threads, tile);
+                if bytes <= memory {
+                    return Ok((threads, tile, bytes));
+                }
+            }
+        }
+        let least = self.bytes(1, tiles.iter().copied().min().unwrap_or(CHUNK)).div_ceil(1 << 20);
+        let message = format!("the merge needs {least} MiB of memory, and may take {} MiB", memory >> 20);
+        Err(Problem::general(message).with_hint(format!("give it `--memory {least}MiB` or more")))
+    }
+
+    pub(super) const fn buffers(threads: usize) -> usize {
+        threads + WAITING_TILES
+    }
+}
+
+/// Bytes that a step reads, each pass counted.
+pub(super) fn bytes_read(step: &Step, formulas: &[PlannedFormula], input_bytes: &[u64]) -> u64 {
+    match step.action {
+        Action::Copy => input_bytes.iter().sum(),
+        Action::Compute { formula, .. } => {
+            formulas[formula].reads.iter().flatten().map(|&input| input_bytes[usize::from(input)]).sum()
+        }
+    }
+}
+
+/// Bytes of this process that are resident now: what the merge's own memory comes on top of.
+pub(super) fn resident_now() -> u64 {
+    const UNKNOWN: u64 = 8 << 20;
+    let Ok(text) = std::fs::read_to_string("/proc/self/status") else { return UNKNOWN };
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kibibytes.map_or(UNKNOWN, |kibibytes| kibibytes * 1024)
+}

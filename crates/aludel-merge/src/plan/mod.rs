@@ -1,0 +1,180 @@
+//! Turns a recipe into a complete, immutable description of the work, reading headers only.
+//!
+//! In: a [`Recipe`] and [`PlanOptions`]. Out: a [`Plan`], or every problem that the headers show, all at once. The plan
+//! names every output tensor with its formula and inputs, every tensor that is dropped and why, where each output byte
+//! will lie, and what the work will cost; [`crate::execute`] does exactly that and decides nothing again.
+
+mod budget;
+mod build;
+mod layers;
+mod print;
+mod sources;
+mod tensors;
+
+pub use budget::{MEMORY_DEFAULT, Work};
+pub use print::Bytes;
+pub use sources::{Role, Source};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aludel_checkpoint::{Checkpoint, Config, Dtype, Layout};
+use aludel_kernels::formula::Formula;
+use serde::Serialize;
+
+use crate::problem::Problems;
+use crate::recipe::Recipe;
+
+/// What a plan depends on besides the recipe.
+#[derive(Clone, Debug)]
+pub struct PlanOptions {
+    /// The output folder; its file system has to have room.
+    pub target: Option<PathBuf>,
+    /// Keys the random numbers.
+    pub seed: u64,
+    /// Threads that compute; at least 1.
+    pub threads: usize,
+    /// Bytes of memory that the merge may take beyond the process itself.
+    pub memory: u64,
+    /// The most tensor data in one output file, in bytes.
+    pub shard_bytes: u64,
+    /// Elements per unit of work, a multiple of [`CHUNK`](aludel_kernels::cpu::CHUNK); chosen from the memory when `None`.
+    pub tile: Option<u64>,
+    /// Compute with NaN and infinities in the inputs instead of refusing them.
+    pub allow_non_finite: bool,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            target: None,
+            seed: 0,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: MEMORY_DEFAULT,
+            shard_bytes: 5_000_000_000,
+            tile: None,
+            allow_non_finite: false,
+        }
+    }
+}
+
+/// A merge, ready to run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The version of this library.
+    pub version: &'static str,
+    /// The recipe as written.
+    pub recipe: String,
+    /// The merge method.
+    pub method: &'static str,
+    /// Keys the random numbers.
+    pub seed: u64,
+    /// Whether NaN and infinities in the inputs are computed with.
+    pub allow_non_finite: bool,
+    /// The models that are read, in the recipe's order.
+    pub sources: Vec<Source>,
+    /// The distinct formulas of all steps.
+    pub formulas: Vec<PlannedFormula>,
+    /// One step for each output tensor, in writing order.
+    pub steps: Vec<Step>,
+    /// Input tensors that are not in the output, and why.
+    pub dropped: Vec<Dropped>,
+    /// The output folder's content besides weights.
+    pub side_files: SideFiles,
+    /// Where every output tensor will lie.
+    pub layout: Layout,
+    /// What it will cost.
+    pub work: Work,
+    #[serde(skip)]
+    pub(crate) config: Option<Config>,
+}
+
+/// A formula that one or more steps evaluate.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedFormula {
+    /// Readable text: `x0`, `x1`, … are the step's inputs in order.
+    pub text: String,
+    /// Sweeps over all elements: those that reduce, and the one that writes.
+    pub passes: usize,
+    /// Registers of a thread that evaluates it.
+    pub registers: usize,
+    #[serde(skip)]
+    pub(crate) formula: Arc<Formula>,
+    /// The inputs that each pass reads.
+    #[serde(skip)]
+    pub(crate) reads: Vec<Vec<u16>>,
+}
+
+/// How one output tensor comes about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Its name.
+    pub tensor: String,
+    /// Its sides.
+    pub shape: Vec<usize>,
+    /// The type that is written.
+    pub dtype: Dtype,
+    /// What is done.
+    pub action: Action,
+    /// The tensors that it is made of.
+    pub inputs: Vec<StepInput>,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Evaluates a formula, by its position in [`Plan::formulas`].
+    Compute {
+        /// The position.
+        formula: usize,
+        /// Elements of each row.
+        columns: u64,
+    },
+    /// Copies bytes that are the same in all inputs, which is checked while copying.
+    Copy,
+}
+
+/// A tensor of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StepInput {
+    /// The position in [`Plan::sources`].
+    pub source: usize,
+    /// The tensor's name there.
+    pub tensor: String,
+}
+
+/// An input tensor that is not in the output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// The position in [`Plan::sources`].
+    pub source: usize,
+    /// The tensor's name.
+    pub tensor: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Files that are copied beside the weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SideFiles {
+    /// The folder that they come from.
+    pub folder: PathBuf,
+    /// Their names in it.
+    pub names: Vec<PathBuf>,
+}
+
+impl Plan {
+    /// Plans a merge.
+    ///
+    /// # Errors
+    /// All problems found: in the recipe, in the models' headers, between them, and with the space for the output.
+    pub fn new(recipe: &Recipe, options: &PlanOptions) -> Result<Self, Problems> {
+        build::plan(recipe, options)
+    }
+
+    /// The checkpoint of a step's input.
+    pub(crate) fn checkpoint(&self, input: &StepInput) -> &Checkpoint {
+        &self.sources[input.source].checkpoint
+    }
+}

@@ -1,0 +1,240 @@
+//! Holds a recipe's parameters against what its merge method declares, and reads them as the declared kinds.
+//!
+//! In: a parsed recipe and the method's [`ParameterSpec`]s. Out: problems, or typed values for a model and a tensor. What
+//! the values may be beyond their kind (a density in 0 to 1, say) is the method's to say.
+
+use super::keys::{listed, nearest, quoted};
+use super::value::{Scalar, Value};
+use super::{Located, Parameters, Recipe};
+use crate::problem::{Place, Problem, Problems};
+
+/// A parameter that a merge method takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParameterSpec {
+    /// Its key under `parameters:`.
+    pub name: &'static str,
+    /// Where it may stand.
+    pub level: Level,
+    /// What it is.
+    pub kind: Kind,
+    /// What holds when it is not given; `None` when it has to be given or its absence means something of its own.
+    pub default: Option<DefaultValue>,
+    /// One line for help texts.
+    pub summary: &'static str,
+}
+
+/// Where a parameter may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// At a model, or at the top of the recipe for all models.
+    Model,
+    /// At the top of the recipe only.
+    Global,
+}
+
+/// What a parameter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A finite number, or a gradient of them.
+    Number,
+    /// `true` or `false`, also written 1 or 0.
+    Bool,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+/// A default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum DefaultValue {
+    /// Of a [`Kind::Number`].
+    Number(f64),
+    /// Of a [`Kind::Bool`].
+    Bool(bool),
+    /// Of a [`Kind::Choice`].
+    Text(&'static str),
+}
+
+impl Recipe {
+    /// Everything wrong with the recipe's parameters for a method that takes `specs`: unknown names, names at the wrong
+    /// level, values of the wrong kind under any filter.
+    pub fn check_parameters(&self, specs: &[ParameterSpec]) -> Problems {
+        let check = Check { method: &self.merge_method.value, specs };
+        let mut problems = Problems::new();
+        for model in &self.models {
+            check.level(&model.parameters, Level::Model, &mut problems);
+        }
+        check.level(&self.parameters, Level::Global, &mut problems);
+        problems
+    }
+
+    /// The value of a parameter for a tensor at a position from 0 to 1 (see [`layer_position`](super::layer_position)):
+    /// the model's own if its filters select the tensor, else the recipe's, else `None`. `model` is a position in
+    /// [`Recipe::models`], or `None` for parameters of the whole merge and for a base model that is not listed.
+    pub fn scalar(
+        &self,
+        name: &str,
+        model: Option<usize>,
+        tensor: &str,
+        position: f64,
+    ) -> Option<Located<Scalar>> {
+        let own = model.and_then(|index| self.models.get(index));
+        own.and_then(|model| model.parameters.resolve(name, tensor, position))
+            .or_else(|| self.parameters.resolve(name, tensor, position))
+    }
+
+    /// As [`Recipe::scalar`], as a number.
+    ///
+    /// # Errors
+    /// The value is not a number.
+    pub fn number(
+        &self,
+        name: &str,
+        model: Option<usize>,
+        tensor: &str,
+        position: f64,
+    ) -> Result<Option<f64>, Problem> {
+        self.scalar(name, model, tensor, position).map(|scalar| as_number(&scalar)).transpose()
+    }
+
+    /// As [`Recipe::scalar`], as a truth value; 1 is true and 0 false.
+    ///
+    /// # Errors
+    /// The value is neither.
+    pub fn boolean(
+        &self,
+        name: &str,
+        model: Option<usize>,
+        tensor: &str,
+        position: f64,
+    ) -> Result<Option<bool>, Problem> {
+        self.scalar(name, model, tensor, position).map(|scalar| as_bool(&scalar)).transpose()
+    }
+
+    /// As [`Recipe::scalar`], as one of these words.
+    ///
+    /// # Errors
+    /// The value is none of them.
+    pub fn choice(
+        &self,
+        name: &str,
+        words: &[&'static str],
+        model: Option<usize>,
+        tensor: &str,
+        position: f64,
+    ) -> Result<Option<&'static str>, Problem> {
+        self.scalar(name, model, tensor, position).map(|scalar| as_choice(&scalar, words)).transpose()
+    }
+}
+
+struct Check<'a> {
+    method: &'a str,
+    specs: &'a [ParameterSpec],
+}
+
+impl Check<'_> {
+    fn level(&self, parameters: &Parameters, level: Level, problems: &mut Problems) {
+        for (name, parameter) in parameters.iter() {
+            match self.specs.iter().find(|spec| spec.name == name) {
+                None => problems.push(self.unknown(name, &parameter.place, level)),
+                Some(spec) if spec.level == Level::Global && level == Level::Model => {
+                    problems.push(misplaced(name, &parameter.place));
+                }
+                Some(spec) => {
+                    let wrong = |value| spec.kind.check(value).err();
+                    problems.extend(parameter.setting.values().filter_map(wrong));
+                }
+            }
+        }
+    }
+
+    fn unknown(&self, name: &str, place: &Place, level: Level) -> Problem {
+        let allowed = |spec: &&ParameterSpec| level == Level::Global || spec.level == Level::Model;
+        let names: Vec<&str> = self.specs.iter().filter(allowed).map(|spec| spec.name).collect();
+        let message = format!("{} takes no parameter {}", quoted(self.method), quoted(name));
+        let problem = Problem::at(place.clone(), message);
+        match nearest(name, names.iter().copied()) {
+            Some(meant) => problem.with_hint(format!("did you mean `{meant}`?")),
+            None if names.is_empty() => problem.with_hint("it takes none here: remove it"),
+            None => problem.with_hint(format!("it takes here: {}", listed(names))),
+        }
+    }
+}
+
+fn misplaced(name: &str, place: &Place) -> Problem {
+    Problem::at(
+        place.clone(),
+        format!("{} holds for the whole merge and cannot be set for one model", quoted(name)),
+    )
+    .with_hint("move it to the `parameters:` at the top of the recipe")
+}
+
+impl Kind {
+    /// Checks one value, whichever layers it is for.
+    fn check(self, value: &Located<Value>) -> Result<(), Problem> {
+        match (&value.value, self) {
+            (Value::Gradient(_), Self::Number) => Ok(()),
+            (Value::Gradient(_), _) => Err(Problem::at(
+                value.place.clone(),
+                format!("expected {}, found a list of numbers", self.noun()),
+            )),
+            (Value::Scalar(scalar), _) => {
+                self.check_scalar(&Located { value: scalar.clone(), place: value.place.clone() })
+            }
+        }
+    }
+
+    fn check_scalar(self, scalar: &Located<Scalar>) -> Result<(), Problem> {
+        match self {
+            Self::Number => as_number(scalar).map(|_| ()),
+            Self::Bool => as_bool(scalar).map(|_| ()),
+            Self::Choice(words) => as_choice(scalar, words).map(|_| ()),
+        }
+    }
+
+    fn noun(self) -> String {
+        match self {
+            Self::Number => "a number".into(),
+            Self::Bool => "`true` or `false`".into(),
+            Self::Choice(words) => format!("one of {}", listed(words.iter().copied())),
+        }
+    }
+}
+
+fn as_number(scalar: &Located<Scalar>) -> Result<f64, Problem> {
+    match scalar.value {
+        Scalar::Number(number) => Ok(number),
+        _ => Err(mismatch(scalar, Kind::Number.noun())),
+    }
+}
+
+fn as_bool(scalar: &Located<Scalar>) -> Result<bool, Problem> {
+    match scalar.value {
+        Scalar::Bool(truth) => Ok(truth),
+        Scalar::Number(1.0) => Ok(true),
+        Scalar::Number(0.0) => Ok(false),
+        _ => Err(mismatch(scalar, Kind::Bool.noun())),
+    }
+}
+
+fn as_choice(scalar: &Located<Scalar>, words: &[&'static str]) -> Result<&'static str, Problem> {
+    let text = match &scalar.value {
+        Scalar::Text(text) => text.as_str(),
+        _ => "",
+    };
+    words.iter().copied().find(|word| *word == text).ok_or_else(|| {
+        let problem = mismatch(scalar, format!("one of {}", listed(words.iter().copied())));
+        match nearest(text, words.iter().copied()) {
+            Some(meant) => problem.with_hint(format!("did you mean `{meant}`?")),
+            None => problem,
+        }
+    })
+}
+
+fn mismatch(scalar: &Located<Scalar>, expected: String) -> Problem {
+    let found = match &scalar.value {
+        Scalar::Number(number) => format!("the number {number}"),
+        Scalar::Bool(truth) => format!("`{truth}`"),
+        Scalar::Text(text) => format!("the text {}", quoted(text)),
+    };
+    Problem::at(scalar.place.clone(), format!("expected {expected}, found {found}"))
+}

@@ -1,0 +1,368 @@
+//! Reads YAML into a tree in which every key and value keeps its place.
+//!
+//! In: text of any origin. Out: one tree, or problems. Aliases and merge keys (`<<`) are expanded here, within bounds on
+//! depth and memory; repeated keys are problems. Scalars keep their text: what it means is decided by whoever expects
+//! something there, since `1.10` may be a number or the name of a folder.
+//!
+//! It builds on the events of saphyr's parser and not on its ready-made tree, because that tree loses the text of
+//! scalars, stops at the first repeated key, and nests by recursion without a bound.
+
+use std::collections::HashMap;
+
+use indexmap::IndexMap;
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
+
+use super::cursor::{extend_with_index, extend_with_key};
+use super::keys::quoted;
+use crate::problem::{Place, Problem, Problems};
+
+/// A value of the document.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    /// Line and column, counted from 1, of its first character; of its key when nothing is written.
+    pub(super) at: (usize, usize),
+    pub(super) content: Content,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone)]
+pub(super) enum Content {
+    /// Text without quotes, which may mean a number, a truth value or nothing.
+    Plain(String),
+    /// Text in quotes or in a block, which is text.
+    Quoted(String),
+    /// A list.
+    Sequence(Vec<Node>),
+    /// Keys with values, in the order written.
+    Mapping(IndexMap<String, Entry>),
+}
+
+/// The value of a key.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Line and column of the key.
+    pub(super) at: (usize, usize),
+    pub(super) value: Node,
+}
+
+/// The largest text that is read, in bytes: the scanner holds some 150 times as
+/// much while it looks ahead in a list.
+pub(super) const LARGEST_TEXT: usize = 1 << 20;
+/// The deepest nesting that is read; a recipe needs nine levels.
+const DEEPEST: usize = 64;
+/// The memory that the tree may take with all aliases expanded, in bytes, roughly.
+const LARGEST_TREE: usize = 64 << 20;
+
+/// Reads the first document of `text`.
+///
+/// `None` means that there is no tree, and that a problem says why. A tree may come with problems as well: repeated
+/// keys, keys that are no text, further documents.
+pub(super) fn read(text: &str, problems: &mut Problems) -> Option<Node> {
+    let result = if text.len() > LARGEST_TEXT {
+        Err(Problem::at(
+            start(),
+            format!("the recipe has {} bytes; at most {LARGEST_TEXT} are read", text.len()),
+        ))
+    } else {
+        Builder::new(problems).build(text)
+    };
+    problems.take(result)
+}
+
+fn start() -> Place {
+    Place { line: 1, column: 1, path: String::new() }
+}
+
+struct Builder<'p> {
+    /// The collections that are open, outermost first.
+    open: Vec<Collection>,
+    root: Option<Node>,
+    anchors: HashMap<usize, Node>,
+    /// Bytes used of `LARGEST_TREE`.
+    used: usize,
+    problems: &'p mut Problems,
+}
+
+struct Collection {
+    at: (usize, usize),
+    anchor: usize,
+    content: Partial,
+}
+
+enum Partial {
+    Sequence(Vec<Node>),
+    Mapping { entries: IndexMap<String, Entry>, pending: Option<PendingKey>, merged: Vec<Node> },
+}
+
+/// A key that waits for its value.
+struct PendingKey {
+    at: (usize, usize),
+    /// `None` for a key that was refused: its value is dropped.
+    text: Option<String>,
+    merges: bool,
+}
+
+impl<'p> Builder<'p> {
+    fn new(problems: &'p mut Problems) -> Self {
+        Self { open: Vec::new(), root: None, anchors: HashMap::new(), used: 0, problems }
+    }
+
+    fn build(mut self, text: &str) -> Result<Node, Problem> {
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|error| syntax_problem(&error))?;
+            if matches!(event, Event::DocumentStart(_)) && self.root.is_some() {
+                self.problems.push(second_document(span));
+                break;
+            }
+            self.take(event, span.start)?;
+        }
+        self.root.ok_or_else(|| Problem::at(start(), "the recipe is empty"))
+    }
+
+    fn take(&mut self, event: Event<'_>, marker: Marker) -> Result<(), Problem> {
+        let at = (marker.line(), marker.col() + 1);
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let is_text = self.is_text(style, tag.as_deref(), at);
+                let content = if is_text { Content::Quoted } else { Content::Plain }(text.into_owned());
+                self.finish(Node { at, content }, anchor)
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.is_text(ScalarStyle::Plain, tag.as_deref(), at);
+                self.open(at, anchor, Partial::Sequence(Vec::new()))
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.is_text(ScalarStyle::Plain, tag.as_deref(), at);
+                let content =
+                    Partial::Mapping { entries: IndexMap::new(), pending: None, merged: Vec::new() };
+                self.open(at, anchor, content)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
+            Event::Alias(anchor) => self.expand(anchor, at),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a scalar is text whatever it looks like. Tags other than YAML's own become a problem.
+    fn is_text(&mut self, style: ScalarStyle, tag: Option<&Tag>, at: (usize, usize)) -> bool {
+        match tag {
+            None => style != ScalarStyle::Plain,
+            Some(tag) if tag.is_yaml_core_schema() => tag.suffix == "str" || style != ScalarStyle::Plain,
+            Some(tag) => {
+                let message = format!("the tag {} has no meaning in a recipe", quoted(&tag.to_string()));
+                self.problems.push(Problem::at(self.place(at), message).with_hint("remove it"));
+                true
+            }
+        }
+    }
+
+    fn open(&mut self, at: (usize, usize), anchor: usize, content: Partial) -> Result<(), Problem> {
+        if self.open.len() == DEEPEST {
+            let message = format!("nested deeper than {DEEPEST} levels");
+            return Err(Problem::at(self.place(at), message));
+        }
+        self.open.push(Collection { at, anchor, content });
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), Problem> {
+        let Some(Collection { at, anchor, content }) = self.open.pop() else { return Ok(()) };
+        let content = match content {
+            Partial::Sequence(items) => Content::Sequence(items),
+            Partial::Mapping { mut entries, merged, .. } => {
+                for node in merged {
+                    self.merge(&mut entries, node);
+                }
+                Content::Mapping(entries)
+            }
+        };
+        self.finish(Node { at, content }, anchor)
+    }
+
+    /// Adds what a `<<` key brought. Keys written out win over merged ones, and earlier merged ones over later.
+    fn merge(&mut self, entries: &mut IndexMap<String, Entry>, node: Node) {
+        match node.content {
+            Content::Mapping(brought) => {
+                for (key, entry) in brought {
+                    entries.entry(key).or_insert(entry);
+                }
+            }
+            Content::Sequence(nodes) if nodes.iter().all(Node::is_mapping) => {
+                nodes.into_iter().for_each(|node| self.merge(entries, node));
+            }
+            _ => {
+                let message = format!("`<<` merges mappings, found {}", node.describe());
+                self.problems.push(Problem::at(self.place(node.at), message));
+            }
+        }
+    }
+
+    /// Puts a copy of an anchored node here; the copy keeps the places where its parts are written.
+    fn expand(&mut self, anchor: usize, at: (usize, usize)) -> Result<(), Problem> {
+        let Some(node) = self.anchors.get(&anchor) else {
+            return Err(Problem::at(self.place(at), "this alias stands inside the value that it repeats"));
+        };
+        let bytes = node.bytes();
+        self.charge(bytes, at)?;
+        let node = self.anchors.get(&anchor).cloned();
+        node.map_or(Ok(()), |node| self.attach(node))
+    }
+
+    /// Takes a whole node: remembers it when it has an anchor, then puts it where it belongs.
+    fn finish(&mut self, node: Node, anchor: usize) -> Result<(), Problem> {
+        self.charge(node.own_bytes(), node.at)?;
+        if anchor > 0 {
+            self.charge(node.bytes(), node.at)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        self.attach(node)
+    }
+
+    fn charge(&mut self, bytes: usize, at: (usize, usize)) -> Result<(), Problem> {
+        self.used = self.used.saturating_add(bytes);
+        if self.used <= LARGEST_TREE {
+            return Ok(());
+        }
+        let message =
+            format!("the recipe takes more than {} MiB with its aliases expanded", LARGEST_TREE >> 20);
+        Err(Problem::at(self.place(at), message))
+    }
+
+    fn attach(&mut self, node: Node) -> Result<(), Problem> {
+        match self.open.last_mut().map(|collection| &mut collection.content) {
+            None => self.root = Some(node),
+            Some(Partial::Sequence(items)) => items.push(node),
+            Some(Partial::Mapping { pending, merged, entries }) => match pending.take() {
+                None => {
+                    let key = self.key(node);
+                    self.set_pending(key);
+                }
+                Some(key) if key.merges => merged.push(node),
+                Some(PendingKey { text: Some(text), at, .. }) => {
+                    entries.insert(text, Entry { at, value: node.at_key_if_empty(at) });
+                }
+                Some(PendingKey { text: None, .. }) => {}
+            },
+        }
+        Ok(())
+    }
+
+    /// What a node means as a key; a repeated key or one that is no text becomes a problem.
+    fn key(&mut self, node: Node) -> PendingKey {
+        let at = node.at;
+        let plain = matches!(node.content, Content::Plain(_));
+        let (Content::Plain(text) | Content::Quoted(text)) = node.content else {
+            let message = format!("a key is text, found {}", node.describe());
+            self.problems.push(Problem::at(self.place(at), message));
+            return PendingKey { at, text: None, merges: false };
+        };
+        if plain && text == "<<" {
+            return PendingKey { at, text: None, merges: true };
+        }
+        let text = self.unless_repeated(text, at);
+        PendingKey { at, text, merges: false }
+    }
+
+    fn unless_repeated(&mut self, text: String, at: (usize, usize)) -> Option<String> {
+        let Some(Collection { content: Partial::Mapping { entries, .. }, .. }) = self.open.last() else {
+            return None;
+        };
+        let Some(first) = entries.get(&text) else { return Some(text) };
+        let message = format!("{} is given twice, first on line {}", quoted(&text), first.at.0);
+        let mut place = self.place(at);
+        extend_with_key(&mut place.path, &text);
+        self.problems.push(Problem::at(place, message).with_hint("keep one of them"));
+        None
+    }
+
+    fn set_pending(&mut self, key: PendingKey) {
+        if let Some(Collection { content: Partial::Mapping { pending, .. }, .. }) = self.open.last_mut() {
+            *pending = Some(key);
+        }
+    }
+
+    /// This spot, with the path of whatever is being read.
+    fn place(&self, (line, column): (usize, usize)) -> Place {
+        let mut path = String::new();
+        for collection in &self.open {
+            match &collection.content {
+                Partial::Sequence(items) => extend_with_index(&mut path, items.len()),
+                Partial::Mapping { pending: Some(PendingKey { text: Some(key), .. }), .. } => {
+                    extend_with_key(&mut path, key);
+                }
+                Partial::Mapping { .. } => {}
+            }
+        }
+        Place { line, column, path }
+    }
+}
+
+fn syntax_problem(error: &ScanError) -> Problem {
+    let marker = error.marker();
+    let place = Place { line: marker.line(), column: marker.col() + 1, path: String::new() };
+    let problem = Problem::at(place, format!("not valid YAML: {}", error.info()));
+    if error.info().contains("alias") || error.info().contains("anchor") {
+        return problem.with_hint("to mean the character itself, quote it: \"*\" or \"&\"");
+    }
+    problem
+}
+
+fn second_document(span: Span) -> Problem {
+    let place = Place { line: span.start.line(), column: span.start.col() + 1, path: String::new() };
+    Problem::at(place, "several recipes in one file are not supported by this version yet")
+        .with_hint("keep one recipe per file")
+}
+
+impl Node {
+    pub(super) fn is_mapping(&self) -> bool {
+        matches!(self.content, Content::Mapping(_))
+    }
+
+    /// Whether the value is YAML's nothing: unquoted `null`, `~` or no text at all.
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(&self.content, Content::Plain(text) if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// The node in words, to follow "found".
+    pub(super) fn describe(&self) -> String {
+        match &self.content {
+            _ if self.is_nothing() => "nothing".into(),
+            Content::Plain(text) => quoted(text),
+            Content::Quoted(text) => format!("the text {}", quoted(text)),
+            Content::Sequence(_) => "a list".into(),
+            Content::Mapping(_) => "a mapping".into(),
+        }
+    }
+
+    /// A value of which nothing is written has no place of its own: it takes its key's.
+    fn at_key_if_empty(mut self, key: (usize, usize)) -> Self {
+        if matches!(&self.content, Content::Plain(text) if text.is_empty()) {
+            self.at = key;
+        }
+        self
+    }
+
+    /// Bytes that this node takes without the nodes inside it, roughly.
+    fn own_bytes(&self) -> usize {
+        let content = match &self.content {
+            Content::Plain(text) | Content::Quoted(text) => text.len(),
+            Content::Sequence(_) => 0,
+            Content::Mapping(entries) => entries.keys().map(|key| ENTRY_BYTES + key.len()).sum(),
+        };
+        size_of::<Self>() + content
+    }
+
+    /// Bytes that this node takes with all that is inside it, roughly.
+    fn bytes(&self) -> usize {
+        let inside: usize = match &self.content {
+            Content::Plain(_) | Content::Quoted(_) => 0,
+            Content::Sequence(items) => items.iter().map(Self::bytes).sum(),
+            Content::Mapping(entries) => entries.values().map(|entry| entry.value.bytes()).sum(),
+        };
+        self.own_bytes() + inside
+    }
+}
+
+/// What an entry of a mapping takes beside its value and the text of its key: its hash, its slot and its strings.
+const ENTRY_BYTES: usize =
+    size_of::<Entry>() - size_of::<Node>() + size_of::<String>() + 2 * size_of::<usize>();

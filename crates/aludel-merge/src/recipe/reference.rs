@@ -1,0 +1,151 @@
+//! Reads references to models: `path`, or `path@revision`.
+//!
+//! It looks at no disk and no hub. `path+adapter` is recognised and refused.
+
+use std::path::{Path, PathBuf};
+
+use super::cursor::Cursor;
+use super::document::Content;
+use super::keys::quoted;
+use crate::problem::Problem;
+
+/// A model, as a recipe names it. Two references are equal when they are written alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModelReference {
+    text: String,
+    /// Where the path ends in `text`, and the revision after it and its `@`.
+    split: Option<usize>,
+}
+
+/// Where the output's tokenizer comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenizerSource {
+    /// The base model.
+    Base,
+    /// All models: every token that any of them has.
+    Union,
+    /// This model.
+    Model(ModelReference),
+}
+
+impl ModelReference {
+    /// The reference as written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The path, with a leading `~/` replaced by the user's home folder.
+    pub fn path(&self) -> PathBuf {
+        let path = self.split.map_or(self.text.as_str(), |at| &self.text[..at]);
+        expand_home(path, std::env::home_dir().as_deref())
+    }
+
+    /// The revision asked for, which only a hub could answer to.
+    pub fn revision(&self) -> Option<&str> {
+        self.split.map(|at| &self.text[at + 1..])
+    }
+
+    pub(super) fn read(cursor: &Cursor<'_>) -> Result<Self, Problem> {
+        if matches!(cursor.node.content, Content::Mapping(_)) {
+            return Err(cursor
+                .problem("a model written as a mapping is not supported by this version yet")
+                .with_hint("write its path as text"));
+        }
+        Self::from_text(cursor.text("the path of a model")?, cursor)
+    }
+
+    fn from_text(text: &str, cursor: &Cursor<'_>) -> Result<Self, Problem> {
+        if text.contains('+') {
+            let message =
+                format!("{} adds an adapter, which is not supported by this version yet", quoted(text));
+            return Err(cursor.problem(message).with_hint("merge the adapter into its model first"));
+        }
+        let split = text.find('@');
+        let reference = Self { text: text.to_owned(), split };
+        match reference.revision() {
+            Some(revision) if revision.contains('@') => {
+                Err(cursor.problem(format!("{} has more than one `@`", quoted(text))))
+            }
+            Some("") => Err(cursor
+                .problem(format!("{} names no revision after its `@`", quoted(text)))
+                .with_hint("leave the `@` out")),
+            _ if split == Some(0) || text.trim().is_empty() => {
+                Err(cursor.problem("the path of the model is empty"))
+            }
+            _ => Ok(reference),
+        }
+    }
+}
+
+impl TokenizerSource {
+    pub(super) fn read(cursor: &Cursor<'_>) -> Result<Self, Problem> {
+        match ModelReference::read(cursor)? {
+            reference if reference.text == "base" => Ok(Self::Base),
+            reference if reference.text == "union" => Ok(Self::Union),
+            reference => Ok(Self::Model(reference)),
+        }
+    }
+}
+
+fn expand_home(path: &str, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Problems;
+    use crate::recipe::document;
+
+    fn read(yaml: &str) -> Result<ModelReference, String> {
+        let node = document::read(yaml, &mut Problems::new()).unwrap();
+        ModelReference::read(&Cursor::root(&node)).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn a_reference_is_a_path_with_an_optional_revision() {
+        for (text, path, revision) in [
+            ("models/base", "models/base", None),
+            ("./a b.safetensors", "./a b.safetensors", None),
+            ("/data/model@v1.2", "/data/model", Some("v1.2")),
+            (r"C:\models\base", r"C:\models\base", None),
+            ("~other/model", "~other/model", None),
+        ] {
+            let reference = read(text).unwrap();
+            assert_eq!(reference.text(), text);
+            assert_eq!((reference.path(), reference.revision()), (PathBuf::from(path), revision));
+        }
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_folder() {
+        assert_eq!(expand_home("~/m/x", Some(Path::new("/home/u"))), PathBuf::from("/home/u/m/x"));
+        assert_eq!(expand_home("~/m/x", None), PathBuf::from("~/m/x"));
+        assert_eq!(expand_home("a/~/x", Some(Path::new("/home/u"))), PathBuf::from("a/~/x"));
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused_with_the_reason() {
+        for (yaml, problem) in [
+            (
+                "a+b",
+                "1:1: `a+b` adds an adapter, which is not supported by this version yet (merge the adapter into its model first)",
+            ),
+            ("a@b@c", "1:1: `a@b@c` has more than one `@`"),
+            ("a@", "1:1: `a@` names no revision after its `@` (leave the `@` out)"),
+            ("'@main'", "1:1: the path of the model is empty"),
+            ("''", "1:1: the path of the model is empty"),
+            ("~", "1:1: expected the path of a model, found nothing"),
+            ("[a]", "1:1: expected the path of a model, found a list"),
+            (
+                "{model: a}",
+                "1:1: a model written as a mapping is not supported by this version yet (write its path as text)",
+            ),
+        ] {
+            assert_eq!(read(yaml).unwrap_err(), problem, "{yaml}");
+        }
+    }
+}

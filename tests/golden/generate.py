@@ -1,0 +1,131 @@
+"""Record the goldens: run mergekit 0.1.4 on every case and keep the tensors that it writes.
+
+In:  cases/<case>/recipe.yml, whose model paths are relative to this folder, and cases/<case>/case.json.
+Out: cases/<case>/expected.safetensors. Each case runs in a process of its own, on one thread.
+Run as `python generate.py [CASE ...]`; make_models.py writes the models first. Needs mergekit 0.1.4.
+
+Three things are put in the place of mergekit's own, because it leaves them open; README.md says more:
+- random masks come from philox.py;
+- sorting is stable, so that equal magnitudes keep the order of their flat index;
+- `consensus: count` in a recipe reaches mergekit's own count mask, which its recipes cannot name.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections import deque
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from mergekit import sparsify
+from mergekit.config import MergeConfiguration
+from mergekit.merge import run_merge
+from mergekit.merge_methods import REGISTERED_MERGE_METHODS
+from mergekit.merge_methods import generalized_task_arithmetic as task_vectors
+from mergekit.options import MergeOptions
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import philox
+
+ROOT = Path(__file__).resolve().parent
+MERGEKIT = "0.1.4"
+MEGABYTE = 1_000_000
+
+
+def main() -> None:
+    if version("mergekit") != MERGEKIT:
+        raise SystemExit(f"these goldens are made with mergekit {MERGEKIT}, not {version('mergekit')}")
+    philox.check()
+    os.chdir(ROOT)
+    names = sys.argv[1:] or sorted(path.parent.name for path in ROOT.glob("cases/*/recipe.yml"))
+    for name in names:
+        record_in_own_process(name)
+    total = sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file())
+    print(f"{len(names)} cases recorded; the folder holds {total / MEGABYTE:.2f} MB")
+
+
+def record_in_own_process(name: str) -> None:
+    process = multiprocessing.get_context("fork").Process(target=record, args=(name,))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise SystemExit(f"case {name} failed")
+
+
+def record(name: str) -> None:
+    torch.set_num_threads(1)
+    folder = ROOT / "cases" / name
+    recipe = yaml.safe_load((folder / "recipe.yml").read_text())
+    case = json.loads((folder / "case.json").read_text())
+    inject(recipe, seed=case.get("seed", 0))
+    recipe.get("parameters", {}).pop("consensus", None)
+    options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
+    with tempfile.TemporaryDirectory() as out:
+        run_merge(MergeConfiguration.model_validate(recipe), out, options)
+        tensors = written_tensors(Path(out))
+    save_file(tensors, folder / "expected.safetensors", metadata={"format": "pt"})
+    print(f"{name}: {len(tensors)} tensors")
+
+
+def written_tensors(out: Path) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for shard in sorted(out.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            tensors.update({name: file.get_tensor(name) for name in file.keys()})
+    return tensors
+
+
+def inject(recipe: dict, seed: int) -> None:
+    inject_stable_sorting()
+    inject_masks([entry["model"] for entry in recipe.get("models", [])], seed)
+    if recipe.get("parameters", {}).get("consensus") == "count":
+        inject_count_consensus(recipe["merge_method"])
+
+
+def inject_stable_sorting() -> None:
+    argsort, sort = torch.argsort, torch.sort
+    torch.argsort = lambda values, dim=-1, descending=False: argsort(
+        values, dim=dim, descending=descending, stable=True
+    )
+    torch.sort = lambda values, dim=-1, descending=False: sort(values, dim=dim, descending=descending, stable=True)
+
+
+def inject_masks(models: list[str], seed: int) -> None:
+    """Let `torch.bernoulli` know whose task vector it is drawing for, and draw aludel's mask for it."""
+    collect, thin = task_vectors.get_task_vectors, task_vectors.sparsify
+    pending: deque[tuple[int, str]] = deque()
+    current: list[tuple[int, str]] = []
+
+    def collect_and_note(weight_info, *args, **kwargs):
+        vectors, start = collect(weight_info, *args, **kwargs)
+        pending.clear()
+        pending.extend((models.index(str(vector["model"])), weight_info.name) for vector in vectors)
+        return vectors, start
+
+    def thin_the_next(*args, **kwargs):
+        current[:] = [pending.popleft()]
+        return thin(*args, **kwargs)
+
+    def bernoulli(density: torch.Tensor) -> torch.Tensor:
+        [(model_index, tensor)] = current
+        threshold = density.reshape(-1)[0].numpy()
+        mask = philox.kept(seed, model_index, tensor, density.numel(), threshold)
+        return torch.from_numpy(mask).reshape(density.shape).to(density.dtype)
+
+    task_vectors.get_task_vectors = collect_and_note
+    task_vectors.sparsify = thin_the_next
+    sparsify.torch.bernoulli = bernoulli
+
+
+def inject_count_consensus(method: str) -> None:
+    update = {"consensus_method": task_vectors.ConsensusMethod.count}
+    REGISTERED_MERGE_METHODS[method] = REGISTERED_MERGE_METHODS[method].model_copy(update=update)
+
+
+if __name__ == "__main__":
+    main()
