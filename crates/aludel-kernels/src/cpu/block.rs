@@ -13,7 +13,7 @@ pub const BLOCK: usize = 1024;
 pub const CHUNK: u64 = 65_536;
 
 /// Elements of one run in a block that gathers samples; a multiple of four, the random generator's group.
-pub(super) const RUN: usize = 256;
+pub(super) const RUN: usize = 64;
 
 /// The shape that matters to a formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

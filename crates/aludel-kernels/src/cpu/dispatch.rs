@@ -10,6 +10,9 @@
 use std::sync::OnceLock;
 
 use super::codec;
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+use super::rank::{self, Bracket, Tally};
 use super::wave::{Machine, run_block};
 use crate::element::Element;
 
@@ -32,7 +35,7 @@ pub fn level() -> Level {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
-    let has_avx2 = is_x86_feature_detected!("avx2");
+    let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt");
     let has_avx512 = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
@@ -62,6 +65,19 @@ pub(super) fn run(wanted: Level, machine: &mut Machine<'_>) {
     }
 }
 
+/// Counts a block as [`rank::tally`] defines it.
+pub(super) fn tally(wanted: Level, x: &[f32], bracket: Bracket, tally: &mut Tally, inside: &mut Vec<u32>) {
+    match wanted.min(level()) {
+        // SAFETY: `level` found the features that the function was compiled for.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::tally_avx512(x, bracket, tally, inside) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::tally_avx2(x, bracket, tally, inside) },
+        _ => rank::tally(x, bracket, tally, inside),
+    }
+}
+
 /// Whether any stored element is NaN or infinite.
 pub(super) fn any_non_finite(wanted: Level, element: Element, bytes: &[u8]) -> bool {
     match wanted.min(level()) {
@@ -73,19 +89,19 @@ pub(super) fn any_non_finite(wanted: Level, element: Element, bytes: &[u8]) -> b
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,popcnt")]
 fn any_non_finite_avx2(element: Element, bytes: &[u8]) -> bool {
     codec::any_non_finite(element, bytes)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,popcnt")]
 fn run_avx512(machine: &mut Machine<'_>) {
     run_block(machine);
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,popcnt")]
 fn run_avx2(machine: &mut Machine<'_>) {
     run_block(machine);
 }

@@ -15,6 +15,8 @@ mod rank;
 mod reduce;
 mod values;
 mod wave;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use block::{BLOCK, CHUNK, Geometry, NonFinite, Source};
 pub use dispatch::{Level, level};

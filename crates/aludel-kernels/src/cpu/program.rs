@@ -219,6 +219,21 @@ fn slot(slots: &mut Vec<NodeId>, node: NodeId) -> u16 {
 }
 
 impl Instruction {
+    /// The register written; `None` for instructions that reduce or store.
+    #[inline(always)]
+    pub(super) const fn target(&self) -> Option<Register> {
+        match *self {
+            Self::Load { to, .. }
+            | Self::Random { to, .. }
+            | Self::Row { to, .. }
+            | Self::Unary { to, .. }
+            | Self::Binary { to, .. }
+            | Self::Select { to, .. }
+            | Self::Keep { to, .. } => Some(to),
+            Self::Sum { .. } | Self::Dot { .. } | Self::Largest { .. } | Self::Rank { .. } | Self::Store { .. } => None,
+        }
+    }
+
     /// Visits the register written (with `true`), then those read.
     fn registers(&mut self, visit: &mut impl FnMut(&mut Register, bool)) {
         let operand = |operand: &mut Operand, visit: &mut dyn FnMut(&mut Register, bool)| {

@@ -10,8 +10,8 @@
 //! equal magnitudes, so the guess is often the very threshold and a tie must be cut: the counts per chunk of what
 //! equals the guess say in which chunk.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const MAGNITUDE: u32 = 0x7fff_ffff;
 const BUCKETS: usize = 1 << 14;
@@ -64,7 +64,12 @@ pub(super) struct Bracket {
     pub high: u32,
     /// A value in the bracket, counted exactly.
     pub guess: u32,
+    /// Values in the bracket whose ties are counted for each chunk, as one of them may be the threshold.
+    pub frequent: [u32; FREQUENT],
 }
+
+/// How many frequent values have their ties counted.
+const FREQUENT: usize = 8;
 
 impl Bracket {
     /// From sampled magnitudes (reordered), for the `count` largest of `elements`.
@@ -80,15 +85,19 @@ impl Bracket {
         let (left, &mut guess, right) = sample.select_nth_unstable(middle);
         let low = below.map_or(0, |at| nth(left, at, guess));
         let high = if above >= size { MAGNITUDE } else { nth(right, above - middle - 1, guess) };
-        Self { low, high, guess }
+        Self { frequent: frequent(sample, low, high, guess), ..Self::new(low, high, guess) }
+    }
+
+    pub(super) const fn new(low: u32, high: u32, guess: u32) -> Self {
+        Self { low, high, guess, frequent: [guess; FREQUENT] }
     }
 
     const fn exactly(value: u32) -> Self {
-        Self { low: value, high: value, guess: value }
+        Self::new(value, value, value)
     }
 
     const fn between(low: u32, high: u32) -> Self {
-        Self { low, high, guess: low }
+        Self::new(low, high, low)
     }
 
     fn shift(self) -> u32 {
@@ -99,6 +108,16 @@ impl Bracket {
 
 fn nth(part: &mut [u32], at: usize, otherwise: u32) -> u32 {
     if at < part.len() { *part.select_nth_unstable(at).1 } else { otherwise }
+}
+
+/// The values that occur most often in the part of a sample that lies in the bracket, the guess apart.
+fn frequent(sample: &[u32], low: u32, high: u32, guess: u32) -> [u32; FREQUENT] {
+    let is_inside = |&m: &u32| (low..=high).contains(&m) && m != guess;
+    let mut inside: Vec<u32> = sample.iter().copied().filter(is_inside).collect();
+    inside.sort_unstable();
+    let mut runs: Vec<(usize, u32)> = inside.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0])).collect();
+    runs.sort_unstable_by(|a, b| b.cmp(a));
+    std::array::from_fn(|i| runs.get(i).map_or(guess, |&(_, value)| value))
 }
 
 /// Counts over some elements.
@@ -112,38 +131,16 @@ pub(super) struct Tally {
     pub equal: u32,
 }
 
-/// Counts a block, and appends what is inside the bracket and is not the guess to `inside`.
-#[inline(always)]
+/// Counts a block, and appends what is inside the bracket and is not the guess to `inside`: the definition that the
+/// versions written for vector instructions are held to.
 pub(super) fn tally(x: &[f32], bracket: Bracket, tally: &mut Tally, inside: &mut Vec<u32>) {
-    const GROUP: usize = 16;
-    let Bracket { low, high, guess } = bracket;
-    let span = high - low;
-    let is_inside = |m: u32| (m.wrapping_sub(low) <= span) & (m != guess);
-    let (groups, rest) = x.as_chunks::<GROUP>();
-    let mut counts = [[0u32; GROUP]; 3];
-    for group in groups {
-        let mut any = 0;
-        for lane in 0..GROUP {
-            let m = magnitude(group[lane]);
-            counts[0][lane] += u32::from(m > high);
-            counts[1][lane] += u32::from(m > guess);
-            counts[2][lane] += u32::from(m == guess);
-            any |= u32::from(is_inside(m));
-        }
-        if any != 0 {
-            inside.extend(group.iter().map(|&x| magnitude(x)).filter(|&m| is_inside(m)));
-        }
+    let Bracket { low, high, guess, .. } = bracket;
+    for m in x.iter().map(|&x| magnitude(x)) {
+        tally.above += u64::from(m > high);
+        tally.greater += u64::from(m > guess);
+        tally.equal += u32::from(m == guess);
+        inside.extend(((low..=high).contains(&m) && m != guess).then_some(m));
     }
-    for m in rest.iter().map(|&x| magnitude(x)) {
-        counts[0][0] += u32::from(m > high);
-        counts[1][0] += u32::from(m > guess);
-        counts[2][0] += u32::from(m == guess);
-        inside.extend(is_inside(m).then_some(m));
-    }
-    let [above, greater, equal] = counts.map(|lanes| lanes.iter().sum::<u32>());
-    tally.above += u64::from(above);
-    tally.greater += u64::from(greater);
-    tally.equal += equal;
 }
 
 /// One selection during one pass, fed by all workers.
@@ -153,16 +150,64 @@ pub(super) struct Ranking {
     pub bracket: Bracket,
     above: AtomicU64,
     greater: AtomicU64,
+    /// How many elements of each chunk equal the guess.
     equal: Vec<AtomicU32>,
-    histogram: Mutex<Histogram>,
+    /// How many elements of each chunk equal each frequent value; [`UNKNOWN`] where its bucket held others too.
+    frequent: Vec<[AtomicU32; FREQUENT]>,
+    histogram: Mutex<Vec<Bucket>>,
 }
 
-#[derive(Debug)]
-struct Histogram {
-    counts: Vec<u64>,
-    /// All bits that occur in a bucket, and the bits common to all of it: equal where one pattern occurs.
-    any: Vec<u32>,
-    all: Vec<u32>,
+const UNKNOWN: u32 = u32::MAX;
+
+/// What has fallen into a bucket.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    count: u64,
+    /// All bits that occur, and the bits common to all: equal where one pattern occurs.
+    any: u32,
+    all: u32,
+}
+
+const EMPTY: Bucket = Bucket { count: 0, any: 0, all: u32::MAX };
+
+/// A thread's histogram of one chunk, empty between chunks.
+#[derive(Debug, Default)]
+pub(super) struct LocalHistogram {
+    buckets: Vec<Bucket>,
+    touched: Vec<u16>,
+}
+
+impl LocalHistogram {
+    fn fill(&mut self, inside: &[u32], low: u32, shift: u32) {
+        self.buckets.resize(BUCKETS, EMPTY);
+        for &m in inside {
+            let index = (m - low) >> shift;
+            let bucket = &mut self.buckets[index as usize];
+            if bucket.count == 0 {
+                self.touched.push(index as u16);
+            }
+            bucket.count += 1;
+            bucket.any |= m;
+            bucket.all &= m;
+        }
+    }
+
+    /// How many elements equal a value of the bracket; [`UNKNOWN`] where its bucket holds others too.
+    fn count_of(&self, value: u32, bracket: Bracket) -> u32 {
+        let bucket = self.buckets[((value - bracket.low) >> bracket.shift()) as usize];
+        match bucket.count {
+            0 => 0,
+            count if bucket.any == value && bucket.all == value => count as u32,
+            _ => UNKNOWN,
+        }
+    }
+
+    /// Hands every touched bucket over and empties it.
+    fn drain(&mut self, mut take: impl FnMut(u16, Bucket)) {
+        for index in self.touched.drain(..) {
+            take(index, std::mem::replace(&mut self.buckets[usize::from(index)], EMPTY));
+        }
+    }
 }
 
 /// What a pass has found.
@@ -183,50 +228,61 @@ impl Ranking {
     /// Prepares to find the `count`-th largest magnitude, `count` at least 1.
     pub(super) fn new(count: u64, bracket: Bracket, chunks: u64) -> Self {
         let buckets = ((bracket.high - bracket.low) >> bracket.shift()) as usize + 1;
-        let histogram =
-            Histogram { counts: vec![0; buckets], any: vec![0; buckets], all: vec![u32::MAX; buckets] };
         Self {
             count,
             bracket,
             above: AtomicU64::new(0),
             greater: AtomicU64::new(0),
             equal: (0..chunks).map(|_| AtomicU32::new(0)).collect(),
-            histogram: Mutex::new(histogram),
+            frequent: (0..chunks).map(|_| Default::default()).collect(),
+            histogram: Mutex::new(vec![EMPTY; buckets]),
         }
     }
 
     /// Takes in the counts of one chunk. Sums only, so the order does not matter.
-    pub(super) fn absorb(&self, chunk: u64, tally: Tally, inside: &[u32]) {
+    pub(super) fn absorb(&self, chunk: u64, tally: Tally, inside: &[u32], local: &mut LocalHistogram) {
         self.above.fetch_add(tally.above, Relaxed);
         self.greater.fetch_add(tally.greater, Relaxed);
         self.equal[chunk as usize].fetch_add(tally.equal, Relaxed);
-        let shift = self.bracket.shift();
-        let mut histogram = self.histogram.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Histogram { counts, any, all } = &mut *histogram;
-        for &m in inside {
-            let bucket = ((m - self.bracket.low) >> shift) as usize;
-            counts[bucket] += 1;
-            any[bucket] |= m;
-            all[bucket] &= m;
+        local.fill(inside, self.bracket.low, self.bracket.shift());
+        for (count, value) in self.frequent[chunk as usize].iter().zip(self.bracket.frequent) {
+            count.store(local.count_of(value, self.bracket), Relaxed);
         }
+        let mut histogram = self.histogram();
+        local.drain(|index, from| {
+            let to = &mut histogram[usize::from(index)];
+            *to = Bucket { count: to.count + from.count, any: to.any | from.any, all: to.all & from.all };
+        });
+    }
+
+    /// How many elements of each chunk equal a value, where every chunk knows.
+    fn ties_of(&self, value: u32) -> Option<Vec<u64>> {
+        let at = self.bracket.frequent.iter().position(|&frequent| frequent == value)?;
+        let counts = self.frequent.iter().map(|chunk| chunk[at].load(Relaxed));
+        counts.map(|count| (count != UNKNOWN).then_some(u64::from(count))).collect()
+    }
+
+    fn histogram(&self) -> MutexGuard<'_, Vec<Bucket>> {
+        self.histogram.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Decides, once every chunk has been taken in.
     pub(super) fn outcome(&self) -> Outcome {
         let (above, greater) = (self.above.load(Relaxed), self.greater.load(Relaxed));
         let equal: u64 = self.equal.iter().map(|e| u64::from(e.load(Relaxed))).sum();
-        let Bracket { low, high, guess } = self.bracket;
+        let Bracket { low, high, guess, .. } = self.bracket;
         if self.count <= above {
             return Outcome::Closer(Bracket::between(high + 1, MAGNITUDE));
         }
         if self.count > greater && self.count <= greater + equal {
-            return self.cut_ties(self.count - greater, equal);
+            let chunks = self.equal.iter().map(|equal| u64::from(equal.load(Relaxed)));
+            return cut_ties(guess, self.count - greater, equal, chunks);
         }
-        let histogram = self.histogram.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let histogram = self.histogram();
         let shift = self.bracket.shift();
         let guess_bucket = ((guess - low) >> shift) as usize;
         let mut seen = above;
-        for (bucket, &count) in histogram.counts.iter().enumerate().rev() {
+        for (bucket, &Bucket { count, any, all }) in histogram.iter().enumerate().rev() {
             let (first, last) = bucket_range(low, high, shift, bucket);
             let with_guess = count + if bucket == guess_bucket { equal } else { 0 };
             if self.count > seen + with_guess {
@@ -239,34 +295,27 @@ impl Ranking {
                 let (first, last) = if above_guess { (guess + 1, last) } else { (first, guess - 1) };
                 return Outcome::Closer(Bracket::between(first, last));
             }
-            let (any, all) = (histogram.any[bucket], histogram.all[bucket]);
-            return match any == all {
-                true if self.count == seen + count => {
-                    Outcome::Known(Cut { threshold: any, last: Some(u64::MAX - 1) })
-                }
-                true => Outcome::Closer(Bracket::exactly(any)),
-                false => Outcome::Closer(Bracket { low: first, high: last, guess: all.max(first).min(last) }),
+            return match (any == all, self.ties_of(any)) {
+                (true, Some(chunks)) => cut_ties(any, self.count - seen, count, chunks.into_iter()),
+                (true, None) if self.count == seen + count => cut_ties(any, count, count, std::iter::empty()),
+                (true, None) => Outcome::Closer(Bracket::exactly(any)),
+                (false, _) => Outcome::Closer(Bracket::new(first, last, all.clamp(first, last))),
             };
         }
         Outcome::Closer(Bracket::between(0, low.saturating_sub(1)))
     }
+}
 
-    /// Which of the elements equal to the guess are the first `kept` ones.
-    fn cut_ties(&self, kept: u64, equal: u64) -> Outcome {
-        let threshold = self.bracket.guess;
-        if kept == equal {
-            return Outcome::Known(Cut { threshold, last: Some(u64::MAX - 1) });
+/// Keeps the first `kept` of the `all` elements equal to the threshold, whose counts in each chunk are given.
+fn cut_ties(threshold: u32, kept: u64, all: u64, chunks: impl Iterator<Item = u64>) -> Outcome {
+    let mut before = 0;
+    for (chunk, equal) in (0..).zip(chunks) {
+        if kept < all && kept <= before + equal {
+            return Outcome::Locate { threshold, chunk, tie: kept - before };
         }
-        let mut before = 0;
-        for (chunk, equal) in self.equal.iter().enumerate() {
-            let equal = u64::from(equal.load(Relaxed));
-            if kept <= before + equal {
-                return Outcome::Locate { threshold, chunk: chunk as u64, tie: kept - before };
-            }
-            before += equal;
-        }
-        unreachable!("kept is at most the sum over all chunks")
+        before += equal;
     }
+    Outcome::Known(Cut { threshold, last: Some(u64::MAX - 1) })
 }
 
 fn bucket_range(low: u32, high: u32, shift: u32, bucket: usize) -> (u32, u32) {
@@ -276,6 +325,7 @@ fn bucket_range(low: u32, high: u32, shift: u32, bucket: usize) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dispatch::Level;
     use super::*;
     use crate::random::{StreamKey, uniform};
     use proptest::prelude::*;
@@ -289,7 +339,7 @@ mod tests {
             for (chunk, x) in values.chunks(CHUNK).enumerate() {
                 let (mut counts, mut inside) = (Tally::default(), Vec::new());
                 tally(x, bracket, &mut counts, &mut inside);
-                ranking.absorb(chunk as u64, counts, &inside);
+                ranking.absorb(chunk as u64, counts, &inside, &mut LocalHistogram::default());
             }
             match ranking.outcome() {
                 Outcome::Known(cut) => return (cut, pass),
@@ -343,7 +393,29 @@ mod tests {
             let count = 1 + (share * (values.len() - 1) as f64) as u64;
             let (low, high) = (a.min(b), a.max(b));
             let guess = low + (c * f64::from(high - low)) as u32;
-            check(&values, count, Bracket { low, high, guess });
+            check(&values, count, Bracket::new(low, high, guess));
+        }
+    }
+
+    #[test]
+    fn every_level_counts_as_defined() {
+        let values: Vec<f32> = (0..1271).map(|i| (uniform(StreamKey(3), i) * 64.0).floor() - 32.0).collect();
+        let bits = |value: f32| value.to_bits();
+        let brackets = [
+            Bracket::new(bits(5.0), bits(9.0), bits(7.0)),
+            Bracket::new(0, MAGNITUDE, 0),
+            Bracket::new(bits(40.0), bits(50.0), bits(41.0)),
+            Bracket::new(bits(4.0), bits(4.0), bits(4.0)),
+        ];
+        for (bracket, length) in brackets.into_iter().flat_map(|b| [0, 1, 41, 401, 1271].map(|n| (b, n))) {
+            let count = |level| {
+                let (mut counts, mut inside) = (Tally::default(), vec![7]);
+                super::super::dispatch::tally(level, &values[..length], bracket, &mut counts, &mut inside);
+                (counts, inside)
+            };
+            let expected = count(Level::Baseline);
+            assert_eq!(count(Level::Avx2), expected);
+            assert_eq!(count(Level::Avx512), expected);
         }
     }
 
@@ -359,8 +431,8 @@ mod tests {
     #[test]
     fn a_sample_that_misleads_costs_passes_only() {
         let values: Vec<f32> = (0..5000).map(|i| uniform(StreamKey(9), i) + 1.0).collect();
-        let far_below = Bracket { low: 10, high: 20, guess: 15 };
-        let far_above = Bracket { low: MAGNITUDE - 9, high: MAGNITUDE, guess: MAGNITUDE };
+        let far_below = Bracket::new(10, 20, 15);
+        let far_above = Bracket::new(MAGNITUDE - 9, MAGNITUDE, MAGNITUDE);
         for bracket in [far_below, far_above] {
             assert!(check(&values, 2500, bracket) > 1);
         }

@@ -12,7 +12,7 @@ use super::codec;
 use super::dispatch::{self, Level};
 use super::lanes::{self, Lanes};
 use super::program::{Instruction, Operand, Program};
-use super::rank::{Bracket, Cut, Ranking, Tally, magnitude, tally};
+use super::rank::{Bracket, Cut, LocalHistogram, Ranking, Tally, magnitude};
 use super::reduce::{Accumulator, Fold, Partial};
 use super::values::{Values, spread};
 use crate::element::Element;
@@ -26,7 +26,7 @@ pub(super) const SMALL: u64 = 2 * CHUNK;
 const SAMPLE: u64 = 65_536;
 
 /// Blocks of samples after which their pages are given back.
-const SAMPLED_AT_ONCE: usize = 8;
+const SAMPLED_AT_ONCE: usize = 2;
 
 /// What the units of a wave do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,7 @@ pub struct Scratch {
     registers: Vec<Box<[f32]>>,
     inside: Vec<Vec<u32>>,
     tallies: Vec<Tally>,
+    local: LocalHistogram,
 }
 
 impl Scratch {
@@ -182,8 +183,7 @@ impl Wave {
             WaveKind::Sample => self.sample(source, scratch),
             WaveKind::Locate => self.collect_located(source, scratch),
             WaveKind::Reduce | WaveKind::Write => {
-                self.check_finite(source, unit.elements.clone())?;
-                self.sweep(unit.elements.clone(), source, scratch, out);
+                self.sweep(unit.elements.clone(), source, scratch, out)?;
                 self.release(source, unit.elements);
             }
         }
@@ -212,7 +212,13 @@ impl Wave {
         scratch.tallies.resize(self.program.ranks.len().max(scratch.tallies.len()), Tally::default());
     }
 
-    fn sweep(&self, elements: Range<u64>, source: &dyn Source, scratch: &mut Scratch, out: &mut [u8]) {
+    fn sweep(
+        &self,
+        elements: Range<u64>,
+        source: &dyn Source,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<(), NonFinite> {
         let mut chunk_start = elements.start;
         while chunk_start < elements.end {
             let chunk = chunk_start / CHUNK;
@@ -220,9 +226,11 @@ impl Wave {
             let from = ((chunk_start - elements.start) as usize) * self.output.size();
             let to = from + ((chunk_end - chunk_start) as usize) * self.output.size();
             let out = if out.is_empty() { &mut [][..] } else { &mut out[from..to] };
+            self.check_finite(source, chunk_start..chunk_end)?;
             self.sweep_chunk(chunk, chunk_start..chunk_end, source, scratch, out);
             chunk_start = chunk_end;
         }
+        Ok(())
     }
 
     fn sweep_chunk(
@@ -250,8 +258,9 @@ impl Wave {
             self.partials().insert(chunk, accumulators.into_iter().map(Accumulator::finish).collect());
         }
         for (slot, ranking) in self.rankings.iter().enumerate() {
-            ranking.absorb(chunk, std::mem::take(&mut scratch.tallies[slot]), &scratch.inside[slot]);
-            scratch.inside[slot].clear();
+            let Scratch { inside, tallies, local, .. } = &mut *scratch;
+            ranking.absorb(chunk, std::mem::take(&mut tallies[slot]), &inside[slot], local);
+            inside[slot].clear();
         }
     }
 
@@ -361,45 +370,51 @@ pub(super) struct Machine<'a> {
 }
 
 /// Runs all instructions over one block.
+///
+/// Everything below is inlined into the function compiled for a level: what is not would run without its instructions.
 #[inline(always)]
 pub(super) fn run_block(machine: &mut Machine<'_>) {
     let wave = machine.wave;
     for &instruction in &wave.program.instructions {
-        match instruction {
-            Instruction::Load { to, input } => machine.write(to, |m, to| m.load(usize::from(input), to)),
-            Instruction::Random { to, stream } => {
-                machine.write(to, |m, to| m.random(usize::from(stream), to))
+        match instruction.target() {
+            Some(to) => {
+                // The register is taken out while it is written: no instruction reads the register that it writes.
+                let to = usize::from(to);
+                let mut register = std::mem::take(&mut machine.scratch.registers[to]);
+                machine.compute(instruction, &mut register[..machine.length]);
+                machine.scratch.registers[to] = register;
             }
-            Instruction::Row { to, slot } => machine.write(to, |m, to| m.row(usize::from(slot), to)),
-            Instruction::Unary { op, to, x } => machine.write(to, |m, to| lanes::unary(op, m.each(x), to)),
-            Instruction::Binary { op, to, a, b } => {
-                machine.write(to, |m, to| lanes::binary(op, m.lanes(a), m.lanes(b), to));
-            }
-            Instruction::Select { to, c, a, b } => {
-                machine.write(to, |m, to| lanes::select(m.each(c), m.lanes(a), m.lanes(b), to));
-            }
-            Instruction::Keep { to, x, slot } => machine.write(to, |m, to| m.keep(usize::from(slot), x, to)),
-            Instruction::Sum { x, slot } | Instruction::Largest { x, slot } => machine.reduce(x, None, slot),
-            Instruction::Dot { x, y, slot } => machine.reduce(x, Some(y), slot),
-            Instruction::Rank { x, slot } => machine.rank(x, usize::from(slot)),
-            Instruction::Store { x } => {
-                codec::encode(
-                    wave.output,
-                    &machine.scratch.registers[usize::from(x)][..machine.length],
-                    machine.out,
-                );
-            }
+            None => machine.consume(instruction),
         }
     }
 }
 
 impl Machine<'_> {
-    /// Takes the register out while it is written: no instruction reads the register that it writes.
     #[inline(always)]
-    fn write(&mut self, to: u16, f: impl FnOnce(&Self, &mut [f32])) {
-        let mut register = std::mem::take(&mut self.scratch.registers[usize::from(to)]);
-        f(self, &mut register[..self.length]);
-        self.scratch.registers[usize::from(to)] = register;
+    fn compute(&self, instruction: Instruction, to: &mut [f32]) {
+        match instruction {
+            Instruction::Load { input, .. } => self.load(usize::from(input), to),
+            Instruction::Random { stream, .. } => self.random(usize::from(stream), to),
+            Instruction::Row { slot, .. } => self.row(usize::from(slot), to),
+            Instruction::Unary { op, x, .. } => lanes::unary(op, self.each(x), to),
+            Instruction::Binary { op, a, b, .. } => lanes::binary(op, self.lanes(a), self.lanes(b), to),
+            Instruction::Select { c, a, b, .. } => lanes::select(self.each(c), self.lanes(a), self.lanes(b), to),
+            Instruction::Keep { x, slot, .. } => self.keep(usize::from(slot), x, to),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, instruction: Instruction) {
+        match instruction {
+            Instruction::Sum { x, slot } | Instruction::Largest { x, slot } => self.reduce(x, None, slot),
+            Instruction::Dot { x, y, slot } => self.reduce(x, Some(y), slot),
+            Instruction::Rank { x, slot } => self.rank(x, usize::from(slot)),
+            Instruction::Store { x } => {
+                codec::encode(self.wave.output, &self.scratch.registers[usize::from(x)][..self.length], self.out);
+            }
+            _ => {}
+        }
     }
 
     #[inline(always)]
@@ -461,10 +476,12 @@ impl Machine<'_> {
 
     #[inline(always)]
     fn rank(&mut self, x: u16, slot: usize) {
-        let Scratch { registers, inside, tallies } = &mut *self.scratch;
+        let Scratch { registers, inside, tallies, .. } = &mut *self.scratch;
         let x = &registers[usize::from(x)][..self.length];
         match self.wave.rankings.get(slot) {
-            Some(ranking) => tally(x, ranking.bracket, &mut tallies[slot], &mut inside[slot]),
+            Some(ranking) => {
+                dispatch::tally(self.wave.level, x, ranking.bracket, &mut tallies[slot], &mut inside[slot]);
+            }
             None => inside[slot].extend(x.iter().map(|&x| magnitude(x))),
         }
     }

@@ -1,0 +1,51 @@
+//! Reads model checkpoints lazily and writes them whole.
+//!
+//! In: model folders and single safetensors files. Out: their tensors' names, types, shapes and places, zero-copy
+//! windows over the weights, and output folders that exist under their name only when they are complete.
+//! This crate does no arithmetic on weights and knows nothing of models, recipes or merges.
+//!
+//! Modules in reading order:
+//!
+//! - `error`: every way in which this crate fails.
+//! - `dtype`: element types, their sizes and their names in torch.
+//! - `names`: checks on names that come from files.
+//! - `header`: the header of one safetensors file, parsed and held against the file's length.
+//! - `index`: `model.safetensors.index.json`, which says which file holds which tensor.
+//! - `side_files`: which other files of a model folder travel with its weights.
+//! - `config`: `config.json` as an ordered JSON object.
+//! - `checkpoint`: a model folder, opened by reading headers only.
+//! - `map`: zero-copy windows over the weights; the only `unsafe` of this crate.
+//! - `layout`: where every output tensor will lie.
+//! - `staging`: the hidden folder beside the target, and those of runs that died.
+//! - `folder`: the staged output folder.
+//! - `shards`: positioned writes into the planned shards, and the proof that no hole is left.
+//! - `space`: the free space of a file system.
+//! - `digest`: SHA-256 of input files, remembered between runs.
+
+mod checkpoint;
+mod config;
+mod digest;
+mod dtype;
+mod error;
+mod folder;
+mod header;
+mod index;
+mod layout;
+mod map;
+mod names;
+mod shards;
+mod side_files;
+mod space;
+mod staging;
+
+pub use checkpoint::{Checkpoint, TensorEntry, WeightFile};
+pub use config::Config;
+pub use digest::DigestCache;
+pub use dtype::{element_bytes, is_float, tensor_bytes, torch_name};
+pub use error::Error;
+pub use folder::{OutputFolder, remove_stale};
+pub use layout::{Layout, OutputTensor, Placement, Shard};
+pub use map::WeightMap;
+pub use safetensors::Dtype;
+pub use shards::ShardWriter;
+pub use space::free_space;

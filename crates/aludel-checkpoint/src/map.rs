@@ -1,0 +1,132 @@
+//! Maps weight files into memory and hands out windows of their bytes without copying.
+//!
+//! In: a [`Checkpoint`]. Out: `&[u8]` windows, and hints to the kernel about pages that will or will not be needed.
+//! Opening reads nothing. This module holds the only `unsafe` code of the crate; it interprets no bytes.
+#![expect(unsafe_code, reason = "memory maps cannot be made safe: another process may change the file")]
+
+use std::ops::Range;
+
+use memmap2::{Mmap, MmapOptions};
+
+use crate::checkpoint::{Checkpoint, TensorEntry, WeightFile};
+use crate::error::Error;
+use crate::header::open;
+
+/// Read-only shared maps of every weight file of a checkpoint.
+///
+/// The files must not be truncated or rewritten while they are mapped: bytes would change under the reader, and touching
+/// a page past a new end of file kills the process. Replacing a file by renaming another onto it is harmless.
+#[derive(Debug)]
+pub struct WeightMap {
+    /// One per file of the checkpoint, in the same order.
+    maps: Vec<Mmap>,
+}
+
+impl WeightMap {
+    /// Maps every weight file; reads nothing.
+    ///
+    /// Errors: [`Error::Io`]; [`Error::Damaged`] when a file's length has changed since the checkpoint was opened.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let maps = checkpoint.files().iter().map(map_file).collect::<Result<_, _>>()?;
+        Ok(Self { maps })
+    }
+
+    /// The bytes `range` of `tensor`, counted from the tensor's first byte.
+    ///
+    /// # Panics
+    /// When `range` leaves the tensor or `tensor` is not of the checkpoint that was mapped.
+    pub fn bytes(&self, tensor: &TensorEntry, range: Range<u64>) -> &[u8] {
+        &self.maps[tensor.file][window(tensor, range)]
+    }
+
+    /// Asks the kernel to read these bytes ahead. Best effort: a refusal changes speed only and is not reported.
+    ///
+    /// # Panics
+    /// As [`WeightMap::bytes`].
+    pub fn prefetch(&self, tensor: &TensorEntry, range: Range<u64>) {
+        let map = &self.maps[tensor.file];
+        let window = window(tensor, range);
+        assert!(window.end <= map.len(), "the window ends at {} of {} bytes", window.end, map.len());
+        if !window.is_empty() {
+            advise_needed(map, window);
+        }
+    }
+
+    /// Drops the pages that hold these bytes from this process's resident set; the content stays in the page cache and
+    /// a later access faults it in again. Neighbours within the same 2 MiB go with the range. Best effort.
+    ///
+    /// # Panics
+    /// As [`WeightMap::bytes`].
+    pub fn release(&self, tensor: &TensorEntry, range: Range<u64>) {
+        let map = &self.maps[tensor.file];
+        let window = window(tensor, range);
+        assert!(window.end <= map.len(), "the window ends at {} of {} bytes", window.end, map.len());
+        if !window.is_empty() {
+            advise_not_needed(map, window);
+        }
+    }
+}
+
+fn map_file(file: &WeightFile) -> Result<Mmap, Error> {
+    let handle = open(&file.path)?;
+    let bytes = handle.metadata().map_err(Error::io("read", &file.path))?.len();
+    if bytes != file.bytes {
+        let detail = format!("it had {} bytes when its header was read and has {bytes} now", file.bytes);
+        return Err(Error::damaged(&file.path, detail));
+    }
+    // SAFETY: the map is read-only and handed out as `&[u8]`. That nobody changes the file meanwhile is the documented
+    // condition on `WeightMap`; the standard library offers no way to enforce it.
+    unsafe { MmapOptions::new().map(&handle) }.map_err(Error::io("map", &file.path))
+}
+
+/// The tensor's range as a range of its file.
+fn window(tensor: &TensorEntry, range: Range<u64>) -> Range<usize> {
+    assert!(
+        range.start <= range.end && range.end <= tensor.bytes,
+        "bytes {range:?} lie outside of a tensor of {} bytes",
+        tensor.bytes
+    );
+    // A file that was mapped fits the address space, so the casts lose nothing for one of its tensors; for any other
+    // the slice's own bounds check decides.
+    (tensor.offset + range.start) as usize..(tensor.offset + range.end) as usize
+}
+
+/// Widens a window to the whole clusters of pages that its faults may have brought in, as far as the map reaches.
+///
+/// Dropping only the window's own pages would leak: the first fault of one window brings back the last pages of the window
+/// before it, which was released already, and over a large model such leftovers add up to gigabytes.
+#[cfg(unix)]
+fn whole_clusters(map: &Mmap, window: Range<usize>) -> Range<usize> {
+    let base = map.as_ptr() as usize;
+    let start = (base + window.start) / FAULT_CLUSTER * FAULT_CLUSTER;
+    let end = (base + window.end).next_multiple_of(FAULT_CLUSTER);
+    start.saturating_sub(base)..(end - base).min(map.len())
+}
+
+/// The reach of one page table. A fault maps the cached pages around it, up to this bound: 64 KiB of them on older kernels,
+/// since Linux 6.18 the whole of a large folio. Both were measured; 64 KiB here left 3 to 11 % of a model resident on ext4,
+/// and 2 MiB leaves nothing at no cost in time.
+#[cfg(unix)]
+const FAULT_CLUSTER: usize = 2 << 20;
+
+// memmap2 rounds the start down to a page and the kernel rounds the end up, so both advices work on whole pages.
+
+#[cfg(unix)]
+fn advise_needed(map: &Mmap, window: Range<usize>) {
+    let _ = map.advise_range(memmap2::Advice::WillNeed, window.start, window.len());
+}
+
+#[cfg(unix)]
+fn advise_not_needed(map: &Mmap, window: Range<usize>) {
+    let window = whole_clusters(map, window);
+    // SAFETY: the map is read-only, shared and file-backed, so there are no private changes to lose: a dropped page
+    // faults in again with the same content, and slices of it stay valid.
+    let _ =
+        unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, window.start, window.len()) };
+}
+
+#[cfg(not(unix))]
+fn advise_needed(_: &Mmap, _: Range<usize>) {}
+
+#[cfg(not(unix))]
+fn advise_not_needed(_: &Mmap, _: Range<usize>) {}

@@ -1,0 +1,222 @@
+//! Writes tensors into the planned shards, in any order and in pieces, and proves that no byte was left out.
+//!
+//! In: a layout and, piece by piece, the bytes of its tensors. Out: shard files of exactly the planned content. It keeps
+//! no copy of the bytes and does not sync: [`crate::OutputFolder::finish`] does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::Error;
+use crate::layout::{Layout, Placement};
+
+/// Positioned writes into the shard files of one layout. One thread owns it.
+#[derive(Debug)]
+pub struct ShardWriter {
+    shards: Vec<PlannedShard>,
+    /// Most recently used last.
+    open: VecDeque<(usize, File)>,
+    /// Writers of the folder that have not finished, this one among them.
+    unfinished: Arc<AtomicUsize>,
+}
+
+/// A shard file and what of it has been written.
+#[derive(Debug)]
+struct PlannedShard {
+    path: PathBuf,
+    bytes: u64,
+    written: Coverage,
+}
+
+impl ShardWriter {
+    /// Creates the files of `layout` in `folder`, each with its header and its full length.
+    pub(crate) fn create(
+        folder: &Path,
+        layout: &Layout,
+        unfinished: Arc<AtomicUsize>,
+    ) -> Result<Self, Error> {
+        let mut shards = Vec::with_capacity(layout.shards().len());
+        for shard in layout.shards() {
+            let path = folder.join(&shard.file_name);
+            create_file(&path, &shard.header, shard.bytes)?;
+            let mut written = Coverage::default();
+            written.add(0..shard.header.len() as u64);
+            shards.push(PlannedShard { path, bytes: shard.bytes, written });
+        }
+        unfinished.fetch_add(1, Ordering::SeqCst);
+        Ok(Self { shards, open: VecDeque::new(), unfinished })
+    }
+
+    /// Writes `bytes` at `offset` bytes from the start of the tensor at `placement`.
+    ///
+    /// Errors: [`Error::NotAsPlanned`] when the bytes leave the tensor or overlap what was written before;
+    /// [`Error::Io`], a full disk among it.
+    pub fn write_at(&mut self, placement: &Placement, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let range = self.planned_range(placement, offset, bytes.len() as u64)?;
+        let shard = &mut self.shards[placement.shard];
+        if !shard.written.add(range.clone()) {
+            return Err(not_as_planned(&shard.path, format!("bytes {range:?} are written twice")));
+        }
+        let file = self.file(placement.shard)?;
+        write_all_at(file, bytes, range.start).map_err(|source| {
+            let path = self.shards[placement.shard].path.clone();
+            Error::Io { action: "write", path, source }
+        })
+    }
+
+    /// Checks that every planned byte was written once.
+    ///
+    /// Errors: [`Error::NotAsPlanned`] with the first missing bytes.
+    pub fn finish(self) -> Result<(), Error> {
+        for shard in &self.shards {
+            if let Some(hole) = shard.written.first_hole(shard.bytes) {
+                return Err(not_as_planned(&shard.path, format!("bytes {hole:?} were never written")));
+            }
+        }
+        self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// The file range of a piece, held against the plan.
+    fn planned_range(&self, placement: &Placement, offset: u64, bytes: u64) -> Result<Range<u64>, Error> {
+        let Some(shard) = self.shards.get(placement.shard) else {
+            let detail = format!("shard {} of {} does not exist", placement.shard, self.shards.len());
+            return Err(not_as_planned(Path::new(""), detail));
+        };
+        let end = offset.checked_add(bytes).filter(|&end| end <= placement.bytes);
+        let range = end.and_then(|end| {
+            let start = placement.offset.checked_add(offset)?;
+            let end = placement.offset.checked_add(end)?;
+            (end <= shard.bytes).then_some(start..end)
+        });
+        range.ok_or_else(|| {
+            let detail = format!("{bytes} bytes at {offset} leave a tensor of {} bytes", placement.bytes);
+            not_as_planned(&shard.path, detail)
+        })
+    }
+
+    /// The open file of a shard; opens it, and closes the one longest unused, where needed.
+    fn file(&mut self, shard: usize) -> Result<&File, Error> {
+        let position = self.open.iter().position(|(open, _)| *open == shard);
+        let entry = match position.and_then(|position| self.open.remove(position)) {
+            Some(entry) => entry,
+            None => (shard, open_file(&self.shards[shard].path)?),
+        };
+        if self.open.len() == MOST_OPEN_FILES {
+            self.open.pop_front();
+        }
+        self.open.push_back(entry);
+        Ok(&self.open[self.open.len() - 1].1)
+    }
+}
+
+/// Which bytes of a file have been written: disjoint ranges, neighbours joined, start to end.
+#[derive(Debug, Default)]
+struct Coverage {
+    ranges: BTreeMap<u64, u64>,
+}
+
+impl Coverage {
+    /// Adds a range; says no, and adds nothing, when a part of it is there already.
+    fn add(&mut self, range: Range<u64>) -> bool {
+        if range.is_empty() {
+            return true;
+        }
+        let before = self.ranges.range(..=range.start).next_back().map(|(&start, &end)| start..end);
+        let after = self.ranges.range(range.start..).next().map(|(&start, &end)| start..end);
+        let overlaps = before.as_ref().is_some_and(|before| before.end > range.start)
+            || after.as_ref().is_some_and(|after| after.start < range.end);
+        if overlaps {
+            return false;
+        }
+        let start =
+            before.filter(|before| before.end == range.start).map_or(range.start, |before| before.start);
+        let joined = after.filter(|after| after.start == range.end);
+        let end = joined.as_ref().map_or(range.end, |after| after.end);
+        if joined.is_some() {
+            self.ranges.remove(&range.end);
+        }
+        self.ranges.insert(start, end);
+        true
+    }
+
+    /// The first bytes below `bytes` that are missing.
+    fn first_hole(&self, bytes: u64) -> Option<Range<u64>> {
+        let filled = self.ranges.get(&0).copied().unwrap_or(0);
+        let next = self.ranges.range(filled.max(1)..).next().map_or(bytes, |(&start, _)| start);
+        (filled < bytes).then_some(filled..next)
+    }
+}
+
+fn create_file(path: &Path, header: &[u8], bytes: u64) -> Result<(), Error> {
+    let file = File::create_new(path).map_err(Error::io("create", path))?;
+    file.set_len(bytes).map_err(Error::io("set the length of", path))?;
+    write_all_at(&file, header, 0).map_err(Error::io("write", path))
+}
+
+fn open_file(path: &Path) -> Result<File, Error> {
+    OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(not(unix))]
+fn write_all_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    use std::io::{Seek, SeekFrom, Write};
+    file.seek(SeekFrom::Start(offset))?;
+    file.write_all(bytes)
+}
+
+fn not_as_planned(path: &Path, detail: String) -> Error {
+    Error::NotAsPlanned { file: path.to_path_buf(), detail }
+}
+
+/// Far below any system's limit on open files; tensors are written in shard order, so few are in use at a time.
+const MOST_OPEN_FILES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn covered(ranges: &[(u64, u64)]) -> Coverage {
+        let mut coverage = Coverage::default();
+        for &(start, end) in ranges {
+            assert!(coverage.add(start..end), "{start}..{end}");
+        }
+        coverage
+    }
+
+    #[test]
+    fn neighbours_join_whatever_their_order() {
+        for ranges in [[(0, 3), (3, 5), (5, 9)], [(5, 9), (0, 3), (3, 5)], [(3, 5), (5, 9), (0, 3)]] {
+            assert_eq!(covered(&ranges).ranges, BTreeMap::from([(0, 9)]));
+        }
+    }
+
+    #[test]
+    fn bytes_are_written_once() {
+        let mut coverage = covered(&[(2, 4), (6, 8)]);
+        for range in [2..3, 3..4, 1..3, 3..7, 7..8, 0..9, 5..7] {
+            assert!(!coverage.add(range.clone()), "{range:?}");
+        }
+        assert!(coverage.add(4..6));
+        assert_eq!(coverage.ranges, BTreeMap::from([(2, 8)]));
+    }
+
+    #[test]
+    fn the_first_hole_is_named() {
+        assert_eq!(covered(&[]).first_hole(5), Some(0..5));
+        assert_eq!(covered(&[]).first_hole(0), None);
+        assert_eq!(covered(&[(2, 5)]).first_hole(5), Some(0..2));
+        assert_eq!(covered(&[(0, 2), (3, 5)]).first_hole(5), Some(2..3));
+        assert_eq!(covered(&[(0, 2)]).first_hole(5), Some(2..5));
+        assert_eq!(covered(&[(0, 5)]).first_hole(5), None);
+    }
+}

@@ -1,0 +1,52 @@
+//! Asks a file system how much can still be written to it.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+
+/// Bytes that an unprivileged user can still write to the file system that holds `path`, or, where that does not exist
+/// yet, its nearest existing parent.
+///
+/// Errors: [`Error::Io`]; [`Error::Unsupported`] on systems other than Unix.
+pub fn free_space(path: &Path) -> Result<u64, Error> {
+    let absolute = std::path::absolute(path).map_err(Error::io("resolve", path))?;
+    let existing =
+        absolute.ancestors().find(|part| part.exists()).map_or_else(|| PathBuf::from("/"), PathBuf::from);
+    free_at(&existing)
+}
+
+#[cfg(unix)]
+fn free_at(path: &Path) -> Result<u64, Error> {
+    let statistics = rustix::fs::statvfs(path)
+        .map_err(|errno| Error::io("read the free space at", path)(std::io::Error::from(errno)))?;
+    Ok(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_at(path: &Path) -> Result<u64, Error> {
+    Err(Error::unsupported(path, "the free space of a file system is only known on Unix"))
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    /// What `df` says is available at a path, in bytes.
+    fn available(path: &Path) -> u64 {
+        let output = std::process::Command::new("df").arg("-Pk").arg(path).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().last().unwrap().split_whitespace().nth(3).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    #[test]
+    fn a_path_that_does_not_exist_yet_is_asked_of_its_parent() {
+        let folder = tempfile::tempdir().unwrap();
+        let expected = available(folder.path());
+        for path in [folder.path(), &folder.path().join("not/yet/there")] {
+            let free = free_space(path).unwrap();
+            // Other processes write meanwhile, so the answers need not be equal to the byte.
+            assert!(free.abs_diff(expected) < expected / 4, "{free} where df says {expected}");
+        }
+    }
+}
