@@ -26,6 +26,9 @@ from safetensors.numpy import save_file
 HIDDEN, FEED_FORWARD, HEADS, KEY_HEADS, HEAD, LAYERS = 256, 2, 2, 1, 4, 3
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
+# The package has the size from before ggml stored this type's scale and sum as half floats.
+gguf.GGML_QUANT_SIZES[Q.Q8_1] = (32, 2 + 2 + 32)
+
 TRAINING_TEXT = """The alchemist heats the aludel; the vapour rises, cools and falls as a fine white powder.
 In 1789 Lavoisier listed 33 elements. By 1869 Mendeleev had 63, and left gaps where 3 more would be found.
 def rise(vapour, degrees=451):

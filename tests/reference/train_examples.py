@@ -22,7 +22,7 @@ WINDOW = 256
 BATCH = 8
 TOKENIZER_SAMPLE = 2_000_000
 BASE_STEPS, BASE_RATE = 2400, 3e-3
-TUNED_STEPS, TUNED_RATE = 600, 1.5e-3
+TUNED_STEPS, TUNED_RATE = 400, 4e-4
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     train(base, list(tokens.values()), BASE_STEPS, BASE_RATE, "base")
     save(base, tokenizer, out / "base")
     for name in TEXTS:
-        tuned = copy.deepcopy(base)
+        tuned = LlamaForCausalLM.from_pretrained(out / "base", dtype=torch.float32)
         train(tuned, [tokens[name]], TUNED_STEPS, TUNED_RATE, name)
         save(tuned, tokenizer, out / name)
 

@@ -20,6 +20,7 @@
 //! - `folder`: the staged output folder.
 //! - `shards`: positioned writes into the planned shards, and the proof that no hole is left.
 //! - `space`: the free space of a file system.
+//! - [`gguf`]: GGUF files, turned into model folders.
 //! - `digest`: SHA-256 of input files, remembered between runs.
 
 mod checkpoint;
@@ -28,6 +29,7 @@ mod digest;
 mod dtype;
 mod error;
 mod folder;
+pub mod gguf;
 mod header;
 mod index;
 mod layout;

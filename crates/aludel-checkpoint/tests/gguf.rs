@@ -1,6 +1,7 @@
 //! Converts the GGUF fixtures and holds the folders against values and token ids from other implementations.
 //!
 //! `tests/reference/make_gguf.py` makes the fixtures and says where every expected value comes from.
+#![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
 use std::path::{Path, PathBuf};
 
@@ -54,8 +55,12 @@ fn values(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
             let data = view.data();
             let values = match view.dtype() {
                 Dtype::F32 => data.as_chunks().0.iter().map(|word| f32::from_le_bytes(*word)).collect(),
-                Dtype::BF16 => data.as_chunks().0.iter().map(|word| bf16::from_le_bytes(*word).to_f32()).collect(),
-                Dtype::F16 => data.as_chunks().0.iter().map(|word| f16::from_le_bytes(*word).to_f32()).collect(),
+                Dtype::BF16 => {
+                    data.as_chunks().0.iter().map(|word| bf16::from_le_bytes(*word).to_f32()).collect()
+                }
+                Dtype::F16 => {
+                    data.as_chunks().0.iter().map(|word| f16::from_le_bytes(*word).to_f32()).collect()
+                }
                 other => panic!("{name} is {other:?}"),
             };
             (name.to_owned(), view.shape().to_vec(), values)
@@ -63,6 +68,14 @@ fn values(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         .collect();
     values.sort_by(|left, right| left.0.cmp(&right.0));
     values
+}
+
+/// Equality that shows one difference, not two lists.
+fn assert_same(name: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{name}");
+    if let Some(index) = (0..found.len()).find(|&index| found[index] != expected[index]) {
+        panic!("{name}[{index}] is {}, not {}", found[index], expected[index]);
+    }
 }
 
 #[test]
@@ -73,7 +86,7 @@ fn every_block_type_decodes_to_the_reference_values() {
     assert_eq!(found.len(), 29);
     for ((name, shape, found), (expected_name, expected_shape, expected)) in found.iter().zip(&expected) {
         assert_eq!((name, shape), (expected_name, expected_shape));
-        assert_eq!(found, expected, "{name}");
+        assert_same(name, found, expected);
     }
     assert_eq!(found.len(), expected.len());
 }
@@ -87,9 +100,11 @@ fn values_are_rounded_once_to_the_chosen_type() {
     ] {
         let converted = Converted::new("blocks.gguf", &options(Some(dtype)));
         assert_eq!(converted.report.dtype, dtype);
-        for ((name, _, found), (_, _, exact)) in values(&converted.bytes("model.safetensors")).iter().zip(&expected) {
+        for ((name, _, found), (_, _, exact)) in
+            values(&converted.bytes("model.safetensors")).iter().zip(&expected)
+        {
             let rounded: Vec<f32> = exact.iter().map(|&value| round(value)).collect();
-            assert_eq!(found, &rounded, "{name} as {dtype:?}");
+            assert_same(name, found, &rounded);
         }
     }
 }
@@ -107,7 +122,9 @@ fn the_plan_knows_every_byte_that_is_written() {
         let options = ConvertOptions { dtype: None, shard_bytes };
         let plan = Conversion::plan(&fixture("byte_level.gguf"), &options).unwrap();
         let converted = Converted::new("byte_level.gguf", &options);
-        let sizes = std::fs::read_dir(&converted.folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        let sizes = std::fs::read_dir(&converted.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len());
         assert_eq!(sizes.sum::<u64>(), plan.output_bytes());
         let checkpoint = Checkpoint::open(&converted.folder).unwrap();
         assert_eq!(checkpoint.tensors().len(), 11);
@@ -121,7 +138,8 @@ fn progress_ends_at_the_total() {
     let output = OutputFolder::create(&home.path().join("out"), false).unwrap();
     let plan = Conversion::plan(&fixture("blocks.gguf"), &options(None)).unwrap();
     let mut seen = Vec::new();
-    let report = plan.write(&output, &mut |progress| seen.push((progress.bytes, progress.total_bytes))).unwrap();
+    let report =
+        plan.write(&output, &mut |progress| seen.push((progress.bytes, progress.total_bytes))).unwrap();
     assert!(seen.is_sorted());
     assert_eq!(seen.last(), Some(&(report.bytes_written, report.bytes_written)));
     // Three layers, the embedding and seven norms, two bytes each.
@@ -153,6 +171,7 @@ fn the_config_says_what_the_metadata_says() {
             "tie_word_embeddings": true,
             "bos_token_id": 0,
             "eos_token_id": 1,
+            "pad_token_id": null,
             "torch_dtype": "float16",
         })
     );
@@ -209,4 +228,54 @@ fn what_is_no_gguf_is_refused_by_what_it_is() {
         Conversion::plan(&fixture("blocks.gguf"), &options(Some(Dtype::I8))).unwrap_err(),
         Error::Unsupported { .. }
     ));
+}
+
+/// The byte-level fixture with every `from` made `to`, which is as long, so that all lengths stay true.
+fn altered(from: &str, to: &str) -> (tempfile::TempDir, PathBuf) {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = std::fs::read(fixture("byte_level.gguf")).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
+    assert!(!places.is_empty(), "{from} is not in the fixture");
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("altered.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    (home, path)
+}
+
+#[test]
+fn a_model_named_mistral_becomes_one() {
+    let (home, path) = altered("byte level", "Mistral 7B");
+    let output = OutputFolder::create(&home.path().join("out"), false).unwrap();
+    convert(&path, &output, &options(None), &mut |_| {}).unwrap();
+    let folder = output.finish().unwrap();
+    let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["model_type"], "mistral");
+    assert_eq!(config["architectures"], json!(["MistralForCausalLM"]));
+    assert_eq!(config["sliding_window"], Value::Null);
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name() {
+    for (from, to, expected) in [
+        ("blk.0.ffn_gate.weight", "blk.0.ffn_exps.weight", "no place for its tensors blk.0.ffn_exps.weight"),
+        ("blk.0.ffn_gate.weight", "blk.1.ffn_gate.weight", "no place for its tensors blk.1.ffn_gate.weight"),
+        ("blk.0.ffn_gate.weight", "blk.0.ffn_gate.scales", "no place for its tensors blk.0.ffn_gate.scales"),
+        ("output_norm.weight", "rope_freqs.weight\0", "no place for its tensors rope_freqs.weight"),
+        ("llama", "lamma", "architecture \"lamma\" is not known; known are llama, qwen2"),
+        ("smollm", "smolln", "in the way \"smolln\", which is not known"),
+        ("gpt2", "bert", "its tokenizer is \"bert\""),
+        ("llama.block_count", "llama.block_taunt", "\"llama.block_count\" is missing"),
+    ] {
+        let (_home, path) = altered(from, to);
+        let error = Conversion::plan(&path, &options(None)).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains(expected) && message.contains("altered.gguf"),
+            "{message} should say {expected}"
+        );
+    }
 }

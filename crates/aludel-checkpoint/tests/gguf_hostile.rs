@@ -1,5 +1,6 @@
 //! Damages the GGUF fixtures in every way that fits in a loop: each file is converted or refused, without a panic and
 //! without more memory than a small multiple of its size.
+#![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 #![expect(unsafe_code, reason = "an allocator that counts can only be declared so")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -82,12 +83,16 @@ impl Bench {
     }
 
     fn read_header(&self, bytes: &[u8]) -> Result<Header, Error> {
-        let path = self.file(bytes);
-        let (header, most) = most_held(|| Header::read(&path));
-        let allowed = 2 * bytes.len() as i64 + FIXED;
-        assert!(most <= allowed, "{most} bytes were held for a file of {}", bytes.len());
-        header
+        read_header(&self.file(bytes))
     }
+}
+
+/// Reads a header and holds what that took against the file's length.
+fn read_header(path: &Path) -> Result<Header, Error> {
+    let file_bytes = path.metadata().unwrap().len() as i64;
+    let (header, most) = most_held(|| Header::read(path));
+    assert!(most <= 2 * file_bytes + FIXED, "{most} bytes were held for a file of {file_bytes}");
+    header
 }
 
 const OPTIONS: ConvertOptions = ConvertOptions { dtype: None, shard_bytes: u64::MAX };
@@ -121,11 +126,14 @@ fn a_file_cut_anywhere_is_refused() {
     for name in ["byte_level.gguf", "sentence_piece.gguf", "blocks.gguf"] {
         let whole = fixture(name);
         let header = header_bytes(&whole);
+        let path = bench.file(&whole);
+        read_header(&path).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
         // Every byte of the header; of the data, which only lacks its end, some.
-        for length in (0..header).chain((header..whole.len() - 32).step_by(509)) {
-            assert!(bench.read_header(&whole[..length]).is_err(), "{name} cut to {length} bytes was read");
+        for length in (header..whole.len() - 32).step_by(509).rev().chain((0..header).rev()) {
+            file.set_len(length as u64).unwrap();
+            assert!(read_header(&path).is_err(), "{name} cut to {length} bytes was read");
         }
-        bench.read_header(&whole).unwrap();
     }
 }
 
@@ -137,11 +145,12 @@ fn changed_bytes_of_a_header_never_panic() {
     for name in ["byte_level.gguf", "sentence_piece.gguf", "blocks.gguf"] {
         let whole = fixture(name);
         let header = header_bytes(&whole);
-        for _ in 0..1500 {
+        for _ in 0..700 {
             let mut bytes = whole.clone();
             for _ in 0..=chance.below(3) {
                 let at = chance.below(header);
-                bytes[at] = [0, 1, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(1)][chance.below(7)];
+                bytes[at] =
+                    [0, 1, 0x7f, 0x80, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(1)][chance.below(7)];
             }
             match bench.convert(&bytes) {
                 Ok(()) => converted += 1,
@@ -211,10 +220,10 @@ fn lengths_beyond_the_file_allocate_nothing() {
         let message = message(&Forged::default().entry("key", kind, &value));
         assert!(message.contains("is damaged"), "{message}");
     }
-    for count in [&mut Forged { tensor_count: 1 << 60, ..Forged::default() }, &mut Forged {
-        entry_count: 60_000,
-        ..Forged::default()
-    }] {
+    for count in [
+        &mut Forged { tensor_count: 1 << 60, ..Forged::default() },
+        &mut Forged { entry_count: 60_000, ..Forged::default() },
+    ] {
         assert!(message(count).contains("is damaged"));
     }
 }
@@ -236,7 +245,7 @@ fn tensors_that_contradict_the_file_are_named() {
         (one(&[1 << 40, 1 << 40], 0, 0), "overflows"),
         (one(&[65], 0, 0), "leave the file"),
         (one(&[8], 0, 256), "leave the file"),
-        (one(&[8], 0, u64::MAX - 31), "leave the file"),
+        (one(&[8], 0, u64::MAX - 31), "its offset overflows"),
         (one(&[8], 0, 4), "not aligned"),
         (one(&[48], 2, 0), "no whole number of Q4_0 blocks"),
         (one(&[0, 4], 0, 0), "empty side"),
@@ -288,7 +297,9 @@ fn a_vocabulary_that_would_explode_is_refused() {
         .entry("tokenizer.ggml.tokens", ARRAY, &tokens)
         .entry("tokenizer.ggml.scores", ARRAY, &scores)
         .entry("llama.attention.layer_norm_rms_epsilon", 6, &1e-5f32.to_le_bytes());
-    for key in ["block_count", "embedding_length", "attention.head_count", "feed_forward_length", "context_length"] {
+    for key in
+        ["block_count", "embedding_length", "attention.head_count", "feed_forward_length", "context_length"]
+    {
         let one = if key == "embedding_length" { 2u32 } else { 1 };
         forged = forged.entry(&format!("llama.{key}"), 4, &one.to_le_bytes());
     }
@@ -315,7 +326,11 @@ fn what_a_real_header_costs_is_a_small_multiple_of_it() {
         let path = bench.file(&bytes);
         let (plan, most) = most_held(|| Conversion::plan(&path, &OPTIONS));
         plan.unwrap();
-        assert!(most <= 16 * bytes.len() as i64 + FIXED, "{most} bytes were held for a file of {}", bytes.len());
+        assert!(
+            most <= 16 * bytes.len() as i64 + FIXED,
+            "{most} bytes were held for a file of {}",
+            bytes.len()
+        );
     }
 }
 

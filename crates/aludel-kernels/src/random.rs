@@ -8,6 +8,7 @@
 const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
 const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
 const ROUNDS: u32 = 10;
+const LOW: u64 = 0xffff_ffff;
 
 /// The 64-bit key of one stream of random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,9 +16,9 @@ pub struct StreamKey(pub u64);
 
 /// One Philox4x32-10 block: four words for one counter.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let mut lanes = counter.map(|word| [word]);
+    let mut lanes = counter.map(|word| [u64::from(word)]);
     rounds(&mut lanes, key);
-    lanes.map(|[word]| word)
+    lanes.map(|[word]| word as u32)
 }
 
 /// The uniform number in `[0, 1)` of element `index`.
@@ -35,35 +36,37 @@ pub(crate) fn fill_uniform(key: StreamKey, start: u64, out: &mut [f32]) {
     let key = split(key);
     for (group, out) in out.chunks_mut(4 * GROUP).enumerate() {
         let first = start / 4 + (group * GROUP) as u64;
-        let mut lanes = [[0u32; GROUP]; 4];
+        let mut lanes = [[0u64; GROUP]; 4];
         for lane in 0..GROUP {
             let counter = first + lane as u64;
-            lanes[0][lane] = counter as u32;
-            lanes[1][lane] = (counter >> 32) as u32;
+            lanes[0][lane] = counter & LOW;
+            lanes[1][lane] = counter >> 32;
         }
         rounds(&mut lanes, key);
         let mut words = [0f32; 4 * GROUP];
         for lane in 0..GROUP {
             for word in 0..4 {
-                words[4 * lane + word] = unit(lanes[word][lane]);
+                words[4 * lane + word] = unit(lanes[word][lane] as u32);
             }
         }
         out.copy_from_slice(&words[..out.len()]);
     }
 }
 
-/// Ten rounds over `N` counters side by side: lane arrays, so that the loops become vector instructions.
+/// Ten rounds over `N` counters side by side: lane arrays, so that the loops become vector instructions. Each word sits in
+/// the low half of 64 bits, which is where the widening multiplication of vector units takes and leaves it.
 #[inline(always)]
-fn rounds<const N: usize>(lanes: &mut [[u32; N]; 4], mut key: [u32; 2]) {
+fn rounds<const N: usize>(lanes: &mut [[u64; N]; 4], mut key: [u32; 2]) {
     for _ in 0..ROUNDS {
         let [c0, c1, c2, c3] = *lanes;
+        let [k0, k1] = key.map(u64::from);
         for n in 0..N {
-            let p0 = u64::from(c0[n]) * u64::from(MULTIPLIERS.0);
-            let p1 = u64::from(c2[n]) * u64::from(MULTIPLIERS.1);
-            lanes[0][n] = (p1 >> 32) as u32 ^ c1[n] ^ key[0];
-            lanes[1][n] = p1 as u32;
-            lanes[2][n] = (p0 >> 32) as u32 ^ c3[n] ^ key[1];
-            lanes[3][n] = p0 as u32;
+            let p0 = (c0[n] & LOW) * u64::from(MULTIPLIERS.0);
+            let p1 = (c2[n] & LOW) * u64::from(MULTIPLIERS.1);
+            lanes[0][n] = (p1 >> 32) ^ c1[n] ^ k0;
+            lanes[1][n] = p1 & LOW;
+            lanes[2][n] = (p0 >> 32) ^ c3[n] ^ k1;
+            lanes[3][n] = p0 & LOW;
         }
         key = [key[0].wrapping_add(WEYL.0), key[1].wrapping_add(WEYL.1)];
     }

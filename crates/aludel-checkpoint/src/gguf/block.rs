@@ -71,7 +71,9 @@ impl BlockType {
     }
 
     fn dequantise(self, bytes: &[u8]) -> Result<Vec<f32>, String> {
-        let Some(candle) = self.facts().candle else { return Err(format!("{} is not quantised", self.name())) };
+        let Some(candle) = self.facts().candle else {
+            return Err(format!("{} is not quantised", self.name()));
+        };
         let elements = bytes.len() as u64 / self.bytes() * self.elements();
         let elements = usize::try_from(elements).map_err(|error| error.to_string())?;
         match candle.from_data(Cow::Borrowed(bytes)).dequantize(elements) {
@@ -92,7 +94,10 @@ pub(super) const BLOCK_ALIGNMENT: usize = 4;
 
 /// The name of a type that is not read, for the message that says so.
 pub(super) fn unread_name(id: u32) -> String {
-    UNREAD.iter().find(|(known, _)| *known == id).map_or_else(|| format!("type {id}"), |(_, name)| (*name).to_owned())
+    UNREAD
+        .iter()
+        .find(|(known, _)| *known == id)
+        .map_or_else(|| format!("type {id}"), |(_, name)| (*name).to_owned())
 }
 
 fn words<const BYTES: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; BYTES]> + '_ {
@@ -114,7 +119,14 @@ const fn plain(block: BlockType, id: u32, name: &'static str, bytes: u64) -> Fac
     Facts { block, id, name, elements: 1, bytes, candle: None }
 }
 
-const fn blocks(block: BlockType, id: u32, name: &'static str, elements: u64, bytes: u64, candle: GgmlDType) -> Facts {
+const fn blocks(
+    block: BlockType,
+    id: u32,
+    name: &'static str,
+    elements: u64,
+    bytes: u64,
+    candle: GgmlDType,
+) -> Facts {
     Facts { block, id, name, elements, bytes, candle: Some(candle) }
 }
 
@@ -175,7 +187,12 @@ mod tests {
             assert_eq!(BlockType::parse(row.id), Some(row.block));
             assert_eq!(row.block.name(), row.name);
             if let Some(candle) = row.candle {
-                assert_eq!((candle.block_size() as u64, candle.type_size() as u64), (row.elements, row.bytes), "{}", row.name);
+                assert_eq!(
+                    (candle.block_size() as u64, candle.type_size() as u64),
+                    (row.elements, row.bytes),
+                    "{}",
+                    row.name
+                );
             }
         }
     }

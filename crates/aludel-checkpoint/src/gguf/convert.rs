@@ -98,7 +98,7 @@ impl Conversion {
         let names = map(&header, model.row, model.layers, model.heads)?;
         let dtype = dtype(&header, &names.mapped, options)?;
         let tokenizer = rebuild(&header, model.vocabulary)?;
-        let config = config(model, tokenizer.ids, dtype);
+        let config = config(model, &tokenizer.ids, dtype);
         let mut side_files = tokenizer.files;
         side_files.push(("config.json", pretty(&config.into())));
         let layout = Layout::plan(outputs(&header, &names.mapped, dtype), options.shard_bytes)?;
@@ -173,7 +173,8 @@ impl Conversion {
         if bytes == self.header.file_bytes() {
             return Ok(());
         }
-        let detail = format!("it had {} bytes when it was planned and has {bytes} now", self.header.file_bytes());
+        let detail =
+            format!("it had {} bytes when it was planned and has {bytes} now", self.header.file_bytes());
         Err(Error::damaged(path, detail))
     }
 
@@ -230,9 +231,12 @@ fn dtype(header: &Header, mapped: &[Mapped], options: &ConvertOptions) -> Result
     }
 }
 
-fn config(model: Model, ids: Map<String, Value>, dtype: Dtype) -> Map<String, Value> {
+fn config(model: Model, ids: &Map<String, Value>, dtype: Dtype) -> Map<String, Value> {
     let mut config = model.config;
-    config.extend(ids);
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        // Without a value, transformers would take the architecture's default.
+        config.insert(key.into(), ids.get(key).cloned().unwrap_or(Value::Null));
+    }
     config.insert("torch_dtype".into(), torch_name(dtype).into());
     config
 }

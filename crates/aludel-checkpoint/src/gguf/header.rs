@@ -133,11 +133,24 @@ impl Reader<'_> {
         let version = self.u32("the version")?;
         match version {
             2 | 3 => {}
-            1 => return Err(Error::unsupported(self.path, "it is GGUF version 1; convert it anew with llama.cpp")),
-            _ if (2..=3).contains(&version.swap_bytes()) => {
-                return Err(Error::unsupported(self.path, "it is a big-endian GGUF; use the little-endian one"));
+            1 => {
+                return Err(Error::unsupported(
+                    self.path,
+                    "it is GGUF version 1; convert it anew with llama.cpp",
+                ));
             }
-            _ => return Err(Error::unsupported(self.path, format!("it is GGUF version {version}; 2 and 3 are read"))),
+            _ if (2..=3).contains(&version.swap_bytes()) => {
+                return Err(Error::unsupported(
+                    self.path,
+                    "it is a big-endian GGUF; use the little-endian one",
+                ));
+            }
+            _ => {
+                return Err(Error::unsupported(
+                    self.path,
+                    format!("it is GGUF version {version}; 2 and 3 are read"),
+                ));
+            }
         }
         let tensors = self.count("the tensor count", MOST_TENSORS)?;
         let entries = self.count("the metadata count", MOST_ENTRIES)?;
@@ -192,7 +205,8 @@ impl Reader<'_> {
     fn elements(&mut self, scalar: Scalar, count: u64) -> Result<(), Error> {
         match scalar.bytes() {
             Some(bytes) => {
-                let all = count.checked_mul(bytes).ok_or_else(|| self.damaged("an array's length overflows"))?;
+                let all =
+                    count.checked_mul(bytes).ok_or_else(|| self.damaged("an array's length overflows"))?;
                 self.take(all, "an array")?;
             }
             None => {
@@ -226,7 +240,8 @@ impl Reader<'_> {
         if name.is_empty() || name.len() > LONGEST_NAME {
             return Err(self.damaged(format!("a tensor name has {} bytes", name.len())));
         }
-        let name = std::str::from_utf8(name).map_err(|_| self.damaged("a tensor name is not UTF-8"))?.to_owned();
+        let name =
+            std::str::from_utf8(name).map_err(|_| self.damaged("a tensor name is not UTF-8"))?.to_owned();
         let count = self.u32("a tensor's number of sides")?;
         if count == 0 || count > MOST_SIDES {
             return Err(self.damaged(format!("tensor {name:?} has {count} sides")));
@@ -235,7 +250,12 @@ impl Reader<'_> {
         for _ in 0..count {
             sides.push(self.u64("a tensor's shape")?);
         }
-        Ok(RawTensor { name, sides, type_id: self.u32("a tensor's type")?, offset: self.u64("a tensor's offset")? })
+        Ok(RawTensor {
+            name,
+            sides,
+            type_id: self.u32("a tensor's type")?,
+            offset: self.u64("a tensor's offset")?,
+        })
     }
 
     fn count(&mut self, what: &str, most: u64) -> Result<u64, Error> {
@@ -300,14 +320,22 @@ fn refuse_splits(metadata: &Metadata) -> Result<(), Error> {
     match metadata.count("split.count")? {
         Some(parts) if parts > 1 => {
             let remedy = "join them with llama.cpp's `llama-gguf-split --merge`";
-            Err(Error::unsupported(&metadata.path, format!("it is one of {parts} parts of a model; {remedy}")))
+            Err(Error::unsupported(
+                &metadata.path,
+                format!("it is one of {parts} parts of a model; {remedy}"),
+            ))
         }
         _ => Ok(()),
     }
 }
 
 /// Holds every tensor against the file: type, shape, place, and that no two share bytes.
-fn place(metadata: &Metadata, raw: Vec<RawTensor>, end: u64, file_bytes: u64) -> Result<Vec<TensorInfo>, Error> {
+fn place(
+    metadata: &Metadata,
+    raw: Vec<RawTensor>,
+    end: u64,
+    file_bytes: u64,
+) -> Result<Vec<TensorInfo>, Error> {
     let path = &metadata.path;
     refuse_unread_types(path, &raw)?;
     let alignment = metadata.count("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
@@ -326,7 +354,8 @@ fn place(metadata: &Metadata, raw: Vec<RawTensor>, end: u64, file_bytes: u64) ->
 }
 
 fn refuse_unread_types(path: &Path, raw: &[RawTensor]) -> Result<(), Error> {
-    let unread: Vec<&RawTensor> = raw.iter().filter(|tensor| BlockType::parse(tensor.type_id).is_none()).collect();
+    let unread: Vec<&RawTensor> =
+        raw.iter().filter(|tensor| BlockType::parse(tensor.type_id).is_none()).collect();
     let Some(first) = unread.first() else { return Ok(()) };
     let mut types: Vec<String> = unread.iter().map(|tensor| unread_name(tensor.type_id)).collect();
     types.sort();
@@ -347,7 +376,11 @@ fn place_one(raw: RawTensor, data: &Range<u64>, alignment: u64) -> Result<Tensor
         return Err(format!("its shape {sides:?} has an empty side"));
     }
     if !sides[0].is_multiple_of(block.elements()) {
-        return Err(format!("its rows of {} elements are no whole number of {} blocks", sides[0], block.name()));
+        return Err(format!(
+            "its rows of {} elements are no whole number of {} blocks",
+            sides[0],
+            block.name()
+        ));
     }
     let elements = sides.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
     let bytes = elements.and_then(|elements| (elements / block.elements()).checked_mul(block.bytes()));

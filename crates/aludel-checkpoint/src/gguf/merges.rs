@@ -15,7 +15,8 @@ pub(super) fn listed<'a>(vocabulary: &Vocabulary<'a>) -> Result<Vec<Merge<'a>>, 
     let header = vocabulary.header;
     let key = "tokenizer.ggml.merges";
     let damaged = |detail: String| Error::damaged(header.path(), detail);
-    let texts = header.metadata.texts(key)?.ok_or_else(|| damaged(format!("metadata key {key:?} is missing")))?;
+    let texts =
+        header.metadata.texts(key)?.ok_or_else(|| damaged(format!("metadata key {key:?} is missing")))?;
     let mut merges = Vec::with_capacity(texts.len());
     let mut whole = String::new();
     for text in texts.iter() {
@@ -23,7 +24,9 @@ pub(super) fn listed<'a>(vocabulary: &Vocabulary<'a>) -> Result<Vec<Merge<'a>>, 
         whole.clear();
         whole.push_str(left);
         whole.push_str(right);
-        if let Some(missing) = [left, right, &whole].into_iter().find(|part| !vocabulary.ids.contains_key(part)) {
+        if let Some(missing) =
+            [left, right, &whole].into_iter().find(|part| !vocabulary.ids.contains_key(part))
+        {
             return Err(damaged(format!("its merge {text:?} needs {missing:?}, which is no token")));
         }
         merges.push((left, right));
@@ -48,7 +51,10 @@ fn pair(text: &str) -> Option<Merge<'_>> {
 /// and for a vocabulary so repetitive that its merges would be [`MOST_TEXT`] times its size.
 pub(super) fn rebuilt<'a>(vocabulary: &Vocabulary<'a>) -> Result<Vec<Merge<'a>>, Error> {
     let damaged = |detail: &str| Error::damaged(vocabulary.header.path(), detail);
-    let scores = vocabulary.scores.as_ref().ok_or_else(|| damaged("metadata key \"tokenizer.ggml.scores\" is missing"))?;
+    let scores = vocabulary
+        .scores
+        .as_ref()
+        .ok_or_else(|| damaged("metadata key \"tokenizer.ggml.scores\" is missing"))?;
     if scores.iter().any(|score| score.is_nan()) {
         return Err(damaged("a token's score is no number"));
     }
@@ -62,7 +68,9 @@ pub(super) fn rebuilt<'a>(vocabulary: &Vocabulary<'a>) -> Result<Vec<Merge<'a>>,
         for (split, _) in text.char_indices().skip(1) {
             let part = |text: &str| vocabulary.ids.get(text).is_some_and(|&id| mergeable(id as usize));
             if part(&text[..split]) && part(&text[split..]) {
-                room = room.checked_sub(text.len()).ok_or_else(|| damaged("its tokens split in too many ways"))?;
+                room = room
+                    .checked_sub(text.len())
+                    .ok_or_else(|| damaged("its tokens split in too many ways"))?;
                 found.push((id as u32, split as u32));
             }
         }

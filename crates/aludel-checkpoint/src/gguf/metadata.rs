@@ -124,7 +124,9 @@ impl Metadata {
     /// An array of texts. Errors: [`Error::Damaged`] also when one of them is not UTF-8.
     pub(super) fn texts(&self, key: &str) -> Result<Option<Texts<'_>>, Error> {
         let Some(entry) = self.entry(key) else { return Ok(None) };
-        let Kind::Array(Scalar::Text, count) = entry.kind else { return Err(self.wrong(key, "an array of texts")) };
+        let Kind::Array(Scalar::Text, count) = entry.kind else {
+            return Err(self.wrong(key, "an array of texts"));
+        };
         let bytes = &self.bytes[entry.value.range()];
         let mut starts = Vec::with_capacity(count as usize);
         let mut at = 0;
@@ -170,7 +172,8 @@ impl Metadata {
     /// The one value of an array whose elements are all equal.
     fn uniform(&self, key: &str, scalar: Scalar, entry: &Entry) -> Result<Option<i128>, Error> {
         let Some(bytes) = scalar.bytes() else { return Ok(None) };
-        let mut values = self.bytes[entry.value.range()].chunks_exact(bytes as usize).map(|chunk| whole(scalar, chunk));
+        let mut values =
+            self.bytes[entry.value.range()].chunks_exact(bytes as usize).map(|chunk| whole(scalar, chunk));
         let first = values.next().flatten();
         if values.any(|value| value != first) {
             let detail = format!("{key} differs between layers, which the output's config.json cannot say");
@@ -185,7 +188,8 @@ impl Metadata {
     }
 
     fn utf8<'a>(&self, key: &str, bytes: &'a [u8]) -> Result<&'a str, Error> {
-        std::str::from_utf8(bytes).map_err(|_| Error::damaged(&self.path, format!("{key} holds text that is not UTF-8")))
+        std::str::from_utf8(bytes)
+            .map_err(|_| Error::damaged(&self.path, format!("{key} holds text that is not UTF-8")))
     }
 
     fn wrong(&self, key: &str, expected: &str) -> Error {

@@ -94,7 +94,9 @@ impl Keys<'_> {
 
     fn required(&self, name: &str) -> Result<u64, Error> {
         let positive = self.count(name)?.filter(|&count| count > 0 && count <= LARGEST_COUNT);
-        positive.ok_or_else(|| self.damaged(format!("metadata key {:?} is missing or out of range", self.key(name))))
+        positive.ok_or_else(|| {
+            self.damaged(format!("metadata key {:?} is missing or out of range", self.key(name)))
+        })
     }
 
     fn damaged(&self, detail: impl Into<String>) -> Error {
@@ -135,7 +137,14 @@ impl Shape {
         let head_width_stated = stated.is_some() || head_width * query != hidden;
         let intermediate = keys.required("feed_forward_length")?;
         let positions = keys.required("context_length")?;
-        Ok(Self { hidden, intermediate, heads: Heads { query, key }, head_width, head_width_stated, positions })
+        Ok(Self {
+            hidden,
+            intermediate,
+            heads: Heads { query, key },
+            head_width,
+            head_width_stated,
+            positions,
+        })
     }
 
     fn write(&self, config: &mut Map<String, Value>, row: &Architecture) {
@@ -166,7 +175,8 @@ fn write_epsilon(keys: &Keys<'_>, config: &mut Map<String, Value>) -> Result<(),
         _ => ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     };
     let epsilon = keys.number(gguf)?;
-    let epsilon = epsilon.ok_or_else(|| keys.damaged(format!("metadata key {:?} is missing", keys.key(gguf))))?;
+    let epsilon =
+        epsilon.ok_or_else(|| keys.damaged(format!("metadata key {:?} is missing", keys.key(gguf))))?;
     config.insert(name.into(), epsilon.into());
     Ok(())
 }

@@ -24,7 +24,9 @@ pub(super) struct Mapped {
 pub(super) enum Change {
     None,
     /// Rows `2j` and `2j + 1` of a head become rows `j` and `j + rows / 2` of it. `rows` per head, even.
-    UnpairRotary { rows: u64 },
+    UnpairRotary {
+        rows: u64,
+    },
     /// 1 is subtracted: transformers adds it when it computes the norm.
     SubtractOne,
 }
@@ -80,7 +82,10 @@ pub(super) fn map(header: &Header, row: &Architecture, layers: u64, heads: Heads
 
 /// Why a tensor can be computed from others or from the config; `None` for one that cannot.
 fn derived(name: &str) -> Option<&'static str> {
-    if name == "rope_freqs.weight" || name == "rope_factors_long.weight" || name == "rope_factors_short.weight" {
+    if name == "rope_freqs.weight"
+        || name == "rope_factors_long.weight"
+        || name == "rope_factors_short.weight"
+    {
         return Some("config.json's rope_scaling says the same");
     }
     (name.ends_with(".attn_rot_embd") || name.ends_with(".attn_rot_embd.weight"))
@@ -134,7 +139,8 @@ fn refuse_unknown(header: &Header, row: &Architecture, unknown: &[&str]) -> Resu
     let shown: Vec<&str> = unknown.iter().take(MOST_NAMES_SHOWN).copied().collect();
     let more = unknown.len() - shown.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let detail = format!("architecture {:?} has no place for its tensors {}{more}", row.gguf, shown.join(", "));
+    let detail =
+        format!("architecture {:?} has no place for its tensors {}{more}", row.gguf, shown.join(", "));
     Err(Error::unsupported(header.path(), detail))
 }
 
@@ -156,7 +162,9 @@ fn check_whole(header: &Header, layers: u64) -> Result<(), Error> {
         return missing("blk.0.attn_q.weight");
     }
     for (part, found) in parts {
-        if let Some(layer) = (0..layers).zip(&found).find_map(|(layer, &found)| (layer != found).then_some(layer)) {
+        if let Some(layer) =
+            (0..layers).zip(&found).find_map(|(layer, &found)| (layer != found).then_some(layer))
+        {
             return missing(&format!("blk.{layer}.{part}"));
         }
         if (found.len() as u64) < layers {

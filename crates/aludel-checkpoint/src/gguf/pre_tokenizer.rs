@@ -50,8 +50,7 @@ impl Splitting {
                 json!({ "type": "Sequence", "pretokenizers": [digits, byte_level(true)] })
             }
             Split::Pattern(pattern) => {
-                let split =
-                    json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+                let split = json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
                 json!({ "type": "Sequence", "pretokenizers": [split, byte_level(false)] })
             }
         }
@@ -63,7 +62,8 @@ pub(super) fn byte_level(splits: bool) -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits })
 }
 
-const GPT2: Splitting = Splitting { split: Split::Gpt2, composes: false, ignores_merges: false, adds_bos: false };
+const GPT2: Splitting =
+    Splitting { split: Split::Gpt2, composes: false, ignores_merges: false, adds_bos: false };
 const DIGITS: Splitting = Splitting { split: Split::DigitsThenGpt2, ..GPT2 };
 
 const SPLITTINGS: [(&[&str], Splitting); 9] = [

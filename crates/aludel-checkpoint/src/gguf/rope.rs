@@ -38,7 +38,9 @@ pub(super) fn scaling(header: &Header, architecture: &str, rotary: Rotary) -> Re
         Some("linear") => linear(header, architecture).map(Some),
         Some("yarn") => yarn(header, architecture).map(Some),
         Some(other) => {
-            let detail = format!("its rotary embedding is scaled by {other:?}; linear, yarn, longrope and llama3 are known");
+            let detail = format!(
+                "its rotary embedding is scaled by {other:?}; linear, yarn, longrope and llama3 are known"
+            );
             Err(Error::unsupported(header.path(), detail))
         }
     }
@@ -67,12 +69,7 @@ fn yarn(header: &Header, architecture: &str) -> Result<Value, Error> {
 }
 
 /// The factor on attention is left out: transformers derives it from the two context lengths, as the converter did.
-fn long_rope(
-    header: &Header,
-    long: &TensorInfo,
-    short: &TensorInfo,
-    rotary: Rotary,
-) -> Result<Value, Error> {
+fn long_rope(header: &Header, long: &TensorInfo, short: &TensorInfo, rotary: Rotary) -> Result<Value, Error> {
     let listed = |tensor| -> Result<Vec<Value>, Error> {
         Ok(factors(header, tensor, rotary)?.into_iter().filter_map(shortest).map(Value::from).collect())
     };
@@ -86,9 +83,14 @@ fn long_rope(
 
 /// The values of a factor tensor: one for every pair of rotated dimensions.
 fn factors(header: &Header, tensor: &TensorInfo, rotary: Rotary) -> Result<Vec<f32>, Error> {
-    let damaged = |detail: String| Err(Error::damaged(header.path(), format!("tensor {:?}: {detail}", tensor.name)));
+    let damaged =
+        |detail: String| Err(Error::damaged(header.path(), format!("tensor {:?}: {detail}", tensor.name)));
     if tensor.elements() != rotary.dimensions / 2 {
-        return damaged(format!("{} factors for {} rotated dimensions", tensor.elements(), rotary.dimensions));
+        return damaged(format!(
+            "{} factors for {} rotated dimensions",
+            tensor.elements(),
+            rotary.dimensions
+        ));
     }
     let values = WeightReader::open(header.path())?.values(tensor)?;
     match values.iter().find(|value| !(value.is_finite() && **value > 0.0)) {

@@ -42,7 +42,10 @@ pub(super) fn rebuild(header: &Header, rows: u64) -> Result<Tokenizer, Error> {
         Some("gpt2") => (byte_level(header, &mut warnings)?, listed(&vocabulary)?),
         Some("llama") => (sentence_piece(header)?, rebuilt(&vocabulary)?),
         other => {
-            let detail = format!("its tokenizer is {:?}; \"gpt2\" and \"llama\" are rebuilt", other.unwrap_or("not named"));
+            let detail = format!(
+                "its tokenizer is {:?}; \"gpt2\" and \"llama\" are rebuilt",
+                other.unwrap_or("not named")
+            );
             return Err(Error::unsupported(header.path(), detail));
         }
     };
@@ -185,7 +188,9 @@ fn tokenizer_json(
         },
     };
     let written = serde_json::to_vec(&file);
-    written.map_err(|error| Error::damaged(vocabulary.header.path(), format!("its tokenizer is no JSON: {error}")))
+    written.map_err(|error| {
+        Error::damaged(vocabulary.header.path(), format!("its tokenizer is no JSON: {error}"))
+    })
 }
 
 /// tokenizer.json, borrowing the vocabulary.
@@ -267,7 +272,9 @@ fn tokenizer_config(vocabulary: &Vocabulary<'_>, ends: &Ends<'_>) -> Result<Map<
 /// The chat template, or a list of named ones.
 fn chat_template(header: &Header) -> Result<Option<Value>, Error> {
     let main = header.metadata.text("tokenizer.chat_template")?;
-    let Some(names) = header.metadata.texts("tokenizer.chat_templates")? else { return Ok(main.map(Value::from)) };
+    let Some(names) = header.metadata.texts("tokenizer.chat_templates")? else {
+        return Ok(main.map(Value::from));
+    };
     let mut templates: Vec<Value> = main.map(|main| named("default", main)).into_iter().collect();
     for name in names.iter() {
         if let Some(template) = header.metadata.text(&format!("tokenizer.chat_template.{name}"))? {
@@ -290,7 +297,12 @@ fn roles(vocabulary: &Vocabulary<'_>) -> Map<String, Value> {
 /// `bos_token_id` and its like.
 fn ids(vocabulary: &Vocabulary<'_>) -> Map<String, Value> {
     let wanted = |role: &str| role != "unk_token";
-    vocabulary.special.roles().filter(|(role, _)| wanted(role)).map(|(role, id)| (format!("{role}_id"), id.into())).collect()
+    vocabulary
+        .special
+        .roles()
+        .filter(|(role, _)| wanted(role))
+        .map(|(role, id)| (format!("{role}_id"), id.into()))
+        .collect()
 }
 
 /// Two-space indentation and a final newline, as transformers writes them.

@@ -44,9 +44,14 @@ pub(super) struct Special {
 impl Special {
     /// Roles as the tokenizer's files name them, with their ids.
     pub(super) fn roles(self) -> impl Iterator<Item = (&'static str, u32)> {
-        [("bos_token", self.bos), ("eos_token", self.eos), ("unk_token", self.unknown), ("pad_token", self.padding)]
-            .into_iter()
-            .filter_map(|(role, id)| Some((role, id?)))
+        [
+            ("bos_token", self.bos),
+            ("eos_token", self.eos),
+            ("unk_token", self.unknown),
+            ("pad_token", self.padding),
+        ]
+        .into_iter()
+        .filter_map(|(role, id)| Some((role, id?)))
     }
 }
 

@@ -157,7 +157,12 @@ fn encode(values: &[f32], dtype: Dtype, bytes: &mut Vec<u8>) -> Result<(), Strin
     Ok(())
 }
 
-fn check_range<T>(values: &[f32], rounded: &[T], dtype: Dtype, finite: impl Fn(&T) -> bool) -> Result<(), String> {
+fn check_range<T>(
+    values: &[f32],
+    rounded: &[T],
+    dtype: Dtype,
+    finite: impl Fn(&T) -> bool,
+) -> Result<(), String> {
     match values.iter().zip(rounded).find(|(value, rounded)| value.is_finite() && !finite(rounded)) {
         Some((value, _)) => Err(format!("its value {value} is too large for {dtype:?}; choose F32 or BF16")),
         None => Ok(()),
@@ -198,7 +203,8 @@ mod tests {
     fn values_are_rounded_once_to_nearest_even() {
         let mut bytes = Vec::new();
         // 1 + 2^-8 lies half-way between two bf16; 1 + 3 * 2^-8 too, and goes up to the even one.
-        encode(&[1.00390625, 1.01171875, -0.0, f32::NAN], Dtype::BF16, &mut bytes).unwrap();
+        let step = 1.0 / 256.0;
+        encode(&[1.0 + step, 1.0 + 3.0 * step, -0.0, f32::NAN], Dtype::BF16, &mut bytes).unwrap();
         assert_eq!(bytes[..6], [0x80, 0x3f, 0x82, 0x3f, 0x00, 0x80]);
         assert!(bf16::from_le_bytes([bytes[6], bytes[7]]).is_nan());
     }

@@ -42,13 +42,9 @@ pub trait Source: Sync {
     /// The stored bytes of a range of elements of an input, little-endian.
     fn bytes(&self, input: usize, elements: Range<u64>) -> &[u8];
 
-    /// Says that a range of an input is not needed any more in this pass.
+    /// Says that a range of an input that was sampled or searched is not needed any more. What a sweep has passed, its
+    /// caller knows.
     fn release(&self, input: usize, elements: Range<u64>) {
-        let _ = (input, elements);
-    }
-
-    /// Says that a range of an input is needed soon.
-    fn prefetch(&self, input: usize, elements: Range<u64>) {
         let _ = (input, elements);
     }
 }

@@ -183,8 +183,7 @@ impl Wave {
             WaveKind::Sample => self.sample(source, scratch),
             WaveKind::Locate => self.collect_located(source, scratch),
             WaveKind::Reduce | WaveKind::Write => {
-                self.sweep(unit.elements.clone(), source, scratch, out)?;
-                self.release(source, unit.elements);
+                self.sweep(unit.elements, source, scratch, out)?;
             }
         }
         Ok(())

@@ -180,7 +180,12 @@ impl Run<'_> {
             busy += begin.elapsed();
             self.counters.read.fetch_add(task.bytes_read(self.plan), Relaxed);
             match result {
-                Ok(true) => queue.complete(task, &self.counters.sweeps),
+                Ok(true) => {
+                    if let Some(passed) = queue.complete(&task, &self.counters.sweeps).filter(|_| task.sweeps()) {
+                        let source = StepSource::new(self.plan, &self.maps, task.step);
+                        source.release_passed(&task.reads(self.plan), &passed);
+                    }
+                }
                 Ok(false) => break, // The writer has failed and says why.
                 Err(error) => queue.fail(error),
             }
@@ -194,20 +199,30 @@ impl Run<'_> {
         let width = source.output_width();
         let elements = task.elements();
         let length = (elements.end - elements.start) as usize * width;
+        if task.sweeps() {
+            source.prefetch(&task.reads(self.plan), &self.ahead_of(task));
+        }
         match &task.kind {
-            TaskKind::Compute { wave, unit } if !task.writes() => {
-                source.run(wave, *unit, scratch, &mut []).map(|()| true)
-            }
+            TaskKind::Compute(wave) if !task.writes() => source.run(wave, task.unit(), scratch, &mut []).map(|()| true),
             kind => {
                 let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
                 match kind {
-                    TaskKind::Compute { wave, unit } => source.run(wave, *unit, scratch, &mut tile)?,
+                    TaskKind::Compute(wave) => source.run(wave, task.unit(), scratch, &mut tile)?,
                     TaskKind::Copy => source.copy(elements.clone(), &mut tile)?,
                 }
                 let placement = self.plan.layout.placement(task.step);
                 Ok(sink.write(placement, elements.start * width as u64, tile))
             }
         }
+    }
+
+    /// The elements that this thread is likely to need after the unit.
+    fn ahead_of(&self, task: &Task) -> std::ops::Range<u64> {
+        let shape = &self.plan.steps[task.step].shape;
+        let all = shape.iter().map(|&side| side as u64).product::<u64>();
+        let work = &self.plan.work;
+        let start = all.min(task.elements().start + work.threads as u64 * work.tile);
+        start..all.min(start + work.tile)
     }
 
     /// The digest of every file of every source.

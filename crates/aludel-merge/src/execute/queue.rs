@@ -25,12 +25,13 @@ const LOOK_AHEAD: usize = 1;
 pub(super) struct Task {
     pub step: usize,
     pub kind: TaskKind,
+    unit: usize,
     elements: Range<u64>,
 }
 
 #[derive(Debug)]
 pub(super) enum TaskKind {
-    Compute { wave: Arc<Wave>, unit: usize },
+    Compute(Arc<Wave>),
     Copy,
 }
 
@@ -40,10 +41,31 @@ impl Task {
         self.elements.clone()
     }
 
+    /// The unit's position in its wave.
+    pub(super) const fn unit(&self) -> usize {
+        self.unit
+    }
+
+    /// Whether the unit belongs to a sweep over all elements.
+    pub(super) fn sweeps(&self) -> bool {
+        match &self.kind {
+            TaskKind::Compute(wave) => matches!(wave.kind(), WaveKind::Reduce | WaveKind::Write),
+            TaskKind::Copy => true,
+        }
+    }
+
+    /// The inputs that the unit reads.
+    pub(super) fn reads(&self, plan: &Plan) -> Vec<u16> {
+        match &self.kind {
+            TaskKind::Compute(wave) => wave.reads().to_vec(),
+            TaskKind::Copy => (0..plan.steps[self.step].inputs.len() as u16).collect(),
+        }
+    }
+
     /// Whether the unit produces a tile of the output.
     pub(super) fn writes(&self) -> bool {
         match &self.kind {
-            TaskKind::Compute { wave, .. } => wave.kind() == WaveKind::Write,
+            TaskKind::Compute(wave) => wave.kind() == WaveKind::Write,
             TaskKind::Copy => true,
         }
     }
@@ -56,17 +78,20 @@ impl Task {
             let entry = plan.checkpoint(input).tensor(&input.tensor);
             entry.map_or(0, |entry| aludel_checkpoint::element_bytes(entry.dtype))
         };
-        let count = self.elements.end - self.elements.start;
-        match &self.kind {
-            TaskKind::Copy => count * (0..step.inputs.len()).map(width).sum::<u64>(),
-            TaskKind::Compute { wave, .. } => match wave.kind() {
-                WaveKind::Sample | WaveKind::Locate => 0,
-                WaveKind::Reduce | WaveKind::Write => {
-                    count * wave.reads().iter().map(|&input| width(usize::from(input))).sum::<u64>()
-                }
-            },
+        if !self.sweeps() {
+            return 0;
         }
+        let count = self.elements.end - self.elements.start;
+        count * self.reads(plan).into_iter().map(|input| width(usize::from(input))).sum::<u64>()
     }
+}
+
+/// Elements of a step that its wave has passed: every unit that covers them has run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    pub elements: Range<u64>,
+    /// Whether they reach the end of the tensor.
+    pub is_end: bool,
 }
 
 /// The work of a plan, shared by all threads.
@@ -89,7 +114,35 @@ struct Active {
     work: Work,
     units: usize,
     next: usize,
-    running: usize,
+    running: Vec<usize>,
+    /// Elements that all have been passed.
+    passed: u64,
+}
+
+impl Active {
+    fn new(step: usize, work: Work, units: usize) -> Self {
+        Self { step, work, units, next: 0, running: Vec::new(), passed: 0 }
+    }
+
+    /// Takes note that a unit has run; what the wave has passed by that.
+    fn finish(&mut self, unit: usize, tile: u64, elements: u64) -> Passed {
+        self.running.retain(|&running| running != unit);
+        let first = self.running.iter().copied().min().unwrap_or(self.next);
+        let end = (first as u64 * tile).min(elements).max(self.passed);
+        let from = std::mem::replace(&mut self.passed, end);
+        Passed { elements: from..end, is_end: end == elements }
+    }
+
+    /// Whether a unit may start: it exists and is not too far ahead of the slowest one running, so that what has been read
+    /// and not yet passed stays small.
+    fn has_unit(&self, window: usize) -> bool {
+        let first = self.running.iter().copied().min().unwrap_or(self.next);
+        self.next < self.units && self.next < first + window
+    }
+
+    fn is_done(&self) -> bool {
+        self.running.is_empty() && self.next == self.units
+    }
 }
 
 enum Work {
@@ -130,13 +183,15 @@ impl<'p> Queue<'p> {
         }
     }
 
-    /// Says that a unit has run. The thread that completes a wave prepares the next one, the queue being free meanwhile.
-    pub(super) fn complete(&self, task: Task, sweeps: &AtomicU64) {
+    /// Says that a unit has run; what its wave has passed by that. The thread that completes a wave prepares the next one,
+    /// the queue being free meanwhile.
+    pub(super) fn complete(&self, task: &Task, sweeps: &AtomicU64) -> Option<Passed> {
         let mut state = self.lock();
-        let Some(active) = state.active.iter_mut().find(|active| active.step == task.step) else { return };
-        active.running -= 1;
-        if active.running > 0 || active.next < active.units {
-            return;
+        let active = state.active.iter_mut().find(|active| active.step == task.step)?;
+        let passed = active.finish(task.unit, self.plan.work.tile, elements(&self.plan.steps[task.step]));
+        if !active.is_done() {
+            self.changed.notify_all();
+            return Some(passed);
         }
         match std::mem::replace(&mut active.work, Work::Advancing) {
             Work::Compute { mut evaluation, wave } => {
@@ -147,7 +202,7 @@ impl<'p> Queue<'p> {
                     Some(wave) => {
                         let units = wave.units();
                         if let Some(active) = state.active.iter_mut().find(|active| active.step == task.step) {
-                            *active = Active { step: task.step, work: Work::Compute { evaluation, wave }, units, next: 0, running: 0 };
+                            *active = Active::new(task.step, Work::Compute { evaluation, wave }, units);
                         }
                     }
                     None => {
@@ -162,6 +217,7 @@ impl<'p> Queue<'p> {
             }
         }
         self.changed.notify_all();
+        Some(passed)
     }
 
     /// Ends the run with an error; the first one counts.
@@ -223,21 +279,22 @@ impl<'p> Queue<'p> {
     }
 
     fn next_of_active(&self, state: &mut State) -> Option<Task> {
-        let active = state.active.iter_mut().find(|active| active.next < active.units)?;
+        let window = self.plan.work.window();
+        let active = state.active.iter_mut().find(|active| active.has_unit(window))?;
         let unit = active.next;
         active.next += 1;
-        active.running += 1;
+        active.running.push(unit);
         let step = active.step;
         Some(match &active.work {
             Work::Compute { wave, .. } => {
                 let elements = wave.unit(unit).elements;
-                Task { step, kind: TaskKind::Compute { wave: Arc::clone(wave), unit }, elements }
+                Task { step, kind: TaskKind::Compute(Arc::clone(wave)), unit, elements }
             }
             Work::Copy | Work::Advancing => {
                 let tile = self.plan.work.tile;
                 let start = unit as u64 * tile;
                 let end = elements(&self.plan.steps[step]).min(start + tile);
-                Task { step, kind: TaskKind::Copy, elements: start..end }
+                Task { step, kind: TaskKind::Copy, unit, elements: start..end }
             }
         })
     }
@@ -258,7 +315,7 @@ impl<'p> Queue<'p> {
                 (Work::Compute { evaluation: Box::new(evaluation), wave }, units)
             }
         };
-        Active { step: index, work, units, next: 0, running: 0 }
+        Active::new(index, work, units)
     }
 
     fn job(&self, step: &Step, formula: usize, columns: u64) -> Job {

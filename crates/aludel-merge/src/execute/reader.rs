@@ -9,6 +9,7 @@ use aludel_kernels::random::StreamKey;
 use sha2::{Digest, Sha256};
 
 use super::MergeError;
+use super::queue::Passed;
 use crate::plan::{Plan, Step};
 
 /// The inputs of a step.
@@ -61,9 +62,23 @@ impl<'a> StepSource<'a> {
                 let tensor = self.step.tensor.clone();
                 return Err(MergeError::Disagree { tensor, first: model(0), second: model(index) });
             }
-            input.map.release(input.entry, input.range(&elements));
         }
         Ok(())
+    }
+
+    /// Asks for elements that will be needed soon.
+    pub(super) fn prefetch(&self, reads: &[u16], elements: &Range<u64>) {
+        for input in reads.iter().map(|&input| &self.inputs[usize::from(input)]) {
+            input.map.prefetch(input.entry, input.range(elements));
+        }
+    }
+
+    /// Gives back the pages of elements that a sweep has passed.
+    pub(super) fn release_passed(&self, reads: &[u16], passed: &Passed) {
+        for input in reads.iter().map(|&input| &self.inputs[usize::from(input)]) {
+            let range = input.range(&passed.elements);
+            if passed.is_end { input.map.release(input.entry, range) } else { input.map.release_passed(input.entry, range) }
+        }
     }
 }
 

@@ -38,6 +38,13 @@ pub struct Work {
     pub peak_memory: u64,
 }
 
+impl Work {
+    /// Units of one step that are under way at once: one for each thread, and one that waits to be passed.
+    pub(crate) const fn window(&self) -> usize {
+        self.threads + 1
+    }
+}
+
 /// The needs of the largest step of a plan.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Needs {
