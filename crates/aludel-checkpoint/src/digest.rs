@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{Read, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -65,12 +66,16 @@ impl DigestCache {
         Self { path: None, entries: Mutex::default() }
     }
 
-    /// The SHA-256 of a file's content. `on_bytes` is called with the number of bytes after each piece that is read; for a
-    /// remembered digest nothing is read and it is not called.
+    /// The SHA-256 of a file's content. `on_bytes` is called with the number of bytes after each piece that is read, and ends
+    /// the reading by returning `Break`; for a remembered digest nothing is read and it is not called.
     ///
-    /// Errors: [`Error::Io`]; [`Error::Unsupported`] when the path is no regular file; [`Error::Damaged`] when the file
+    /// Errors: [`Error::Stopped`] after a `Break`; [`Error::Io`]; [`Error::Unsupported`] when the path is no regular file; [`Error::Damaged`] when the file
     /// changes while it is read.
-    pub fn sha256(&self, file: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result<String, Error> {
+    pub fn sha256(
+        &self,
+        file: &Path,
+        on_bytes: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<String, Error> {
         self.sha256_at(file, SystemTime::now(), on_bytes)
     }
 
@@ -86,7 +91,7 @@ impl DigestCache {
         &self,
         file: &Path,
         now: SystemTime,
-        on_bytes: &mut dyn FnMut(u64),
+        on_bytes: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<String, Error> {
         if let Some(sha256) = self.remembered(file) {
             return Ok(sha256);
@@ -170,7 +175,11 @@ fn nanoseconds_since_epoch(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
-fn hash(mut handle: &File, path: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result<String, Error> {
+fn hash(
+    mut handle: &File,
+    path: &Path,
+    on_bytes: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<String, Error> {
     let mut hasher = Sha256::new();
     let mut piece = vec![0; PIECE_BYTES];
     loop {
@@ -181,7 +190,9 @@ fn hash(mut handle: &File, path: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result
             Err(error) => return Err(Error::io("read", path)(error)),
         };
         hasher.update(&piece[..length]);
-        on_bytes(length as u64);
+        if on_bytes(length as u64).is_break() {
+            return Err(Error::Stopped { path: path.to_path_buf() });
+        }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -386,7 +397,12 @@ mod tests {
         let file = folder.path().join("weights");
         fs::write(&file, vec![7; 2 * PIECE_BYTES + 5]).unwrap();
         let mut pieces = Vec::new();
-        DigestCache::disabled().sha256(&file, &mut |bytes| pieces.push(bytes)).unwrap();
+        DigestCache::disabled()
+            .sha256(&file, &mut |bytes| {
+                pieces.push(bytes);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         assert_eq!(pieces, [PIECE_BYTES as u64, PIECE_BYTES as u64, 5]);
     }
 }

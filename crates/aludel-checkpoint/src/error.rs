@@ -76,6 +76,12 @@ pub enum Error {
         /// The rule that it breaks.
         detail: String,
     },
+    /// The caller ended the reading of a file.
+    #[error("reading {path} was stopped", path = .path.display())]
+    Stopped {
+        /// The file.
+        path: PathBuf,
+    },
     /// Writes that do not cover the planned bytes exactly once.
     #[error("{file} was not written as planned: {detail}", file = .file.display())]
     NotAsPlanned {

@@ -23,6 +23,10 @@ pub struct WeightMap {
 }
 
 impl WeightMap {
+    /// Bytes of the smallest piece that is given back: what a thread has resident of a file may reach this far beyond its
+    /// window on either side.
+    pub const RELEASED_AT_ONCE: u64 = 2 << 20;
+
     /// Maps every weight file; reads nothing.
     ///
     /// Errors: [`Error::Io`]; [`Error::Damaged`] when a file's length has changed since the checkpoint was opened.
@@ -131,7 +135,7 @@ fn passed_clusters(map: &Mmap, window: Range<usize>) -> Range<usize> {
 /// since Linux 6.18 the whole of a large folio. Both were measured; 64 KiB here left 3 to 11 % of a model resident on ext4,
 /// and 2 MiB leaves nothing at no cost in time.
 #[cfg(unix)]
-const FAULT_CLUSTER: usize = 2 << 20;
+const FAULT_CLUSTER: usize = WeightMap::RELEASED_AT_ONCE as usize;
 
 // memmap2 rounds the start down to a page and the kernel rounds the end up, so both advices work on whole pages.
 

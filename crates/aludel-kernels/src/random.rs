@@ -37,10 +37,9 @@ pub(crate) fn fill_uniform(key: StreamKey, start: u64, out: &mut [f32]) {
     for (group, out) in out.chunks_mut(4 * GROUP).enumerate() {
         let first = start / 4 + (group * GROUP) as u64;
         let mut lanes = [[0u64; GROUP]; 4];
-        for lane in 0..GROUP {
-            let counter = first + lane as u64;
-            lanes[0][lane] = counter & LOW;
-            lanes[1][lane] = counter >> 32;
+        let [low, high, ..] = &mut lanes;
+        for (counter, (low, high)) in (first..).zip(low.iter_mut().zip(high)) {
+            (*low, *high) = (counter & LOW, counter >> 32);
         }
         rounds(&mut lanes, key);
         let mut words = [0f32; 4 * GROUP];

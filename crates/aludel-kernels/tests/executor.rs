@@ -1,5 +1,6 @@
 //! Holds the CPU executor to the scalar interpreter: one table of formulas and shapes through both, at every vector
 //! level, tile size and storage type.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ fn cases() -> Vec<(&'static str, Build, usize)> {
             "comparison",
             |g, _| {
                 let (a, b, c) = (g.input(0), g.input(1), g.input(2));
-                a.less(b).select(a.min(c), b.max(0.1)) + a.less_or_equal(b).and(c.equal(0.0).not()) * -c
+                a.less(b).select(a.min(c), b.max(0.1)) + a.less_or_equal(b).and(!c.equal(0.0)) * -c
             },
             0,
         ),
@@ -107,7 +108,7 @@ fn cases() -> Vec<(&'static str, Build, usize)> {
             "band",
             |g, n| {
                 let x = g.input(0) - g.input(1);
-                g.input(2) + x * x.top(n - n / 3).and(x.top(n / 50).not())
+                g.input(2) + x * x.top(n - n / 3).and(!x.top(n / 50))
             },
             1,
         ),

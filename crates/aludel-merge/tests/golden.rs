@@ -1,5 +1,6 @@
 //! Replays every golden case: the recipe is merged as the command would, and the output is held against what mergekit
 //! wrote for it, in the case's tier. See `tests/golden/README.md`.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -22,7 +23,9 @@ fn outputs_agree_with_mergekit() {
     for case in &cases {
         match replay(&folder, case, output.path()) {
             Ok(was_replayed) => replayed += usize::from(was_replayed),
-            Err(failure) => failures.push(format!("{}: {failure}", case.file_name().unwrap().to_string_lossy())),
+            Err(failure) => {
+                failures.push(format!("{}: {failure}", case.file_name().unwrap().to_string_lossy()));
+            }
         }
     }
     assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
@@ -38,8 +41,10 @@ fn replay(folder: &Path, case: &Path, output: &Path) -> Result<bool, String> {
     if description.get("requires").is_some_and(|requires| requires.to_string().contains("slices")) {
         return recipe.map_or(Ok(false), |_| Err("slices are not refused any more: replay this case".into()));
     }
-    let options = PlanOptions { seed: description["seed"].as_u64().unwrap_or(0), threads: 2, ..PlanOptions::default() };
-    let plan = Plan::new(&recipe.map_err(|p| p.to_string())?, &options).map_err(|problems| problems.to_string())?;
+    let options =
+        PlanOptions { seed: description["seed"].as_u64().unwrap_or(0), threads: 2, ..PlanOptions::default() };
+    let plan =
+        Plan::new(&recipe.map_err(|p| p.to_string())?, &options).map_err(|problems| problems.to_string())?;
     let target = output.join(case.file_name().unwrap());
     let run = ExecuteOptions {
         replace: false,
@@ -60,9 +65,13 @@ fn compare(got: &Path, expected: &Path, description: &Value) -> Result<(), Strin
     for (name, entry) in expected.checkpoint.tensors() {
         let ours = &got.checkpoint.tensors()[name];
         if (ours.dtype, &ours.shape) != (entry.dtype, &entry.shape) {
-            return Err(format!("{name} is {} {:?}, should be {} {:?}", ours.dtype, ours.shape, entry.dtype, entry.shape));
+            return Err(format!(
+                "{name} is {} {:?}, should be {} {:?}",
+                ours.dtype, ours.shape, entry.dtype, entry.shape
+            ));
         }
-        agree(&got.values(ours), &expected.values(entry), description).map_err(|failure| format!("{name}: {failure}"))?;
+        agree(&got.values(ours), &expected.values(entry), description)
+            .map_err(|failure| format!("{name}: {failure}"))?;
     }
     Ok(())
 }

@@ -10,10 +10,10 @@
 use std::sync::OnceLock;
 
 use super::codec;
-#[cfg(target_arch = "x86_64")]
-use super::x86;
 use super::rank::{self, Bracket, Tally};
 use super::wave::{Machine, run_block};
+#[cfg(target_arch = "x86_64")]
+use super::x86;
 use crate::element::Element;
 
 /// A set of vector instructions.

@@ -230,7 +230,11 @@ impl Instruction {
             | Self::Binary { to, .. }
             | Self::Select { to, .. }
             | Self::Keep { to, .. } => Some(to),
-            Self::Sum { .. } | Self::Dot { .. } | Self::Largest { .. } | Self::Rank { .. } | Self::Store { .. } => None,
+            Self::Sum { .. }
+            | Self::Dot { .. }
+            | Self::Largest { .. }
+            | Self::Rank { .. }
+            | Self::Store { .. } => None,
         }
     }
 
@@ -259,7 +263,7 @@ impl Instruction {
                 operand(b, visit);
             }
             Self::Sum { x, .. } | Self::Largest { x, .. } | Self::Rank { x, .. } | Self::Store { x } => {
-                visit(x, false)
+                visit(x, false);
             }
             Self::Dot { x, y, .. } => {
                 visit(x, false);

@@ -149,6 +149,11 @@ impl Wave {
         }
     }
 
+    /// Whether a sample of this tensor is the whole of it.
+    pub const fn samples_all(&self) -> bool {
+        self.geometry.elements <= SMALL
+    }
+
     /// The inputs that the units read.
     pub fn reads(&self) -> &[u16] {
         &self.program.inputs
@@ -267,7 +272,7 @@ impl Wave {
     /// share of the tensor.
     fn sample(&self, source: &dyn Source, scratch: &mut Scratch) {
         let elements = self.geometry.elements;
-        if elements <= SMALL {
+        if self.samples_all() {
             self.collect(0..elements, source, scratch);
             self.release(source, 0..elements);
         } else {
@@ -397,7 +402,9 @@ impl Machine<'_> {
             Instruction::Row { slot, .. } => self.row(usize::from(slot), to),
             Instruction::Unary { op, x, .. } => lanes::unary(op, self.each(x), to),
             Instruction::Binary { op, a, b, .. } => lanes::binary(op, self.lanes(a), self.lanes(b), to),
-            Instruction::Select { c, a, b, .. } => lanes::select(self.each(c), self.lanes(a), self.lanes(b), to),
+            Instruction::Select { c, a, b, .. } => {
+                lanes::select(self.each(c), self.lanes(a), self.lanes(b), to);
+            }
             Instruction::Keep { x, slot, .. } => self.keep(usize::from(slot), x, to),
             _ => {}
         }
@@ -410,7 +417,11 @@ impl Machine<'_> {
             Instruction::Dot { x, y, slot } => self.reduce(x, Some(y), slot),
             Instruction::Rank { x, slot } => self.rank(x, usize::from(slot)),
             Instruction::Store { x } => {
-                codec::encode(self.wave.output, &self.scratch.registers[usize::from(x)][..self.length], self.out);
+                codec::encode(
+                    self.wave.output,
+                    &self.scratch.registers[usize::from(x)][..self.length],
+                    self.out,
+                );
             }
             _ => {}
         }

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::ops::{Add, Div, Mul, Neg, Not, Sub};
 
 use super::{Axis, Binary, Formula, FormulaError, Literal, NodeId, Op, Unary};
 
@@ -134,11 +134,6 @@ impl<'g> Expr<'g> {
         self * other
     }
 
-    /// 1 where `self` (0 or 1) is 0.
-    pub fn not(self) -> Self {
-        self.equal(0.0)
-    }
-
     /// `when_true` where `self` is not 0, else `when_false`.
     pub fn select(self, when_true: impl IntoExpr<'g>, when_false: impl IntoExpr<'g>) -> Self {
         let (a, b) = (when_true.on(self.graph), when_false.on(self.graph));
@@ -210,6 +205,14 @@ macro_rules! operators {
     )*};
 }
 operators!(Add add Add, Sub sub Subtract, Mul mul Multiply, Div div Divide);
+
+/// 1 where the operand (0 or 1) is 0.
+impl Not for Expr<'_> {
+    type Output = Self;
+    fn not(self) -> Self {
+        self.equal(0.0)
+    }
+}
 
 impl<'g> Neg for Expr<'g> {
     type Output = Self;

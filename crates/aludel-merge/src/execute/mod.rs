@@ -14,6 +14,7 @@ mod writer;
 pub use error::MergeError;
 pub use report::{Phases, Report};
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -62,7 +63,11 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     if !options.sync {
         folder.skip_sync();
     }
-    let maps = plan.sources.iter().map(|source| WeightMap::open(&source.checkpoint)).collect::<Result<Vec<_>, _>>()?;
+    let maps = plan
+        .sources
+        .iter()
+        .map(|source| WeightMap::open(&source.checkpoint))
+        .collect::<Result<Vec<_>, _>>()?;
     let run = Run { plan, maps, options, start, counters: Counters::new(plan, options) };
     let (digests, merged) = run.merge(&folder)?;
     write_small_files(plan, &folder, &digests)?;
@@ -131,6 +136,7 @@ impl Run<'_> {
                 result
             });
             let hashing = scope.spawn(|| self.hash(&queue));
+            let is_hashed = || hashing.is_finished();
             let workers: Vec<_> = (0..work.threads)
                 .map(|_| {
                     let sink = sink.clone();
@@ -138,7 +144,7 @@ impl Run<'_> {
                 })
                 .collect();
             drop(sink);
-            self.report_progress(&queue);
+            self.report_progress(&queue, is_hashed);
             for worker in workers {
                 computing += worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
@@ -153,11 +159,11 @@ impl Run<'_> {
         };
         // The cause before its consequences: a failed unit first, then the writer, then the hashes.
         queue.into_result()?;
-        let write = written?;
-        let digests = digests?;
         if self.options.cancel.load(Relaxed) {
             return Err(MergeError::Interrupted);
         }
+        let write = written?;
+        let digests = digests?;
         let report = Report {
             bytes_read: self.counters.read.load(Relaxed),
             bytes_hashed: self.counters.hashed.load(Relaxed),
@@ -181,7 +187,9 @@ impl Run<'_> {
             self.counters.read.fetch_add(task.bytes_read(self.plan), Relaxed);
             match result {
                 Ok(true) => {
-                    if let Some(passed) = queue.complete(&task, &self.counters.sweeps).filter(|_| task.sweeps()) {
+                    if let Some(passed) =
+                        queue.complete(&task, &self.counters.sweeps).filter(|_| task.sweeps())
+                    {
                         let source = StepSource::new(self.plan, &self.maps, task.step);
                         source.release_passed(&task.reads(self.plan), &passed);
                     }
@@ -203,7 +211,9 @@ impl Run<'_> {
             source.prefetch(&task.reads(self.plan), &self.ahead_of(task));
         }
         match &task.kind {
-            TaskKind::Compute(wave) if !task.writes() => source.run(wave, task.unit(), scratch, &mut []).map(|()| true),
+            TaskKind::Compute(wave) if !task.writes() => {
+                source.run(wave, task.unit(), scratch, &mut []).map(|()| true)
+            }
             kind => {
                 let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
                 match kind {
@@ -237,6 +247,7 @@ impl Run<'_> {
                 }
                 let mut count = |bytes| {
                     self.counters.hashed.fetch_add(bytes, Relaxed);
+                    if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 };
                 of_source.push(self.options.digests.sha256(&file.path, &mut count)?);
             }
@@ -245,8 +256,16 @@ impl Run<'_> {
         Ok(digests)
     }
 
-    fn report_progress(&self, queue: &Queue<'_>) {
-        while !queue.wait(Duration::from_millis(100), self.options.cancel) {
+    /// Tells how far the run is until all units have run and all inputs are hashed, or it is stopped.
+    fn report_progress(&self, queue: &Queue<'_>, is_hashed: impl Fn() -> bool) {
+        loop {
+            let is_over = queue.wait(Duration::from_millis(100), self.options.cancel);
+            if is_over && (is_hashed() || queue.is_stopped() || self.options.cancel.load(Relaxed)) {
+                break;
+            }
+            if is_over {
+                std::thread::sleep(Duration::from_millis(20));
+            }
             let read = self.counters.read.load(Relaxed);
             (self.options.on_progress)(Progress {
                 bytes_read: read,

@@ -54,6 +54,10 @@ impl Task {
         }
     }
 
+    fn is_whole_sample(&self) -> bool {
+        matches!(&self.kind, TaskKind::Compute(wave) if wave.kind() == WaveKind::Sample && wave.samples_all())
+    }
+
     /// The inputs that the unit reads.
     pub(super) fn reads(&self, plan: &Plan) -> Vec<u16> {
         match &self.kind {
@@ -70,7 +74,8 @@ impl Task {
         }
     }
 
-    /// Bytes of the inputs that the unit sweeps over; samples are not counted.
+    /// Bytes of the inputs that count as read when the unit has run: those of a sweep, and of a sample that took in the whole
+    /// tensor and so stands for one.
     pub(super) fn bytes_read(&self, plan: &Plan) -> u64 {
         let step = &plan.steps[self.step];
         let width = |input: usize| {
@@ -78,7 +83,7 @@ impl Task {
             let entry = plan.checkpoint(input).tensor(&input.tensor);
             entry.map_or(0, |entry| aludel_checkpoint::element_bytes(entry.dtype))
         };
-        if !self.sweeps() {
+        if !self.sweeps() && !self.is_whole_sample() {
             return 0;
         }
         let count = self.elements.end - self.elements.start;
@@ -146,7 +151,10 @@ impl Active {
 }
 
 enum Work {
-    Compute { evaluation: Box<Evaluation>, wave: Arc<Wave> },
+    Compute {
+        evaluation: Box<Evaluation>,
+        wave: Arc<Wave>,
+    },
     /// Between two waves, while a thread prepares the next one.
     Advancing,
     Copy,
@@ -167,7 +175,9 @@ impl<'p> Queue<'p> {
             if let Some(task) = self.next_of_active(&mut state) {
                 return Some(task);
             }
-            if state.next_step < self.plan.steps.len() && state.active.len() < self.plan.work.threads + LOOK_AHEAD {
+            if state.next_step < self.plan.steps.len()
+                && state.active.len() < self.plan.work.threads + LOOK_AHEAD
+            {
                 let step = state.next_step;
                 state.next_step += 1;
                 let active = self.begin(step);
@@ -201,7 +211,8 @@ impl<'p> Queue<'p> {
                 match next {
                     Some(wave) => {
                         let units = wave.units();
-                        if let Some(active) = state.active.iter_mut().find(|active| active.step == task.step) {
+                        if let Some(active) = state.active.iter_mut().find(|active| active.step == task.step)
+                        {
                             *active = Active::new(task.step, Work::Compute { evaluation, wave }, units);
                         }
                     }

@@ -43,11 +43,22 @@ impl<'a> StepSource<'a> {
     }
 
     /// Runs a unit of a wave.
-    pub(super) fn run(&self, wave: &Wave, unit: usize, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), MergeError> {
+    pub(super) fn run(
+        &self,
+        wave: &Wave,
+        unit: usize,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<(), MergeError> {
         wave.run(unit, self, scratch, out).map_err(|found| {
             let input = &self.step.inputs[found.input];
             let model = self.plan.sources[input.source].model.clone();
-            MergeError::NonFinite { tensor: input.tensor.clone(), model, index: found.index, value: found.value }
+            MergeError::NonFinite {
+                tensor: input.tensor.clone(),
+                model,
+                index: found.index,
+                value: found.value,
+            }
         })
     }
 
@@ -77,7 +88,11 @@ impl<'a> StepSource<'a> {
     pub(super) fn release_passed(&self, reads: &[u16], passed: &Passed) {
         for input in reads.iter().map(|&input| &self.inputs[usize::from(input)]) {
             let range = input.range(&passed.elements);
-            if passed.is_end { input.map.release(input.entry, range) } else { input.map.release_passed(input.entry, range) }
+            if passed.is_end {
+                input.map.release(input.entry, range);
+            } else {
+                input.map.release_passed(input.entry, range);
+            }
         }
     }
 }

@@ -7,8 +7,8 @@
 use aludel_kernels::formula::{Expr, Graph};
 
 use super::task_vectors::{
-    CONSENSUS, DENSITY, INT8_MASK, LAMBDA, RESCALE_MODE, Signs, Sparsified, WEIGHT, combine, kept_count, normalize,
-    rescale, rescaled,
+    CONSENSUS, DENSITY, INT8_MASK, LAMBDA, RESCALE_MODE, Signs, Sparsified, WEIGHT, combine, kept_count,
+    normalize, rescale, rescaled,
 };
 use super::{Base, Method, Tensor};
 use crate::problem::Problem;
@@ -72,7 +72,19 @@ impl Method for BreadcrumbsTies {
     }
 
     fn parameters(&self) -> &'static [ParameterSpec] {
-        const { &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false), CONSENSUS, rescale(false), RESCALE_MODE, INT8_MASK] }
+        const {
+            &[
+                WEIGHT,
+                DENSITY,
+                GAMMA,
+                LAMBDA,
+                normalize(false),
+                CONSENSUS,
+                rescale(false),
+                RESCALE_MODE,
+                INT8_MASK,
+            ]
+        }
     }
 
     fn formula<'g>(&self, graph: &'g Graph, tensor: &Tensor<'_>) -> Result<Expr<'g>, Problem> {
@@ -90,7 +102,7 @@ fn banded<'g>(graph: &'g Graph, tensor: &Tensor<'_>, signs: Signs) -> Result<Exp
         let gamma = tensor.member_number_within("gamma", member, (0.0, 1.0))?;
         let Band { dropped, kept } = Band::of(density, gamma, tensor.elements);
         let up_to_band = whole.top(dropped + kept);
-        let mask = if dropped == 0 { up_to_band } else { up_to_band.and(whole.top(dropped).not()) };
+        let mask = if dropped == 0 { up_to_band } else { up_to_band.and(!whole.top(dropped)) };
         let kept = whole * mask;
         Ok(if rescale { rescaled(graph, Sparsified { whole, kept }, mode, density) } else { kept })
     })

@@ -73,7 +73,9 @@ impl<'a> Tensor<'a> {
 
     /// A choice of the whole merge.
     pub(crate) fn choice(&self, name: &'static str) -> Result<&'static str, Problem> {
-        let Some(ParameterSpec { kind: Kind::Choice(words), default, .. }) = self.spec(name) else { return Ok("") };
+        let Some(ParameterSpec { kind: Kind::Choice(words), default, .. }) = self.spec(name) else {
+            return Ok("");
+        };
         let default = if let Some(DefaultValue::Text(word)) = default { word } else { "" };
         Ok(self.recipe.choice(name, words, None, self.name, self.position)?.unwrap_or(default))
     }
@@ -91,15 +93,21 @@ impl<'a> Tensor<'a> {
 
     fn missing(&self, name: &str, member: Option<&Member>) -> Problem {
         let method = &self.recipe.merge_method.value;
-        let (place, owner) = match member.and_then(|member| Some((self.recipe.models.get(member.entry?)?, member))) {
-            Some((entry, member)) => (&entry.reference.place, format!("model `{}`", member.name)),
-            None => (&self.recipe.merge_method.place, "the merge".to_owned()),
-        };
+        let (place, owner) =
+            match member.and_then(|member| Some((self.recipe.models.get(member.entry?)?, member))) {
+                Some((entry, member)) => (&entry.reference.place, format!("model `{}`", member.name)),
+                None => (&self.recipe.merge_method.place, "the merge".to_owned()),
+            };
         let filtered = self.recipe.parameters.find(name).is_some()
-            || member.and_then(|m| self.recipe.models.get(m.entry?)).is_some_and(|m| m.parameters.find(name).is_some());
+            || member
+                .and_then(|m| self.recipe.models.get(m.entry?))
+                .is_some_and(|m| m.parameters.find(name).is_some());
         let problem = Problem::at(place.clone(), format!("`{method}` needs `{name}` for {owner}"));
         if filtered {
-            problem.with_hint(format!("no filter of `{name}` selects {}: add an entry without a filter", self.name))
+            problem.with_hint(format!(
+                "no filter of `{name}` selects {}: add an entry without a filter",
+                self.name
+            ))
         } else {
             problem.with_hint(format!("add `{name}:` under its `parameters:`, or at the top for all models"))
         }
@@ -115,9 +123,14 @@ impl<'a> Tensor<'a> {
         if (low..=high).contains(&value) {
             return Ok(value);
         }
-        let scalar = self.recipe.scalar(name, member.and_then(|member| member.entry), self.name, self.position);
-        let message = format!("`{name}` is {value} for {}, but has to lie between {low} and {high}", self.name);
-        Err(scalar.map_or_else(|| Problem::general(message.clone()), |scalar| Problem::at(scalar.place, message.clone())))
+        let scalar =
+            self.recipe.scalar(name, member.and_then(|member| member.entry), self.name, self.position);
+        let message =
+            format!("`{name}` is {value} for {}, but has to lie between {low} and {high}", self.name);
+        Err(scalar.map_or_else(
+            || Problem::general(message.clone()),
+            |scalar| Problem::at(scalar.place, message.clone()),
+        ))
     }
 
     fn spec(&self, name: &str) -> Option<&'static ParameterSpec> {

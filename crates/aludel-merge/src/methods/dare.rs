@@ -8,8 +8,8 @@
 use aludel_kernels::formula::{Expr, Graph};
 
 use super::task_vectors::{
-    CONSENSUS, DENSITY, INT8_MASK, LAMBDA, RESCALE_MODE, Signs, Sparsified, WEIGHT, combine, normalize, rescale,
-    rescaled,
+    CONSENSUS, DENSITY, INT8_MASK, LAMBDA, RESCALE_MODE, Signs, Sparsified, WEIGHT, combine, normalize,
+    rescale, rescaled,
 };
 use super::{Base, Method, Tensor};
 use crate::problem::Problem;

@@ -68,5 +68,6 @@ impl Method for Linear {
 
 fn zero_total(tensor: &Tensor<'_>) -> Problem {
     let message = format!("the weights for {} sum to 0, so they cannot be normalised", tensor.name);
-    Problem::at(tensor.recipe.merge_method.place.clone(), message).with_hint("change a weight or set `normalize: false`")
+    Problem::at(tensor.recipe.merge_method.place.clone(), message)
+        .with_hint("change a weight or set `normalize: false`")
 }

@@ -141,8 +141,8 @@ fn mix_agreeing<'g>(graph: &'g Graph, parts: &[Part<'g>], consensus: &str, norma
         "unanimous" => {
             let positive = parts.iter().map(|part| zero.less(part.weighted)).reduce(Expr::or).unwrap_or(zero);
             let negative = parts.iter().map(|part| part.weighted.less(0.0)).reduce(Expr::or).unwrap_or(zero);
-            let agreed = positive.and(negative).not();
-            parts.iter().map(|part| agreed.and(part.weighted.equal(0.0).not())).collect()
+            let agreed = !positive.and(negative);
+            parts.iter().map(|part| agreed.and(!part.weighted.equal(0.0))).collect()
         }
         _ => {
             let votes = match consensus {
@@ -150,7 +150,8 @@ fn mix_agreeing<'g>(graph: &'g Graph, parts: &[Part<'g>], consensus: &str, norma
                 _ => total(parts.iter().map(|part| part.weighted)),
             };
             let is_positive = zero.less_or_equal(votes);
-            let agrees = |part: &Part<'g>| is_positive.select(zero.less(part.weighted), part.weighted.less(0.0));
+            let agrees =
+                |part: &Part<'g>| is_positive.select(zero.less(part.weighted), part.weighted.less(0.0));
             parts.iter().map(agrees).collect()
         }
     };

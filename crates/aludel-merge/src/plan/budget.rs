@@ -1,8 +1,9 @@
 //! Reckons what a merge costs, and fits it into the memory that it may take.
 //!
 //! In: the steps. Out: the number of threads, the tile, and the figures of a plan. Memory does not grow with the models:
-//! each thread holds the pages of one tile of each input, and encoded tiles wait in a fixed number of buffers.
+//! the pages of a few tiles of each input are resident, and encoded tiles wait in a fixed number of buffers.
 
+use aludel_checkpoint::WeightMap;
 use aludel_kernels::cpu::{CHUNK, Scratch};
 use serde::Serialize;
 
@@ -41,8 +42,12 @@ pub struct Work {
 impl Work {
     /// Units of one step that are under way at once: one for each thread, and one that waits to be passed.
     pub(crate) const fn window(&self) -> usize {
-        self.threads + 1
+        window(self.threads)
     }
+}
+
+const fn window(threads: usize) -> usize {
+    threads + 1
 }
 
 /// The needs of the largest step of a plan.
@@ -50,6 +55,8 @@ impl Work {
 pub(super) struct Needs {
     /// Bytes of one element of all inputs together.
     input_width: u64,
+    /// Bytes of the inputs that stay resident beyond the tiles, as pages are given back in larger pieces.
+    slack: u64,
     /// Bytes of one element of the output.
     output_width: u64,
     scratch: u64,
@@ -58,9 +65,18 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    pub(super) fn include(&mut self, step: &Step, formula: Option<&PlannedFormula>, input_width: u64, output_width: u64) {
-        self.input_width = self.input_width.max(input_width);
-        self.output_width = self.output_width.max(output_width);
+    /// Takes a step in. `inputs` are the bytes of an element and of the file, for each input.
+    pub(super) fn include(
+        &mut self,
+        step: &Step,
+        formula: Option<&PlannedFormula>,
+        inputs: &[(u64, u64)],
+        output: u64,
+    ) {
+        let slack = |&(_, file): &(u64, u64)| file.min(2 * WeightMap::RELEASED_AT_ONCE);
+        self.input_width = self.input_width.max(inputs.iter().map(|(width, _)| width).sum());
+        self.slack = self.slack.max(inputs.iter().map(slack).sum());
+        self.output_width = self.output_width.max(output);
         self.largest = self.largest.max(step.shape.iter().map(|&side| side as u64).product());
         if let Some(formula) = formula {
             self.scratch = self.scratch.max(Scratch::bytes(formula.registers));
@@ -71,14 +87,19 @@ impl Needs {
     /// Bytes that so many threads take with tiles of so many elements.
     fn bytes(&self, threads: usize, tile: u64) -> u64 {
         let tile = tile.min(self.largest.max(1));
+        let buffers = Self::buffers(threads) as u64 * tile * self.output_width;
+        let windows = window(threads) as u64 * tile * self.input_width + self.slack;
         let threads = threads as u64;
-        let windows = threads * tile * self.input_width;
-        let buffers = (threads + WAITING_TILES as u64) * tile * self.output_width;
         windows + buffers + threads * self.scratch + self.selections * (threads + 1) * SELECTION
     }
 
     /// Threads and tile that fit: smaller tiles first, then fewer threads.
-    pub(super) fn fit(&self, threads: usize, tile: Option<u64>, memory: u64) -> Result<(usize, u64, u64), Problem> {
+    pub(super) fn fit(
+        &self,
+        threads: usize,
+        tile: Option<u64>,
+        memory: u64,
+    ) -> Result<(usize, u64, u64), Problem> {
         let tiles = match tile {
             Some(tile) => vec![tile],
             None => vec![TILE_CHUNKS * CHUNK, TILE_CHUNKS / 2 * CHUNK, CHUNK],

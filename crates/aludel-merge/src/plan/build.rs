@@ -12,7 +12,7 @@ use super::budget::{self, Needs, Work};
 use super::layers::Layers;
 use super::sources::{self, Cast};
 use super::tensors::{self, Matched};
-use super::{Action, Plan, PlanOptions, PlannedFormula, SideFiles, Step};
+use super::{Action, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
 use crate::methods::{self, Member, Method, Tensor};
 use crate::problem::{Problem, Problems};
 use crate::recipe::{FloatType, Located, Recipe, TokenizerSource};
@@ -24,22 +24,30 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     let mut problems = Problems::new();
     let Some(method) = methods::find(&recipe.merge_method.value) else {
         let name = &recipe.merge_method.value;
-        let problem = Problem::at(recipe.merge_method.place.clone(), format!("unknown merge method `{name}`"));
+        let problem =
+            Problem::at(recipe.merge_method.place.clone(), format!("unknown merge method `{name}`"));
         return Err(problem.with_hint(methods::hint_for(name)).into());
     };
     problems.append(recipe.check_parameters(method.parameters()));
     check_unsupported(recipe, &mut problems);
-    let Some(cast) = sources::cast(recipe, method, &mut problems) else { return Err(problems) };
+    let before = problems.count();
+    let cast = sources::cast(recipe, method, &mut problems);
+    let is_complete = problems.count() == before;
+    if cast.sources.is_empty() {
+        return Err(problems);
+    }
     let primary = cast.primary(recipe);
     let (matched, dropped) = tensors::matched(&cast, primary, &mut problems);
     let side_files = side_files(recipe, &cast, primary, &mut problems);
     let mut builder = Builder { recipe, method, cast: &cast, formulas: Vec::new(), known: HashMap::new() };
     let names: Vec<&str> = matched.iter().map(|tensor| tensor.name.as_str()).collect();
     let layers = Layers::of(names.into_iter());
+    let planned = matched.iter().filter(|_| is_complete);
     let steps: Vec<Step> =
-        matched.iter().filter_map(|tensor| problems.take(builder.step(tensor, &layers))).collect();
+        planned.filter_map(|tensor| problems.take(builder.step(tensor, &layers))).collect();
     let formulas = builder.formulas;
     let mut problems = deduplicated(problems);
+    check_target(options, &mut problems);
     let Some(layout) = problems.take(layout(&steps, options)) else { return Err(problems) };
     let steps = in_writing_order(steps, &layout);
     let work = problems.take(reckon(&steps, &formulas, &cast, &layout, options));
@@ -86,7 +94,8 @@ impl Builder<'_> {
     }
 
     fn formula(&self, tensor: &Matched, position: f64) -> Result<Formula, Problem> {
-        let numbered = |(source, member): &(usize, Member)| Member { input: *source as u16, ..member.clone() };
+        let numbered =
+            |(source, member): &(usize, Member)| Member { input: *source as u16, ..member.clone() };
         let base = self.cast.base.as_ref().map(numbered);
         let members: Vec<Member> = self.cast.members.iter().map(numbered).collect();
         let elements = tensor.shape.iter().map(|&side| side as u64).product();
@@ -143,13 +152,18 @@ const fn stored_as(float: FloatType) -> Dtype {
 }
 
 fn layout(steps: &[Step], options: &PlanOptions) -> Result<Layout, Problem> {
-    let tensor = |step: &Step| OutputTensor { name: step.tensor.clone(), dtype: step.dtype, shape: step.shape.clone() };
+    let tensor = |step: &Step| OutputTensor {
+        name: step.tensor.clone(),
+        dtype: step.dtype,
+        shape: step.shape.clone(),
+    };
     Layout::plan(steps.iter().map(tensor).collect(), options.shard_bytes)
         .map_err(|error| Problem::general(error.to_string()))
 }
 
 fn in_writing_order(steps: Vec<Step>, layout: &Layout) -> Vec<Step> {
-    let mut by_name: HashMap<String, Step> = steps.into_iter().map(|step| (step.tensor.clone(), step)).collect();
+    let mut by_name: HashMap<String, Step> =
+        steps.into_iter().map(|step| (step.tensor.clone(), step)).collect();
     layout.tensors().iter().filter_map(|tensor| by_name.remove(&tensor.name)).collect()
 }
 
@@ -163,13 +177,17 @@ fn reckon(
     let mut needs = Needs::default();
     let mut bytes_read = 0;
     for step in steps {
-        let entries = step.inputs.iter().filter_map(|input| cast.sources[input.source].checkpoint.tensor(&input.tensor));
-        let (widths, bytes): (Vec<u64>, Vec<u64>) = entries.map(|e| (element_bytes(e.dtype), e.bytes)).unzip();
+        let input = |input: &StepInput| {
+            let checkpoint = &cast.sources[input.source].checkpoint;
+            let entry = checkpoint.tensor(&input.tensor)?;
+            Some(((element_bytes(entry.dtype), checkpoint.files()[entry.file].bytes), entry.bytes))
+        };
+        let (inputs, bytes): (Vec<_>, Vec<u64>) = step.inputs.iter().filter_map(input).unzip();
         let formula = match step.action {
             Action::Compute { formula, .. } => Some(&formulas[formula]),
             Action::Copy => None,
         };
-        needs.include(step, formula, widths.iter().sum(), element_bytes(step.dtype));
+        needs.include(step, formula, &inputs, element_bytes(step.dtype));
         bytes_read += budget::bytes_read(step, formulas, &bytes);
     }
     let (threads, tile, bytes) = needs.fit(options.threads, options.tile, options.memory)?;
@@ -188,11 +206,28 @@ fn check_space(layout: &Layout, target: Option<&Path>, problems: &mut Problems) 
     let needed = layout.total_bytes() + SMALL_FILES;
     match free_space(target) {
         Ok(free) if free < needed => {
-            let message = format!("the output takes {} MB, but {} has {} MB free", needed / 1_000_000, target.display(), free / 1_000_000);
-            problems.push(Problem::general(message).with_hint("make room or choose an output folder on another disk"));
+            let message = format!(
+                "the output takes {} MB, but {} has {} MB free",
+                needed / 1_000_000,
+                target.display(),
+                free / 1_000_000
+            );
+            problems.push(
+                Problem::general(message).with_hint("make room or choose an output folder on another disk"),
+            );
         }
         Ok(_) => {}
         Err(error) => problems.push(Problem::general(error.to_string())),
+    }
+}
+
+/// An output folder that is in the way is told before any work.
+fn check_target(options: &PlanOptions, problems: &mut Problems) {
+    let Some(target) = options.target.as_deref().filter(|_| !options.replace) else { return };
+    let is_taken = target.is_file() || target.read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    if is_taken {
+        let problem = Problem::general(format!("{} exists and is not empty", target.display()));
+        problems.push(problem.with_hint("choose another folder, or pass --force to replace it"));
     }
 }
 
@@ -225,14 +260,17 @@ fn side_files(recipe: &Recipe, cast: &Cast, primary: usize, problems: &mut Probl
                 Some(source) => source,
                 None => {
                     let message = format!("`{}` is none of the merge's models", model.text());
-                    problems.push(Problem::at(place.clone(), message).with_hint("name one of `models`, or `base`"));
+                    problems.push(
+                        Problem::at(place.clone(), message).with_hint("name one of `models`, or `base`"),
+                    );
                     primary
                 }
             }
         }
         Some(Located { value: TokenizerSource::Union, place }) => {
             if !have_same_tokenizer(cast) {
-                let message = "the models' tokenizers differ, and uniting them is not supported by this version yet";
+                let message =
+                    "the models' tokenizers differ, and uniting them is not supported by this version yet";
                 problems.push(Problem::at(place.clone(), message).with_hint("use `tokenizer_source: base`"));
             }
             primary

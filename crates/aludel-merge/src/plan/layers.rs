@@ -26,7 +26,9 @@ impl<'n> Layers<'n> {
     /// Where a tensor stands among its layers, from 0 to 1.
     pub(super) fn position(&self, name: &str) -> f64 {
         match split(name) {
-            Some((prefix, layer)) => layer_position(Some(layer), self.counts.get(prefix).copied().unwrap_or(1)),
+            Some((prefix, layer)) => {
+                layer_position(Some(layer), self.counts.get(prefix).copied().unwrap_or(1))
+            }
             None => layer_position(None, 1),
         }
     }
@@ -49,7 +51,13 @@ mod tests {
 
     #[test]
     fn positions_run_from_the_first_layer_to_the_last() {
-        let names = ["model.embed_tokens.weight", "model.layers.0.a", "model.layers.4.a", "vision.layers.1.a", "h.0.b"];
+        let names = [
+            "model.embed_tokens.weight",
+            "model.layers.0.a",
+            "model.layers.4.a",
+            "vision.layers.1.a",
+            "h.0.b",
+        ];
         let layers = Layers::of(names.into_iter());
         let positions = names.map(|name| layers.position(name));
         assert_eq!(positions, [0.0, 0.0, 1.0, 1.0, 1.0]);

@@ -30,6 +30,8 @@ use crate::recipe::Recipe;
 pub struct PlanOptions {
     /// The output folder; its file system has to have room.
     pub target: Option<PathBuf>,
+    /// Whether a folder at the target will give way.
+    pub replace: bool,
     /// Keys the random numbers.
     pub seed: u64,
     /// Threads that compute; at least 1.
@@ -48,6 +50,7 @@ impl Default for PlanOptions {
     fn default() -> Self {
         Self {
             target: None,
+            replace: false,
             seed: 0,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             memory: MEMORY_DEFAULT,

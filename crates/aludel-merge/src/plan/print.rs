@@ -21,7 +21,13 @@ impl fmt::Display for Plan {
         let work = &self.work;
         writeln!(f, "read     {} in all passes", Bytes(work.bytes_read))?;
         writeln!(f, "write    {}", Bytes(work.bytes_written))?;
-        write!(f, "memory   {} at the most, {} threads, tiles of {} elements", Bytes(work.peak_memory), work.threads, work.tile)
+        write!(
+            f,
+            "memory   {} at the most, {} threads, tiles of {} elements",
+            Bytes(work.peak_memory),
+            work.threads,
+            work.tile
+        )
     }
 }
 
@@ -78,7 +84,8 @@ impl Plan {
             told.push(key);
             let same = self.dropped.iter().filter(|d| (d.source, d.reason.as_str()) == key);
             let names: Vec<&str> = same.map(|dropped| dropped.tensor.as_str()).collect();
-            let others = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
+            let others =
+                if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
             let model = &self.sources[dropped.source].model;
             writeln!(f, "dropped  {}{others} of {model}: {}", names[0], dropped.reason)?;
         }

@@ -56,19 +56,23 @@ impl Cast {
     }
 }
 
-/// Opens every model and casts the parts; what is wrong is added to `problems`.
-pub(super) fn cast(recipe: &Recipe, method: &dyn Method, problems: &mut Problems) -> Option<Cast> {
+/// Opens every model and casts the parts; what is wrong is added to `problems`, and the models that could be opened are
+/// cast all the same, so that what is wrong between them is told too.
+pub(super) fn cast(recipe: &Recipe, method: &dyn Method, problems: &mut Problems) -> Cast {
     check_parts(recipe, method, problems);
     let mut cast = Cast { sources: Vec::new(), base: None, members: Vec::new() };
-    let before = problems.count();
     for input in in_order(recipe, method) {
         let is_base = input.is_base && method.base() == Base::Required;
         let Some(source) = open(&mut cast.sources, &input, is_base, problems) else { continue };
         let name = input.reference.value.text().to_owned();
         let part = (source, Member { input: 0, entry: input.entry, name });
-        if is_base { cast.base.get_or_insert(part); } else { cast.members.push(part) }
+        if is_base {
+            cast.base.get_or_insert(part);
+        } else {
+            cast.members.push(part);
+        }
     }
-    (problems.count() == before).then_some(cast)
+    cast
 }
 
 /// The models that take part, the base first where the method wants it so.
@@ -117,15 +121,22 @@ fn check_parts(recipe: &Recipe, method: &dyn Method, problems: &mut Problems) {
 }
 
 /// The position of the model among the sources, opened unless it is there already.
-fn open(sources: &mut Vec<Source>, input: &Input<'_>, is_base: bool, problems: &mut Problems) -> Option<usize> {
+fn open(
+    sources: &mut Vec<Source>,
+    input: &Input<'_>,
+    is_base: bool,
+    problems: &mut Problems,
+) -> Option<usize> {
     let reference = &input.reference.value;
     let place = &input.reference.place;
     if let Some(known) = sources.iter().position(|source| source.model == reference.text()) {
         return Some(known);
     }
     if let Some(revision) = reference.revision() {
-        let message = format!("revision `{revision}` of a model: only models on disk are supported by this version");
-        problems.push(Problem::at(place.clone(), message).with_hint("download the model and give its folder"));
+        let message =
+            format!("revision `{revision}` of a model: only models on disk are supported by this version");
+        problems
+            .push(Problem::at(place.clone(), message).with_hint("download the model and give its folder"));
         return None;
     }
     let path = reference.path();

@@ -27,13 +27,18 @@ pub(super) struct Matched {
 /// All output tensors, and the input tensors that are not among them.
 pub(super) fn matched(cast: &Cast, primary: usize, problems: &mut Problems) -> (Vec<Matched>, Vec<Dropped>) {
     let sources = &cast.sources;
-    let mut names: IndexSet<&str> = sources[primary].checkpoint.tensors().keys().map(String::as_str).collect();
+    let mut names: IndexSet<&str> =
+        sources[primary].checkpoint.tensors().keys().map(String::as_str).collect();
     names.extend(sources.iter().flat_map(|source| source.checkpoint.tensors().keys().map(String::as_str)));
     let (mut tensors, mut dropped) = (Vec::new(), Vec::new());
     for name in names {
         if let Some(reason) = reason_to_drop(name, &sources[primary], sources) {
             let owners = (0..sources.len()).filter(|&source| entry(sources, source, name).is_some());
-            dropped.extend(owners.map(|source| Dropped { source, tensor: name.to_owned(), reason: reason.clone() }));
+            dropped.extend(owners.map(|source| Dropped {
+                source,
+                tensor: name.to_owned(),
+                reason: reason.clone(),
+            }));
             continue;
         }
         if let Some(matched) = match_one(name, sources, primary, problems) {
@@ -54,7 +59,8 @@ fn match_one(name: &str, sources: &[Source], primary: usize, problems: &mut Prob
     if inputs.len() < sources.len() {
         return None;
     }
-    let entries: Vec<&TensorEntry> = inputs.iter().filter_map(|i| entry(sources, i.source, &i.tensor)).collect();
+    let entries: Vec<&TensorEntry> =
+        inputs.iter().filter_map(|i| entry(sources, i.source, &i.tensor)).collect();
     let model = *entries.get(primary)?;
     let before = problems.count();
     for (input, other) in inputs.iter().zip(&entries) {
@@ -92,7 +98,7 @@ fn ties_embeddings(source: &Source) -> bool {
 
 /// Why a tensor is in no output, if so.
 fn reason_to_drop(name: &str, primary: &Source, sources: &[Source]) -> Option<String> {
-    if is_head(name) && ties_embeddings(primary) && sources.iter().any(|source| has_embedding(source)) {
+    if is_head(name) && ties_embeddings(primary) && sources.iter().any(has_embedding) {
         return Some(format!("the output's head is tied to its embedding, as `{}` has it", primary.model));
     }
     let is_derived = [".rotary_emb.inv_freq", ".attn.masked_bias"].iter().any(|end| name.ends_with(end));
@@ -110,7 +116,9 @@ fn missing(name: &str, source: usize, sources: &[Source]) -> Problem {
     let problem = Problem::general(format!("`{model}` has no tensor `{name}`, which `{owner}` has"));
     let names = sources[source].checkpoint.tensors().keys().map(String::as_str);
     match nearest(name, names) {
-        Some(near) => problem.with_hint(format!("its nearest is `{near}`; are the models of one architecture?")),
+        Some(near) => {
+            problem.with_hint(format!("its nearest is `{near}`; are the models of one architecture?"))
+        }
         None => problem.with_hint("are the models of one architecture?"),
     }
 }

@@ -1,0 +1,141 @@
+//! Measures aludel beside another tool, keeps dated records, and renders them into the documents.
+//!
+//! In: definitions under `benches/definitions`. Out: records under `benches/record` and tables in README.md and docs/. What is
+//! measured is the program that users run, as a process of its own; nothing here is linked into it.
+//!
+//! Modules in reading order: `definition`, `shape`, `values`, `make`, `measure`, `verify`, `run`, `record`, `render`.
+#![forbid(unsafe_code)]
+
+mod definition;
+mod make;
+mod measure;
+mod record;
+mod render;
+mod run;
+mod shape;
+mod values;
+mod verify;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use crate::definition::{Case, Definition};
+use crate::record::Machine;
+use crate::run::Runner;
+use crate::shape::ModelSpec;
+
+/// Measure aludel beside another tool.
+#[derive(Debug, Parser)]
+#[command(max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write the synthetic models of a spec: base, a, b and c
+    Make {
+        /// llama-tiny, llama-1.1b or llama-5.5b; with -zero, files of zeros that take no room
+        spec: ModelSpec,
+        folder: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Run a definition and record the results
+    Run(RunArguments),
+    /// Bring the tables of README.md and docs/ up to date with the newest records
+    Render {
+        /// Write nothing, and fail when a document is out of date
+        #[arg(long)]
+        check: bool,
+        /// The repository
+        #[arg(long, default_value = ".")]
+        root: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// The name of a definition in benches/definitions, or the path of one
+    definition: PathBuf,
+    /// Holds models and outputs; a RAM disk where times matter
+    #[arg(long)]
+    work: PathBuf,
+    /// The program to measure
+    #[arg(long)]
+    aludel: PathBuf,
+    /// Run the reference too, by this command (split at spaces); empty for the definition's own
+    #[arg(long, value_name = "COMMAND", num_args = 0..=1, default_missing_value = "")]
+    reference: Option<String>,
+    /// The reference's name and version in the record [default: the definition's]
+    #[arg(long, value_name = "TEXT")]
+    reference_version: Option<String>,
+    /// Run only these
+    #[arg(long, value_delimiter = ',')]
+    cases: Vec<String>,
+    /// Rounds [default: the definition's]
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Where records are kept
+    #[arg(long, default_value = "benches/record")]
+    record: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Make { spec, folder, seed } => make::make(&spec, seed, &folder),
+        Command::Run(arguments) => run(&arguments),
+        Command::Render { check, root } => render::render(&root, check),
+    }
+}
+
+fn run(arguments: &RunArguments) -> anyhow::Result<()> {
+    let definition = Definition::read(&definition_path(&arguments.definition))?;
+    let cases = chosen(&definition, &arguments.cases)?;
+    let runs = arguments.runs.unwrap_or(definition.runs);
+    ensure!(runs > 0, "`--runs` is 0");
+    let own = definition.reference.as_ref();
+    let reference = match (arguments.reference.as_deref(), own) {
+        (Some(_), None) => bail!("the definition has no reference"),
+        (Some(""), Some(own)) => Some(own.command.as_str()),
+        (given, _) => given,
+    };
+    let aludel = arguments.aludel.canonicalize();
+    let aludel = aludel.with_context(|| format!("cannot find {}", arguments.aludel.display()))?;
+    let runner = Runner {
+        definition: &definition,
+        work: &arguments.work,
+        aludel: &aludel,
+        reference,
+        reference_version: arguments.reference_version.clone().or_else(|| own.map(|own| own.name.clone())),
+        runs,
+        machine: Machine::here(),
+    };
+    let order: Vec<String> = definition.cases.iter().map(|case| case.name.clone()).collect();
+    for case in cases {
+        let path = runner.run(case)?.save(&arguments.record, &order)?;
+        println!("{}: recorded in {}", case.name, path.display());
+    }
+    Ok(())
+}
+
+fn definition_path(named: &Path) -> PathBuf {
+    if named.extension().is_some_and(|extension| extension == "toml") {
+        return named.to_path_buf();
+    }
+    Path::new("benches/definitions").join(named).with_extension("toml")
+}
+
+fn chosen<'a>(definition: &'a Definition, names: &[String]) -> anyhow::Result<Vec<&'a Case>> {
+    if names.is_empty() {
+        return Ok(definition.cases.iter().collect());
+    }
+    let find = |name: &String| {
+        let found = definition.cases.iter().find(|case| case.name == *name);
+        found.with_context(|| format!("the definition has no case `{name}`"))
+    };
+    names.iter().map(find).collect()
+}

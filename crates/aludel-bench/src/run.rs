@@ -1,0 +1,307 @@
+//! Runs the cases of a definition: aludel, the reference and the floor in turn, each answer checked.
+//!
+//! In: a definition, the programs and a working folder. Out: a record. Outputs are removed between runs, outside of what is
+//! measured; a case that fails or gives a wrong answer ends the run, and is not recorded.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use aludel_checkpoint::Checkpoint;
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+
+use crate::definition::{Case, Definition, Digests};
+use crate::make::make;
+use crate::measure::{Sample, Stage, expand, without_folders};
+use crate::record::{CaseRecord, Machine, Record, Summary, commit, now, output};
+use crate::shape::ModelSpec;
+use crate::verify::{Distance, check_tensors, compare, fingerprint};
+
+/// Runs cases of a definition.
+pub(crate) struct Runner<'a> {
+    pub(crate) definition: &'a Definition,
+    /// Holds models and outputs; a RAM disk where times matter.
+    pub(crate) work: &'a Path,
+    pub(crate) aludel: &'a Path,
+    /// The reference's command, when it is to run.
+    pub(crate) reference: Option<&'a str>,
+    /// Its name and version.
+    pub(crate) reference_version: Option<String>,
+    pub(crate) runs: usize,
+    pub(crate) machine: Machine,
+}
+
+/// The folders and files of one case.
+struct Places {
+    models: PathBuf,
+    recipe: PathBuf,
+    cache: PathBuf,
+    ours: PathBuf,
+    reference: PathBuf,
+    copy: PathBuf,
+    /// Weight files of the recipe's models.
+    inputs: Vec<PathBuf>,
+}
+
+/// What aludel says of itself.
+#[derive(Deserialize)]
+struct Report {
+    planned_peak_memory: u64,
+    bytes_hashed: u64,
+}
+
+/// What has been learnt of a case so far.
+#[derive(Default)]
+struct Results {
+    tensors: usize,
+    fingerprint: Option<Vec<String>>,
+    ours: Vec<Sample>,
+    reference: Vec<Sample>,
+    floor: Vec<Sample>,
+    distance: Option<Distance>,
+}
+
+impl Runner<'_> {
+    /// Runs one case and makes a record of it.
+    ///
+    /// Errors: a command fails, or an answer is wrong.
+    pub(crate) fn run(&self, case: &Case) -> anyhow::Result<Record> {
+        let measured = self.case(case).with_context(|| format!("case {}", case.name))?;
+        Ok(Record {
+            definition: self.definition.name.clone(),
+            title: self.definition.title.clone(),
+            date: now(),
+            machine: self.machine.clone(),
+            commit: commit(),
+            aludel: output(self.aludel, &["--version"]).unwrap_or_else(|| "unknown".to_owned()),
+            reference: self.reference.and(self.reference_version.clone()),
+            command: self.published_command(),
+            cases: vec![measured],
+        })
+    }
+
+    fn case(&self, case: &Case) -> anyhow::Result<CaseRecord> {
+        let places = self.prepare(case)?;
+        let mut results = Results::default();
+        for round in 0..self.runs {
+            eprintln!("{}: round {} of {}", case.name, round + 1, self.runs);
+            self.round(case, &places, round, &mut results)?;
+        }
+        let Results { tensors, ours, reference, floor, distance, .. } = results;
+        let summary = Summary::of(&ours, &reference, &floor);
+        Ok(CaseRecord {
+            name: case.name.clone(),
+            model: case.model.clone(),
+            digests: case.digests,
+            tensors,
+            ours,
+            reference,
+            floor,
+            distance,
+            bars: case.bars.clone(),
+            summary,
+        })
+    }
+
+    /// Makes the models, writes the recipe beside them, and lets aludel meet its inputs where it should know them.
+    fn prepare(&self, case: &Case) -> anyhow::Result<Places> {
+        let places = Places::new(self.work, case)?;
+        // A relative path makes mergekit ask the hub whether it is a name there.
+        let recipe = case.recipe.replace("{models}", &places.models.to_string_lossy());
+        fs::write(&places.recipe, recipe)?;
+        places.clear()?;
+        forget(&places.cache)?;
+        if case.digests == Digests::Warm {
+            self.warm(&places)?;
+        }
+        Ok(places)
+    }
+
+    /// Runs until no input is hashed any more. Digests of files that were just written are not remembered: another write
+    /// within the clock's resolution could go unnoticed.
+    fn warm(&self, places: &Places) -> anyhow::Result<()> {
+        for _ in 0..WARMING_RUNS {
+            let sample = self.ours(places)?;
+            places.clear()?;
+            if sample.hashed_bytes.unwrap_or(0) == 0 {
+                break;
+            }
+            thread::sleep(SETTLING);
+        }
+        Ok(())
+    }
+
+    fn round(&self, case: &Case, places: &Places, round: usize, results: &mut Results) -> anyhow::Result<()> {
+        if case.digests == Digests::Cold {
+            forget(&places.cache)?;
+        }
+        let sample = self.ours(places)?;
+        check_digests(case.digests, &sample)?;
+        report("aludel", &sample);
+        results.ours.push(sample);
+        check_answer(places, results)?;
+        if let Some(sample) = self.reference(case, places, round)? {
+            report("reference", &sample);
+            results.reference.push(sample);
+            let Some(rule) = case.agreement else { bail!("it has no rule of agreement") };
+            results.distance = Some(compare(&places.ours, &places.reference, &places.base(), rule)?);
+        }
+        places.clear()?;
+        if let Some(sample) = self.floor(places)? {
+            report("floor", &sample);
+            results.floor.push(sample);
+        }
+        places.clear()
+    }
+
+    fn ours(&self, places: &Places) -> anyhow::Result<Sample> {
+        let words = self.words(&self.definition.command, places, &places.ours)?;
+        let outcome = places.stage().measure(&words)?;
+        let report: Option<Report> = serde_json::from_str(&outcome.stdout).ok();
+        Ok(Sample {
+            planned_peak_bytes: report.as_ref().map(|report| report.planned_peak_memory),
+            hashed_bytes: report.as_ref().map(|report| report.bytes_hashed),
+            ..outcome.sample
+        })
+    }
+
+    /// `None` when the reference does not run in this round.
+    fn reference(&self, case: &Case, places: &Places, round: usize) -> anyhow::Result<Option<Sample>> {
+        let (Some(template), Some(reference)) = (self.reference, &self.definition.reference) else {
+            return Ok(None);
+        };
+        if round >= case.reference_runs.unwrap_or(reference.runs) {
+            return Ok(None);
+        }
+        let words = self.words(template, places, &places.reference)?;
+        Ok(Some(places.stage().measure(&words)?.sample))
+    }
+
+    /// All commands of the floor as one.
+    fn floor(&self, places: &Places) -> anyhow::Result<Option<Sample>> {
+        let mut total: Option<Sample> = None;
+        for template in &self.definition.floor {
+            let sample = places.stage().measure_silent(&self.words(template, places, &places.copy)?)?;
+            total = Some(total.map_or(sample, |before| before.then(sample)));
+        }
+        Ok(total)
+    }
+
+    fn words(&self, template: &str, places: &Places, out: &Path) -> anyhow::Result<Vec<OsString>> {
+        let one = |path: &Path| vec![path.as_os_str().to_owned()];
+        let inputs: Vec<OsString> = places.inputs.iter().map(|path| path.as_os_str().to_owned()).collect();
+        let names = [
+            ("aludel", one(self.aludel)),
+            ("recipe", one(&places.recipe)),
+            ("out", one(out)),
+            ("first", inputs.iter().take(1).cloned().collect()),
+            ("inputs", inputs),
+            ("copy", one(&places.copy)),
+        ];
+        expand(template, &names)
+    }
+
+    fn published_command(&self) -> String {
+        let name = &self.definition.name;
+        let mut command = format!(
+            "cargo run --release -p aludel-bench -- run {name} --work $WORK --aludel target/release/aludel"
+        );
+        if let Some(reference) = self.reference {
+            command.push_str(&format!(" --reference '{}'", without_folders(reference)));
+        }
+        command
+    }
+}
+
+impl Places {
+    fn new(work: &Path, case: &Case) -> anyhow::Result<Self> {
+        let spec: ModelSpec = case.model.parse()?;
+        let models = std::path::absolute(work.join(&spec.name))?;
+        make(&spec, SEED, &models)?;
+        let mut inputs = Vec::new();
+        for input in &case.inputs {
+            inputs
+                .extend(Checkpoint::open(&models.join(input))?.files().iter().map(|file| file.path.clone()));
+        }
+        let at = |name: &str| models.join(name);
+        Ok(Self {
+            recipe: at(&format!("{}.yml", case.name)),
+            cache: at("cache"),
+            ours: at("out"),
+            reference: at("out-reference"),
+            copy: at("copy.safetensors"),
+            inputs,
+            models,
+        })
+    }
+
+    fn base(&self) -> PathBuf {
+        self.models.join("base")
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        Stage { folder: &self.models, cache: &self.cache }
+    }
+
+    /// Removes what runs leave.
+    fn clear(&self) -> anyhow::Result<()> {
+        forget(&self.ours)?;
+        forget(&self.reference)?;
+        if self.copy.exists() {
+            fs::remove_file(&self.copy)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first output is checked in full; every later one must equal it.
+fn check_answer(places: &Places, results: &mut Results) -> anyhow::Result<()> {
+    let found = fingerprint(&places.ours)?;
+    match &results.fingerprint {
+        Some(first) => ensure!(*first == found, "two runs of aludel gave different weights"),
+        None => {
+            results.tensors = check_tensors(&places.ours, &places.base())?;
+            results.fingerprint = Some(found);
+        }
+    }
+    Ok(())
+}
+
+/// Holds what aludel says to have hashed against what the case promises.
+fn check_digests(digests: Digests, sample: &Sample) -> anyhow::Result<()> {
+    match (digests, sample.hashed_bytes) {
+        (Digests::Warm, Some(bytes @ 1..)) => {
+            bail!("{bytes} bytes of inputs were hashed though their digests were known")
+        }
+        (Digests::Cold, Some(0)) => bail!("no input was hashed though no digest was known"),
+        _ => Ok(()),
+    }
+}
+
+fn forget(folder: &Path) -> anyhow::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+fn report(who: &str, sample: &Sample) {
+    let peak =
+        sample.peak_bytes.map_or(String::new(), |bytes| format!(", peak {:.1} MB", bytes as f64 / 1e6));
+    eprintln!(
+        "  {who}: user {:.2} s, system {:.2} s, wall {:.2} s{peak}",
+        sample.user, sample.system, sample.wall
+    );
+}
+
+/// One that hashes, one where the models were too new for that, and one that finds the digests.
+const WARMING_RUNS: usize = 3;
+
+/// Longer than a file must lie still before its digest is remembered.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// Of the models' values.
+const SEED: u64 = 1;

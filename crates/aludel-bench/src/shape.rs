@@ -1,0 +1,143 @@
+//! Names the model shapes that benchmarks run on.
+//!
+//! In: a spec such as `llama-1.1b`. Out: the tensors of that Llama, in the order of a real file, and its `config.json`. The
+//! values of the weights are `values`' business.
+
+use std::str::FromStr;
+
+use aludel_checkpoint::{Dtype, OutputTensor};
+use anyhow::bail;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// A set of models: a base and three fine-tunes of one shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ModelSpec {
+    /// The spec as it was named.
+    pub(crate) name: String,
+    pub(crate) shape: Shape,
+    /// Every weight is zero and takes no room on a file system with sparse files: for measuring memory only.
+    pub(crate) zero: bool,
+}
+
+/// The sides of a Llama decoder with an untied head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Shape {
+    layers: usize,
+    hidden: usize,
+    ffn: usize,
+    heads: usize,
+    kv_heads: usize,
+    vocabulary: usize,
+}
+
+impl FromStr for ModelSpec {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        let (shape_name, zero) = match name.strip_suffix("-zero") {
+            Some(rest) => (rest, true),
+            None => (name, false),
+        };
+        let shape = match shape_name {
+            "llama-tiny" => TINY,
+            "llama-1.1b" => TINY_LLAMA,
+            // The vocabulary stays, so that it takes 122 layers rather than 110 to hold five times the weights.
+            "llama-5.5b" => Shape { layers: 122, ..TINY_LLAMA },
+            _ => bail!(
+                "unknown model `{name}`: there are llama-tiny, llama-1.1b and llama-5.5b, each also with -zero"
+            ),
+        };
+        Ok(Self { name: name.to_owned(), shape, zero })
+    }
+}
+
+impl Shape {
+    /// Every tensor, in bf16.
+    pub(crate) fn tensors(&self) -> Vec<OutputTensor> {
+        let mut tensors = vec![self.matrix("model.embed_tokens", self.vocabulary, self.hidden)];
+        for layer in 0..self.layers {
+            tensors.extend(self.layer(&format!("model.layers.{layer}")));
+        }
+        tensors.push(self.norm("model.norm"));
+        tensors.push(self.matrix("lm_head", self.vocabulary, self.hidden));
+        tensors
+    }
+
+    /// The model's `config.json`.
+    pub(crate) fn config(&self) -> Value {
+        json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "vocab_size": self.vocabulary,
+            "hidden_act": "silu",
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "tie_word_embeddings": false,
+            "torch_dtype": "bfloat16",
+        })
+    }
+
+    fn layer(&self, at: &str) -> [OutputTensor; 9] {
+        let kv = self.hidden / self.heads * self.kv_heads;
+        let matrix = |name: &str, rows, columns| self.matrix(&format!("{at}.{name}"), rows, columns);
+        [
+            self.norm(&format!("{at}.input_layernorm")),
+            matrix("mlp.down_proj", self.hidden, self.ffn),
+            matrix("mlp.gate_proj", self.ffn, self.hidden),
+            matrix("mlp.up_proj", self.ffn, self.hidden),
+            self.norm(&format!("{at}.post_attention_layernorm")),
+            matrix("self_attn.k_proj", kv, self.hidden),
+            matrix("self_attn.o_proj", self.hidden, self.hidden),
+            matrix("self_attn.q_proj", self.hidden, self.hidden),
+            matrix("self_attn.v_proj", kv, self.hidden),
+        ]
+    }
+
+    fn matrix(&self, name: &str, rows: usize, columns: usize) -> OutputTensor {
+        OutputTensor { name: format!("{name}.weight"), dtype: Dtype::BF16, shape: vec![rows, columns] }
+    }
+
+    fn norm(&self, name: &str) -> OutputTensor {
+        OutputTensor { name: format!("{name}.weight"), dtype: Dtype::BF16, shape: vec![self.hidden] }
+    }
+}
+
+/// TinyLlama-1.1B.
+const TINY_LLAMA: Shape =
+    Shape { layers: 22, hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocabulary: 32_000 };
+
+/// Small enough for tests, large enough for statistics.
+const TINY: Shape = Shape { layers: 2, hidden: 64, ffn: 176, heads: 4, kv_heads: 2, vocabulary: 512 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(name: &str) -> usize {
+        let spec: ModelSpec = name.parse().unwrap();
+        spec.shape.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+
+    #[test]
+    fn the_large_shapes_hold_what_their_names_say() {
+        assert_eq!(parameters("llama-1.1b"), 1_100_048_384, "the published count of TinyLlama");
+        let times = parameters("llama-5.5b") as f64 / parameters("llama-1.1b") as f64;
+        assert!((times - 5.0).abs() < 0.01, "{times}");
+    }
+
+    #[test]
+    fn an_unknown_shape_is_refused_by_name() {
+        let error = "llama-7b".parse::<ModelSpec>().unwrap_err();
+        assert!(error.to_string().contains("`llama-7b`"), "{error}");
+        assert!("llama-tiny-zero".parse::<ModelSpec>().unwrap().zero);
+    }
+}

@@ -1,0 +1,49 @@
+//! `aludel convert`: writes a model anew, with another type, shard size or format.
+
+use std::path::Path;
+
+use aludel_merge::plan::Plan;
+use aludel_merge::problem::{Problem, Problems};
+use aludel_merge::recipe::Recipe;
+
+use crate::args::{ConvertArguments, FloatName};
+use crate::failure::Refusal;
+use crate::printer::Printer;
+use crate::settings::{Verbosity, float_type, plan_options};
+
+use super::{gguf, merge};
+
+/// Converts, and prints a summary; the report is the result where JSON is asked for.
+pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Result<()> {
+    if gguf::is_gguf(&arguments.input) {
+        return gguf::run(arguments, printer);
+    }
+    let plan = plan(arguments).map_err(|problems| Refusal { recipe: None, problems })?;
+    printer.say(Verbosity::Verbose, &plan);
+    let report = merge::execute(&plan, &arguments.output, &arguments.writing, printer)?;
+    let subject = arguments.input.display().to_string();
+    printer.say(Verbosity::Normal, &merge::summary("converted", &subject, &report));
+    if printer.talk().json { printer.json(&report) } else { Ok(()) }
+}
+
+/// A merge of one model that passes it through.
+fn plan(arguments: &ConvertArguments) -> Result<Plan, Problems> {
+    let recipe = Recipe::parse(&passthrough(&arguments.input, arguments.dtype)?)?;
+    Plan::new(
+        &recipe,
+        &plan_options(&arguments.planning, 0, Some(&arguments.output), arguments.writing.force),
+    )
+}
+
+fn passthrough(input: &Path, dtype: Option<FloatName>) -> Result<String, Problem> {
+    let Some(path) = input.to_str() else {
+        return Err(Problem::general(format!("{} is no name in UTF-8", input.display())));
+    };
+    // A JSON string is a YAML string, whatever is in it.
+    let mut recipe =
+        format!("merge_method: passthrough\nmodels:\n  - model: {}\n", serde_json::Value::from(path));
+    if let Some(dtype) = dtype {
+        recipe.push_str(&format!("dtype: {}\n", float_type(dtype).torch_name()));
+    }
+    Ok(recipe)
+}

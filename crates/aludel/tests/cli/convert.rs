@@ -1,0 +1,107 @@
+//! Conversions of model folders and files.
+
+use std::fs;
+
+use aludel_checkpoint::DigestCache;
+use snapbox::str;
+
+use crate::sandbox::Sandbox;
+use crate::weights::{read_header, write_model};
+
+#[test]
+fn a_folder_is_written_anew_with_another_type() {
+    let sandbox = Sandbox::new(&[]);
+    let values: Vec<u8> = [1.0f32, -2.5, 3.000_000_2].iter().flat_map(|value| value.to_le_bytes()).collect();
+    write_model(&sandbox, "models/a", &[("w", "F32", &[3])], &values);
+    let convert = sandbox.aludel(&["convert", "models/a", "out", "--dtype", "bf16"]);
+    convert.assert().code(0).stdout_eq("").stderr_eq(str![[r#"
+converted models/a into out (134 B) in [..]: [..]/s read, [..]/s written, peak memory [..]
+
+"#]]);
+    let output = sandbox.path("out/model.safetensors");
+    assert_eq!(read_header(&output), [("w".to_owned(), "BF16".to_owned(), vec![3])]);
+    let bytes = fs::read(output).unwrap();
+    assert_eq!(bytes[bytes.len() - 6..], [0x80, 0x3f, 0x20, 0xc0, 0x40, 0x40]);
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(sandbox.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!(config["torch_dtype"], "bfloat16");
+}
+
+#[test]
+fn without_a_type_the_weights_stay_bit_by_bit() {
+    let sandbox = Sandbox::new(&["c-f16"]);
+    sandbox.aludel(&["convert", "models/c-f16", "out", "-q"]).assert().code(0).stdout_eq("").stderr_eq("");
+    let tensors = |path: &str| {
+        let path = sandbox.path(path);
+        let mut header = read_header(&path);
+        header.sort();
+        let bytes = fs::read(path).unwrap();
+        let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut data = bytes[start..].to_vec();
+        data.sort_unstable();
+        (header, data)
+    };
+    assert_eq!(tensors("out/model.safetensors"), tensors("models/c-f16/model.safetensors"));
+}
+
+/// The path of a GGUF file with a vocabulary of a few tokens and weights in F32.
+const GGUF: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../aludel-checkpoint/tests/fixtures/gguf/byte_level.gguf");
+
+#[test]
+fn a_gguf_file_becomes_a_model_folder() {
+    let sandbox = Sandbox::new(&[]);
+    fs::copy(GGUF, sandbox.path("m.gguf")).unwrap();
+    let convert = sandbox.aludel(&["convert", "m.gguf", "out", "--dtype", "float16"]);
+    convert.assert().code(0).stdout_eq("").stderr_eq(str![[r#"
+converting m.gguf into out as F16: [..] to write
+converted m.gguf into out ([..]) in [..]: [..]/s written
+
+"#]]);
+    let files = sandbox.names("out");
+    for file in ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        assert!(files.contains(&file.to_owned()), "{file} is not among {files:?}");
+    }
+    let card = fs::read_to_string(sandbox.path("out/README.md")).unwrap();
+    let digest =
+        DigestCache::disabled().sha256(GGUF.as_ref(), &mut |_| std::ops::ControlFlow::Continue(())).unwrap();
+    let row = format!("| m.gguf | {} | `{digest}` |", fs::metadata(GGUF).unwrap().len());
+    assert!(card.contains(&row), "{row} is not in {card}");
+    let types: Vec<String> =
+        read_header(&sandbox.path("out/model.safetensors")).into_iter().map(|(_, dtype, _)| dtype).collect();
+    assert!(!types.is_empty() && types.iter().all(|dtype| dtype == "F16"), "{types:?}");
+    assert_eq!(sandbox.names("."), ["m.gguf", "out"]);
+}
+
+#[test]
+fn a_conversion_as_json_says_what_was_written() {
+    let sandbox = Sandbox::new(&[]);
+    let report = sandbox.json(&["convert", GGUF, "out", "--json", "-q"]);
+    let tensors = read_header(&sandbox.path("out/model.safetensors")).len();
+    assert_eq!(report["output"], "out");
+    assert_eq!(report["tensors"], tensors);
+}
+
+/// The magic number decides where the name does not.
+#[test]
+fn a_damaged_gguf_file_is_refused_by_whatever_name() {
+    let sandbox = Sandbox::new(&[]);
+    sandbox.write("m.bin", &fs::read(GGUF).unwrap()[..100]);
+    sandbox.aludel(&["convert", "m.bin", "out"]).assert().code(3).stdout_eq("").stderr_eq(str![[r#"
+error: m.bin is damaged: the file ends inside a metadata value
+aludel: 1 problem, nothing was written
+
+"#]]);
+    assert_eq!(sandbox.names("."), ["m.bin"]);
+}
+
+#[test]
+fn what_is_no_model_is_refused_without_a_place_in_a_recipe_that_nobody_wrote() {
+    let sandbox = Sandbox::new(&[]);
+    sandbox.aludel(&["convert", "absent", "out"]).assert().code(3).stdout_eq("").stderr_eq(str![[r#"
+error: absent does not exist: give a model folder or a .safetensors file; models on a hub are downloaded first
+aludel: 1 problem, nothing was written
+
+"#]]);
+    assert!(!sandbox.path("out").exists());
+}

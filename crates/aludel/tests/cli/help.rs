@@ -1,0 +1,168 @@
+//! What the program says of itself, and of command lines that it does not understand.
+
+use snapbox::str;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn help_lists_the_commands_and_the_exit_codes() {
+    Sandbox::new(&[]).aludel(&["--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+Merge language models by recipe
+
+Usage: aludel [OPTIONS] <COMMAND>
+
+Commands:
+  merge    Merge the models of a recipe into a model folder
+  plan     Show what a merge would read, compute, hold and write, from the models' headers alone
+  convert  Turn a GGUF file into a model folder, or write a model folder with another type or shard
+           size
+  methods  List the merge methods, or the parameters of one
+
+Options:
+  -h, --help     Print help
+  -V, --version  Print version
+
+Global options:
+      --json          Print the result, or the error, as one JSON value on standard output
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan; twice:
+                      every step before a merge
+  -q, --quiet         Say nothing but errors
+      --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
+                      [default: auto] [possible values: auto, always, never]
+
+Exit codes:
+  0    done
+  1    failed while running: a file could not be read or written, or a model has NaN or infinities
+  2    the command line is wrong
+  3    refused before any weight was read: the recipe, the models or the output folder do not fit
+  130  interrupted (Ctrl-C); 143: terminated
+
+"#]]);
+}
+
+#[test]
+fn help_of_merge_lists_its_options() {
+    Sandbox::new(&[]).aludel(&["merge", "--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+Merge the models of a recipe into a model folder
+
+Usage: aludel merge [OPTIONS] <RECIPE> <OUTPUT>
+
+Arguments:
+  <RECIPE>  A recipe in mergekit's YAML, or `-` for standard input; model paths in it start at the
+            current folder
+  <OUTPUT>  The model folder to write; it appears under this name only when it is complete
+
+Options:
+      --threads <N>        Threads that compute [default: one for each core]
+      --memory <SIZE>      Memory that the work may take beyond the process itself [default: 128MiB]
+      --shard-size <SIZE>  The most weights in one output file [default: 5GB]
+      --allow-nan          Compute with NaN and infinities in the models instead of refusing them
+      --seed <N>           Key of the random masks of DARE; the same seed gives the same output
+                           everywhere [default: 0]
+  -f, --force              Replace the output folder if it exists, once the new one is complete
+      --no-sync            Leave it to the system when the files reach the disk: faster, but a power
+                           cut soon after may lose them
+  -h, --help               Print help
+
+Global options:
+      --json          Print the result, or the error, as one JSON value on standard output
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan; twice:
+                      every step before a merge
+  -q, --quiet         Say nothing but errors
+      --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
+                      [default: auto] [possible values: auto, always, never]
+
+Exit codes:
+  0    done
+  1    failed while running: a file could not be read or written, or a model has NaN or infinities
+  2    the command line is wrong
+  3    refused before any weight was read: the recipe, the models or the output folder do not fit
+  130  interrupted (Ctrl-C); 143: terminated
+
+"#]]);
+}
+
+#[test]
+fn help_of_convert_lists_its_options() {
+    Sandbox::new(&[]).aludel(&["convert", "--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+Turn a GGUF file into a model folder, or write a model folder with another type or shard size
+
+Usage: aludel convert [OPTIONS] <INPUT> <OUTPUT>
+
+Arguments:
+  <INPUT>   A .gguf file, a model folder or a .safetensors file
+  <OUTPUT>  The model folder to write; it appears under this name only when it is complete
+
+Options:
+      --dtype <DTYPE>      The type of the weights that are written [default: as they are stored;
+                           bfloat16 for quantised ones] [possible values: float32, float16,
+                           bfloat16]
+      --threads <N>        Threads that compute [default: one for each core]
+      --memory <SIZE>      Memory that the work may take beyond the process itself [default: 128MiB]
+      --shard-size <SIZE>  The most weights in one output file [default: 5GB]
+      --allow-nan          Compute with NaN and infinities in the models instead of refusing them
+  -f, --force              Replace the output folder if it exists, once the new one is complete
+      --no-sync            Leave it to the system when the files reach the disk: faster, but a power
+                           cut soon after may lose them
+  -h, --help               Print help
+
+Global options:
+      --json          Print the result, or the error, as one JSON value on standard output
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan; twice:
+                      every step before a merge
+  -q, --quiet         Say nothing but errors
+      --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
+                      [default: auto] [possible values: auto, always, never]
+
+Exit codes:
+  0    done
+  1    failed while running: a file could not be read or written, or a model has NaN or infinities
+  2    the command line is wrong
+  3    refused before any weight was read: the recipe, the models or the output folder do not fit
+  130  interrupted (Ctrl-C); 143: terminated
+
+"#]]);
+}
+
+#[test]
+fn the_version_is_one_line() {
+    Sandbox::new(&[]).aludel(&["--version"]).assert().code(0).stdout_eq(concat!(
+        "aludel ",
+        env!("CARGO_PKG_VERSION"),
+        "\n"
+    ));
+}
+
+#[test]
+fn no_command_is_a_usage_error() {
+    Sandbox::new(&[]).aludel(&[]).assert().code(2).stdout_eq("");
+}
+
+#[test]
+fn no_threads_are_a_usage_error() {
+    let sandbox = Sandbox::new(&[]);
+    let merge = sandbox.aludel(&["merge", "r.yml", "out", "--threads", "0"]);
+    merge.assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: invalid value '0' for '--threads <N>': number would be zero for non-zero type
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn a_size_in_mergekit_s_letters_is_asked_about_and_not_taken_for_bytes() {
+    let sandbox = Sandbox::new(&[]);
+    let merge = sandbox.aludel(&["merge", "r.yml", "out", "--out-shard-size", "5B"]);
+    merge.assert().code(2).stdout_eq("").stderr_eq(str![[r#"
+error: invalid value '5B' for '--shard-size <SIZE>': write `5GB` for billions of bytes, or `5` for bytes
+
+For more information, try '--help'.
+
+"#]]);
+}
+
+#[test]
+fn quiet_and_verbose_exclude_each_other() {
+    Sandbox::new(&[]).aludel(&["plan", "r.yml", "-q", "-v"]).assert().code(2).stdout_eq("");
+}

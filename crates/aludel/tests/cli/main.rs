@@ -1,0 +1,18 @@
+//! Tests of the program as its users meet it: arguments in; exit codes, both streams and files out.
+//!
+//! Expected texts are recorded in the tests; `SNAPSHOTS=overwrite cargo test -p aludel` records them anew.
+#![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
+
+mod convert;
+mod determinism;
+mod help;
+mod merge;
+mod methods;
+mod plan;
+mod refusals;
+mod sandbox;
+#[cfg(unix)]
+mod signals;
+#[cfg(unix)]
+mod terminal;
+mod weights;

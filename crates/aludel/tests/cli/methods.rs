@@ -1,0 +1,82 @@
+//! The listing of merge methods.
+
+use snapbox::str;
+
+use crate::sandbox::Sandbox;
+
+#[test]
+fn all_methods_are_listed() {
+    Sandbox::new(&[]).aludel(&["methods"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+linear            weighted average of the models
+slerp             spherical interpolation between the base model and one other
+task_arithmetic   base model plus weighted task vectors
+ties              task vectors trimmed to their largest elements, with elected signs
+dare_linear       task vectors with elements dropped at random, added
+dare_ties         task vectors with elements dropped at random, with elected signs
+breadcrumbs       task vectors without their largest and smallest elements, added
+breadcrumbs_ties  task vectors without their largest and smallest elements, with elected signs
+model_stock       between base and mean, by the angle between task vectors
+passthrough       one model's tensors, scaled
+
+"#]]);
+}
+
+#[test]
+fn one_method_is_described_with_its_parameters() {
+    Sandbox::new(&[]).aludel(&["methods", "ties"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+ties: task vectors trimmed to their largest elements, with elected signs
+  merges 1 or more models and `base_model`
+  weight        factor of this model's task vector (number or gradient; per model or for all)
+  density       share of the task vector that is kept, 0 to 1 (number or gradient; per model or for all; default 1)
+  lambda        factor of the combined task vectors (number or gradient; for the whole merge; default 1)
+  normalize     divide by the sum of the weights that took part (true or false; for the whole merge; default true)
+  consensus     how the sign of an element is elected (sum | count | unanimous; for the whole merge; default sum)
+  rescale       scale what is kept up to what was there (true or false; for the whole merge; default false)
+  rescale_mode  what rescaling restores: a norm of the task vector, or its mean (density) (l1 | l2 | linf | density; for the whole merge; default l1)
+  int8_mask     accepted for mergekit's sake; changes nothing (true or false; for the whole merge; default false)
+
+"#]]);
+}
+
+#[test]
+fn an_unknown_method_is_refused_with_the_nearest() {
+    Sandbox::new(&[]).aludel(&["methods", "tiess"]).assert().code(3).stdout_eq("").stderr_eq(str![[r#"
+error: unknown merge method `tiess`
+  hint: did you mean `ties`?
+aludel: 1 problem, nothing was written
+
+"#]]);
+}
+
+#[test]
+fn methods_as_json_have_parameters_with_defaults() {
+    let sandbox = Sandbox::new(&[]);
+    let methods = sandbox.json(&["methods", "--json"]);
+    let names: Vec<&str> =
+        methods.as_array().unwrap().iter().map(|method| method["name"].as_str().unwrap()).collect();
+    assert!(names.starts_with(&["linear", "slerp", "task_arithmetic", "ties"]), "{names:?}");
+    let ties = sandbox.json(&["methods", "ties", "--json"]);
+    assert_eq!(ties, methods[3]);
+    let density = ties["parameters"].as_array().unwrap().iter().find(|p| p["name"] == "density").unwrap();
+    assert_eq!(
+        (&density["default"], &density["level"]),
+        (&serde_json::json!(1.0), &serde_json::json!("model"))
+    );
+}
+
+#[test]
+fn the_readme_lists_every_method_with_its_parameters() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+    let methods = Sandbox::new(&[]).json(&["methods", "--json"]);
+    let rows: Vec<&str> = readme.lines().skip_while(|line| *line != "## Methods").skip(4).collect();
+    for (method, row) in methods.as_array().unwrap().iter().zip(rows) {
+        let parameters = |level: &str| {
+            let parameters = method["parameters"].as_array().unwrap().iter();
+            let of_level = parameters.filter(|p| p["level"] == level && p["name"] != "int8_mask");
+            of_level.map(|p| format!("`{}`", p["name"].as_str().unwrap())).collect::<Vec<_>>().join(", ")
+        };
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let name = format!("`{}`", method["name"].as_str().unwrap());
+        assert_eq!((cells[1], cells[3], cells[4]), (&*name, &*parameters("model"), &*parameters("merge")));
+    }
+}

@@ -1,0 +1,86 @@
+//! Gives each test a folder of its own, in which the program runs and models have short names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command as StdCommand;
+
+use snapbox::cmd::{Command, cargo_bin};
+use tempfile::TempDir;
+
+/// A working folder with some models, and a place for the program's cache outside it.
+pub(crate) struct Sandbox {
+    folder: TempDir,
+    home: TempDir,
+}
+
+impl Sandbox {
+    /// With these models of `tests/golden` under `models/`.
+    pub(crate) fn new(models: &[&str]) -> Self {
+        let sandbox = Self { folder: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() };
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models");
+        for model in models {
+            let target = sandbox.path("models").join(model);
+            fs::create_dir_all(&target).unwrap();
+            for entry in golden.join(model).read_dir().unwrap() {
+                let path = entry.unwrap().path();
+                fs::copy(&path, target.join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        sandbox
+    }
+
+    /// The path of a file in the working folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file, its folders made.
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    /// The program with these arguments, its streams captured.
+    pub(crate) fn aludel(&self, arguments: &[&str]) -> Command {
+        Command::from_std(self.process(arguments))
+    }
+
+    /// The program with these arguments, its streams to be set by the test.
+    pub(crate) fn process(&self, arguments: &[&str]) -> StdCommand {
+        let mut command = StdCommand::new(cargo_bin!("aludel"));
+        command.args(arguments).current_dir(self.folder.path());
+        command
+            .env("XDG_CACHE_HOME", self.home.path())
+            .env("HOME", self.home.path())
+            .env("LOCALAPPDATA", self.home.path());
+        for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM", "COLUMNS"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// What the program printed as JSON.
+    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.process(arguments).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The names in a folder of the sandbox, hidden ones too, sorted.
+    pub(crate) fn names(&self, folder: &str) -> Vec<String> {
+        let entries = self.path(folder).read_dir().unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Every file of a folder with its content.
+    pub(crate) fn contents(&self, folder: &str) -> Vec<(String, Vec<u8>)> {
+        let read = |name: String| {
+            let content = fs::read(self.path(folder).join(&name)).unwrap();
+            (name, content)
+        };
+        self.names(folder).into_iter().map(read).collect()
+    }
+}
