@@ -256,7 +256,12 @@ mod tests {
     /// The digest and the number of bytes read for it.
     fn digest(cache: &DigestCache, file: &Path, now: SystemTime) -> (String, u64) {
         let mut read = 0;
-        let sha256 = cache.sha256_at(file, now, &mut |bytes| read += bytes).unwrap();
+        let sha256 = cache
+            .sha256_at(file, now, &mut |bytes| {
+                read += bytes;
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         (sha256, read)
     }
 

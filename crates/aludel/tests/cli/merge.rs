@@ -89,8 +89,9 @@ fn what_exists_stays_unless_forced() {
     sandbox.write("out/mine.txt", "keep me");
     let merge = sandbox.aludel(&["merge", "r.yml", "out"]);
     merge.assert().code(3).stdout_eq("").stderr_eq(str![[r#"
-merging 2 models by linear into out: 15.6 kB to read, 10.7 kB to write
-error: out exists: it is not empty; name another folder or replace this one with `--force`
+error: out exists and is not empty
+  hint: choose another folder, or pass --force to replace it
+aludel: 1 problem, nothing was written
 
 "#]]);
     assert_eq!(sandbox.contents("out"), [("mine.txt".to_owned(), b"keep me".to_vec())]);
