@@ -1,7 +1,7 @@
 //! Describes a merge method as a formula: reductions over elementwise expressions, then one elementwise expression.
 //!
 //! In: expressions built with ordinary operators on a [`Graph`]. Out: a verified [`Formula`], which a
-//! [`Schedule`] splits into passes and which [`interpret`] defines element by element. Nothing here is fast.
+//! [`Schedule`] splits into passes and which [`interpret()`] defines element by element. Nothing here is fast.
 
 mod graph;
 mod interpret;

@@ -1,6 +1,6 @@
 //! Carries out a plan: reads tiles, computes, writes, and leaves a whole model folder or none.
 //!
-//! In: a [`Plan`] and a target folder. Out: the folder and a [`Report`]. Threads take units from one [`queue`]; one
+//! In: a [`Plan`] and a target folder. Out: the folder and a [`Report`]. Threads take units from one `queue`; one
 //! writer puts encoded tiles in their places; inputs are hashed beside the work. Memory is the plan's: nothing here grows
 //! with the models. Nothing is decided here either.
 
