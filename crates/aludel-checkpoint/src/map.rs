@@ -48,9 +48,7 @@ impl WeightMap {
     /// # Panics
     /// As [`WeightMap::bytes`].
     pub fn prefetch(&self, tensor: &TensorEntry, range: Range<u64>) {
-        let map = &self.maps[tensor.file];
-        let window = window(tensor, range);
-        assert!(window.end <= map.len(), "the window ends at {} of {} bytes", window.end, map.len());
+        let (map, window) = self.window(tensor, range);
         if !window.is_empty() {
             advise_needed(map, window);
         }
@@ -62,9 +60,7 @@ impl WeightMap {
     /// # Panics
     /// As [`WeightMap::bytes`].
     pub fn release(&self, tensor: &TensorEntry, range: Range<u64>) {
-        let map = &self.maps[tensor.file];
-        let window = window(tensor, range);
-        assert!(window.end <= map.len(), "the window ends at {} of {} bytes", window.end, map.len());
+        let (map, window) = self.window(tensor, range);
         if !window.is_empty() {
             advise_not_needed(map, whole_clusters(map, window));
         }
@@ -76,13 +72,19 @@ impl WeightMap {
     /// # Panics
     /// As [`WeightMap::bytes`].
     pub fn release_passed(&self, tensor: &TensorEntry, range: Range<u64>) {
-        let map = &self.maps[tensor.file];
-        let window = window(tensor, range);
-        assert!(window.end <= map.len(), "the window ends at {} of {} bytes", window.end, map.len());
+        let (map, window) = self.window(tensor, range);
         let passed = passed_clusters(map, window);
         if !passed.is_empty() {
             advise_not_needed(map, passed);
         }
+    }
+
+    /// The map of the tensor's file, and the range as one of it.
+    fn window(&self, tensor: &TensorEntry, range: Range<u64>) -> (&Mmap, Range<usize>) {
+        let map = &self.maps[tensor.file];
+        let window = window(tensor, range);
+        assert!(window.end <= map.len(), "the window ends at {} of {} bytes", window.end, map.len());
+        (map, window)
     }
 }
 

@@ -13,3 +13,4 @@ pub mod methods;
 pub mod plan;
 pub mod problem;
 pub mod recipe;
+mod resident;

@@ -228,8 +228,7 @@ impl Run<'_> {
 
     /// The elements that this thread is likely to need after the unit.
     fn ahead_of(&self, task: &Task) -> std::ops::Range<u64> {
-        let shape = &self.plan.steps[task.step].shape;
-        let all = shape.iter().map(|&side| side as u64).product::<u64>();
+        let all = self.plan.steps[task.step].elements();
         let work = &self.plan.work;
         let start = all.min(task.elements().start + work.threads as u64 * work.tile);
         start..all.min(start + work.tile)

@@ -198,7 +198,7 @@ impl<'p> Queue<'p> {
     pub(super) fn complete(&self, task: &Task, sweeps: &AtomicU64) -> Option<Passed> {
         let mut state = self.lock();
         let active = state.active.iter_mut().find(|active| active.step == task.step)?;
-        let passed = active.finish(task.unit, self.plan.work.tile, elements(&self.plan.steps[task.step]));
+        let passed = active.finish(task.unit, self.plan.work.tile, self.plan.steps[task.step].elements());
         if !active.is_done() {
             self.changed.notify_all();
             return Some(passed);
@@ -304,7 +304,7 @@ impl<'p> Queue<'p> {
             Work::Copy | Work::Advancing => {
                 let tile = self.plan.work.tile;
                 let start = unit as u64 * tile;
-                let end = elements(&self.plan.steps[step]).min(start + tile);
+                let end = self.plan.steps[step].elements().min(start + tile);
                 Task { step, kind: TaskKind::Copy, unit, elements: start..end }
             }
         })
@@ -319,10 +319,10 @@ impl<'p> Queue<'p> {
     fn begin(&self, index: usize) -> Active {
         let step = &self.plan.steps[index];
         let (work, units) = match step.action {
-            Action::Copy => (Work::Copy, elements(step).div_ceil(self.plan.work.tile) as usize),
+            Action::Copy => (Work::Copy, step.elements().div_ceil(self.plan.work.tile) as usize),
             Action::Compute { formula, columns } => {
                 let (evaluation, wave) = Evaluation::start(self.job(step, formula, columns));
-                let units = if elements(step) == 0 { 0 } else { wave.units() };
+                let units = if step.elements() == 0 { 0 } else { wave.units() };
                 (Work::Compute { evaluation: Box::new(evaluation), wave }, units)
             }
         };
@@ -333,7 +333,7 @@ impl<'p> Queue<'p> {
         let formula = Arc::clone(&self.plan.formulas[formula].formula);
         Job {
             streams: stream_keys(self.plan.seed, &step.tensor, formula.streams()),
-            geometry: Geometry { elements: elements(step), columns },
+            geometry: Geometry { elements: step.elements(), columns },
             output: element_of(step.dtype).unwrap_or(Element::F32),
             tile: self.plan.work.tile,
             allow_non_finite: self.plan.allow_non_finite,
@@ -353,8 +353,4 @@ impl Drop for StopOnPanic<'_, '_> {
             self.queue.stop();
         }
     }
-}
-
-fn elements(step: &Step) -> u64 {
-    step.shape.iter().map(|&side| side as u64).product()
 }

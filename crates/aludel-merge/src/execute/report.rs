@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::plan::Plan;
+use crate::resident;
 
 /// What a merge did.
 #[derive(Clone, Debug, Serialize)]
@@ -65,15 +66,8 @@ impl Report {
             threads: plan.work.threads,
             seconds: 0.0,
             phases: Phases::default(),
-            peak_memory: peak_memory(),
+            peak_memory: resident::peak(),
             planned_peak_memory: plan.work.peak_memory,
         }
     }
-}
-
-/// The most memory that this process ever had resident.
-fn peak_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }

@@ -77,7 +77,7 @@ impl Needs {
         self.input_width = self.input_width.max(inputs.iter().map(|(width, _)| width).sum());
         self.slack = self.slack.max(inputs.iter().map(slack).sum());
         self.output_width = self.output_width.max(output);
-        self.largest = self.largest.max(step.shape.iter().map(|&side| side as u64).product());
+        self.largest = self.largest.max(step.elements());
         if let Some(formula) = formula {
             self.scratch = self.scratch.max(Scratch::bytes(formula.registers));
             self.selections = self.selections.max(formula.selections() as u64);
@@ -130,13 +130,4 @@ pub(super) fn bytes_read(step: &Step, formulas: &[PlannedFormula], input_bytes: 
             formulas[formula].reads.iter().flatten().map(|&input| input_bytes[usize::from(input)]).sum()
         }
     }
-}
-
-/// Bytes of this process that are resident now: what the merge's own memory comes on top of.
-pub(super) fn resident_now() -> u64 {
-    const UNKNOWN: u64 = 8 << 20;
-    let Ok(text) = std::fs::read_to_string("/proc/self/status") else { return UNKNOWN };
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kibibytes.map_or(UNKNOWN, |kibibytes| kibibytes * 1024)
 }

@@ -15,7 +15,11 @@ use super::tensors::{self, Matched};
 use super::{Action, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
 use crate::methods::{self, Member, Method, Tensor};
 use crate::problem::{Problem, Problems};
-use crate::recipe::{FloatType, Located, Recipe, TokenizerSource};
+use crate::recipe::{Located, Recipe, TokenizerSource};
+use crate::resident;
+
+/// What a process is taken to have resident where the system does not tell.
+const RESIDENT_UNKNOWN: u64 = 8 << 20;
 
 /// Room that the output's small files may need.
 const SMALL_FILES: u64 = 1 << 20;
@@ -88,7 +92,7 @@ impl Builder<'_> {
             return Ok(Step { tensor: name, shape, dtype: tensor.dtype, action: Action::Copy, inputs });
         }
         let formula = self.formula(tensor, layers.position(&tensor.name))?;
-        let output = self.recipe.out_dtype.or(self.recipe.dtype).map_or(tensor.dtype, stored_as);
+        let output = self.recipe.out_dtype.or(self.recipe.dtype).map_or(tensor.dtype, Dtype::from);
         let action = Action::Compute { formula: self.intern(formula), columns: columns(&tensor.shape) };
         Ok(Step { tensor: name, shape, dtype: output, action, inputs: tensor.inputs.clone() })
     }
@@ -143,14 +147,6 @@ fn columns(shape: &[usize]) -> u64 {
     shape.last().map_or(1, |&side| (side as u64).max(1))
 }
 
-const fn stored_as(float: FloatType) -> Dtype {
-    match float {
-        FloatType::F32 => Dtype::F32,
-        FloatType::F16 => Dtype::F16,
-        FloatType::BF16 => Dtype::BF16,
-    }
-}
-
 fn layout(steps: &[Step], options: &PlanOptions) -> Result<Layout, Problem> {
     let tensor = |step: &Step| OutputTensor {
         name: step.tensor.clone(),
@@ -197,7 +193,7 @@ fn reckon(
         buffers: Needs::buffers(threads),
         bytes_read,
         bytes_written: layout.total_bytes(),
-        peak_memory: budget::resident_now() + bytes,
+        peak_memory: resident::now().unwrap_or(RESIDENT_UNKNOWN) + bytes,
     })
 }
 

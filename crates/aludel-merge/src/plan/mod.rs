@@ -123,6 +123,13 @@ pub struct Step {
     pub inputs: Vec<StepInput>,
 }
 
+impl Step {
+    /// The elements of the tensor; 1 for a scalar.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&side| side as u64).product()
+    }
+}
+
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

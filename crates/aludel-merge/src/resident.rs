@@ -1,0 +1,17 @@
+//! Asks the system how much memory this process has resident. Only Linux answers.
+
+/// Bytes resident now.
+pub(crate) fn now() -> Option<u64> {
+    status("VmRSS:")
+}
+
+/// The most bytes that were ever resident.
+pub(crate) fn peak() -> Option<u64> {
+    status("VmHWM:")
+}
+
+fn status(key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    value.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
