@@ -4,9 +4,11 @@
 //! encoded bytes of one output tensor, tile by tile. This crate never sees a path, a model or a recipe.
 //!
 //! Reading order: [`formula`] (the language and its scalar interpreter), [`random`] (counter-based numbers),
-//! [`cpu`] (the tiled executor).
+//! [`cpu`] (the tiled executor); [`nn`] (operations of a decoder), [`loss`] (distillation losses).
 
 pub mod cpu;
 pub mod element;
 pub mod formula;
+pub mod loss;
+pub mod nn;
 pub mod random;

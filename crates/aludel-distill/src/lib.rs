@@ -1,0 +1,1 @@
+//! Distils a teacher model into a student.

@@ -1,0 +1,1 @@
+//! Reads YAML documents whose every part has a place, and says what is wrong with them.

@@ -1,0 +1,371 @@
+//! Declares what a decoder asks of a device: memory, and each operation forward and backward.
+//!
+//! Shape letters, here and in every operation: `T` rows of a step (tokens of all its documents, one after another), `D`
+//! hidden width, `H` query heads, `K` key and value heads, `E` head width, `F` inner width of the feed-forward block, `V`
+//! vocabulary, `I` and `O` inputs and outputs of a product. All arrays are dense and row-major.
+//!
+//! An output parameter is overwritten unless its documentation says that it is added to. Gradients of parameters are
+//! always added to, so that micro-batches accumulate in place. A mismatch of lengths is a bug of the caller and panics;
+//! what the machine refuses is a [`DeviceError`], and an asynchronous device may report it at the next
+//! [`Device::read`] or [`Device::synchronize`].
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::element::Element;
+
+/// Why a device did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// There is not enough memory for an allocation.
+    #[error("out of memory on {device}: {bytes} bytes were asked for")]
+    OutOfMemory {
+        /// The device's name.
+        device: String,
+        /// Size of the allocation that failed.
+        bytes: u64,
+    },
+    /// The driver or a library failed.
+    #[error("{device} failed: {detail}")]
+    Failed {
+        /// The device's name.
+        device: String,
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// Bytes that somebody else owns, such as a window of a mapped file.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// `rows` rows of `width` elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// How many.
+    pub rows: usize,
+    /// Elements of one.
+    pub width: usize,
+}
+
+/// What becomes of an output's former content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accumulate {
+    /// It is overwritten; it may be anything, NaN included.
+    Overwrite,
+    /// The result is added to it.
+    Add,
+}
+
+/// Root-mean-square normalisation: `y = x / sqrt(mean(x^2) + epsilon) * g`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Added to the mean square.
+    pub epsilon: f32,
+    /// `g` is `1 + weight` (Gemma) rather than `weight`.
+    pub one_plus: bool,
+}
+
+/// A product `y[T, O] = scale * x[T, I] w[O, I]^T`, as a linear layer stores its weight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Product {
+    /// T.
+    pub rows: usize,
+    /// I.
+    pub inputs: usize,
+    /// O.
+    pub outputs: usize,
+    /// Factor of the product (1 for a plain layer; `alpha / rank` folded into the second factor of a LoRA).
+    pub scale: f32,
+}
+
+/// Rows of heads that are turned or normalised: `[T, heads, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// T.
+    pub rows: usize,
+    /// Heads in a row.
+    pub heads: usize,
+    /// E.
+    pub width: usize,
+}
+
+/// Which way a rotation goes. Its transpose, and so its gradient, is the rotation backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// By the angle.
+    Forward,
+    /// By minus the angle.
+    Backward,
+}
+
+/// Queries and the keys that they may see. The last query of a span sees its last key, the one before it all keys but the
+/// last, and so on: a document of a packed step has equal ranges; a step of generation has one query and many keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of `q`.
+    pub queries: Range<usize>,
+    /// Rows of `k` and `v`; at least as many as queries.
+    pub keys: Range<usize>,
+}
+
+/// Causal attention with grouped heads: query head `h` reads key and value head `h / (H / K)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// H.
+    pub heads: usize,
+    /// K; divides H.
+    pub key_heads: usize,
+    /// E.
+    pub width: usize,
+    /// Factor of the scores, usually `E^-0.5`.
+    pub scale: f32,
+    /// A query sees only this many last keys, its own included.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)` before the softmax.
+    pub soft_cap: Option<f32>,
+}
+
+/// The function applied to the gate of a gated feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * Phi(x)`, by the error function.
+    Gelu,
+    /// The tanh approximation of [`Activation::Gelu`].
+    GeluTanh,
+}
+
+/// One step of AdamW (Loshchilov and Hutter 2019, algorithm 2), with the gradient scaled first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Learning rate of this step, schedule included.
+    pub learning_rate: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub epsilon: f32,
+    /// Decoupled weight decay; 0 for norms and biases.
+    pub weight_decay: f32,
+    /// The step's number, counted from 1, for the correction of the moments' bias.
+    pub step: u64,
+    /// Factor of the gradient: clipping.
+    pub gradient_scale: f32,
+}
+
+/// A place that holds buffers and computes on them.
+pub trait Device: Send + Sync + 'static {
+    /// A dense array of elements of one type on the device.
+    type Buffer: Send + Sync;
+    /// Small unsigned numbers on the device: token ids, positions, labels, row numbers.
+    type Indices: Send + Sync;
+
+    /// The device's name for messages.
+    fn name(&self) -> String;
+
+    /// The type of activations and of gradients of activations here: f32 on the CPU, bf16 on a GPU. Gradients of
+    /// parameters, masters and moments are f32 everywhere.
+    fn activation(&self) -> Element;
+
+    /// `len` zeros.
+    fn zeros(&self, len: usize, element: Element) -> Result<Self::Buffer, DeviceError>;
+
+    /// Stored elements, little-endian. The CPU uses them where they lie, without a copy, when they are aligned.
+    fn import(&self, bytes: SharedBytes, element: Element) -> Result<Self::Buffer, DeviceError>;
+
+    /// A copy of these numbers.
+    fn indices(&self, values: &[u32]) -> Result<Self::Indices, DeviceError>;
+
+    /// The number of elements.
+    fn len(&self, buffer: &Self::Buffer) -> usize;
+
+    /// The type of its elements.
+    fn element(&self, buffer: &Self::Buffer) -> Element;
+
+    /// Copies elements to the host as f32, after everything that was asked before.
+    fn read(&self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>, DeviceError>;
+
+    /// Copies elements from the host, rounded to the buffer's type, from position `at` on. The buffer must be writable:
+    /// not an imported one.
+    fn write(&self, buffer: &mut Self::Buffer, at: usize, values: &[f32]) -> Result<(), DeviceError>;
+
+    /// Waits until everything that was asked for is done.
+    fn synchronize(&self) -> Result<(), DeviceError>;
+
+    /// `to[..] = from[..]`, converting the element type.
+    fn copy(&self, from: &Self::Buffer, to: &mut Self::Buffer);
+
+    /// Copies `rows` rows of `width` elements, from row `from_row` of `from` to row `to_row` of `to`.
+    fn copy_rows(
+        &self,
+        from: &Self::Buffer,
+        from_row: usize,
+        to: &mut Self::Buffer,
+        to_row: usize,
+        shape: Rows,
+    );
+
+    /// Sets all elements to `value`.
+    fn fill(&self, buffer: &mut Self::Buffer, value: f32);
+
+    /// `y += scale * x`.
+    fn add(&self, x: &Self::Buffer, scale: f32, y: &mut Self::Buffer);
+
+    /// `y *= scale`.
+    fn scale(&self, y: &mut Self::Buffer, scale: f32);
+
+    /// `y[t, :] = scale * table[ids[t], :]`; `table` is `[V, D]`, every id is below V.
+    fn embed(
+        &self,
+        ids: &Self::Indices,
+        table: &Self::Buffer,
+        width: usize,
+        scale: f32,
+        y: &mut Self::Buffer,
+    );
+
+    /// `d_table[ids[t], :] += scale * dy[t, :]`, in the order of `t` for each row.
+    fn embed_backward(
+        &self,
+        ids: &Self::Indices,
+        dy: &Self::Buffer,
+        width: usize,
+        scale: f32,
+        d_table: &mut Self::Buffer,
+    );
+
+    /// Normalises rows (see [`Norm`]); keeps `1 / sqrt(mean(x^2) + epsilon)` of each row in `rstd` (f32, one a row).
+    /// The same `weight` (`[width]`) serves all rows, so heads are normalised as `T * heads` rows of `E`.
+    fn rms_norm(
+        &self,
+        norm: Norm,
+        shape: Rows,
+        x: &Self::Buffer,
+        weight: &Self::Buffer,
+        y: &mut Self::Buffer,
+        rstd: &mut Self::Buffer,
+    );
+
+    /// Gradient of [`Device::rms_norm`]. `dx` as `into` says; `d_weight` (f32) is added to, where it is wanted.
+    #[expect(clippy::too_many_arguments, reason = "what the gradient depends on")]
+    fn rms_norm_backward(
+        &self,
+        norm: Norm,
+        shape: Rows,
+        x: &Self::Buffer,
+        weight: &Self::Buffer,
+        rstd: &Self::Buffer,
+        dy: &Self::Buffer,
+        dx: &mut Self::Buffer,
+        into: Accumulate,
+        d_weight: Option<&mut Self::Buffer>,
+    );
+
+    /// `y = scale * x w^T (+ bias)`, or added to `y`. `bias` is `[O]`.
+    fn linear(
+        &self,
+        product: Product,
+        x: &Self::Buffer,
+        w: &Self::Buffer,
+        bias: Option<&Self::Buffer>,
+        y: &mut Self::Buffer,
+        into: Accumulate,
+    );
+
+    /// `dx = scale * dy w`, or added to `dx`.
+    fn linear_backward_input(
+        &self,
+        product: Product,
+        dy: &Self::Buffer,
+        w: &Self::Buffer,
+        dx: &mut Self::Buffer,
+        into: Accumulate,
+    );
+
+    /// `dw += scale * dy^T x` and `d_bias += sum over rows of dy`; both f32.
+    fn linear_backward_weight(
+        &self,
+        product: Product,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        dw: &mut Self::Buffer,
+        d_bias: Option<&mut Self::Buffer>,
+    );
+
+    /// Rotary position embedding in place, in the layout of Hugging Face checkpoints: element `i` of a head is turned
+    /// with element `i + R / 2`, for `i < R / 2`; elements from `R` on stay. `cos` and `sin` are `[positions, R / 2]`
+    /// (f32), and row `t` uses their row `positions[t]`.
+    #[expect(clippy::too_many_arguments, reason = "the tables are two buffers")]
+    fn rotate(
+        &self,
+        direction: Direction,
+        shape: Heads,
+        rotated: usize,
+        cos: &Self::Buffer,
+        sin: &Self::Buffer,
+        positions: &Self::Indices,
+        x: &mut Self::Buffer,
+    );
+
+    /// Attention over spans (see [`Attention`], [`Span`]): `q` is `[T, H, E]`, `k` and `v` are `[keys, K, E]`, `y` is
+    /// `[T, H, E]`. `lse` (f32, `[T, H]`) receives the log-sum-exp of each row of scores. Softmax is streamed: nothing of
+    /// size queries times keys is kept. Spans cover every query once.
+    #[expect(clippy::too_many_arguments, reason = "what attention depends on")]
+    fn attention(
+        &self,
+        attention: Attention,
+        spans: &[Span],
+        q: &Self::Buffer,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        y: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+    );
+
+    /// Gradient of [`Device::attention`], from its inputs, its output and its log-sum-exps. Overwrites `dq`, `dk`, `dv`.
+    #[expect(clippy::too_many_arguments, reason = "what the gradient depends on")]
+    fn attention_backward(
+        &self,
+        attention: Attention,
+        spans: &[Span],
+        q: &Self::Buffer,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        y: &Self::Buffer,
+        lse: &Self::Buffer,
+        dy: &Self::Buffer,
+        dq: &mut Self::Buffer,
+        dk: &mut Self::Buffer,
+        dv: &mut Self::Buffer,
+    );
+
+    /// `y = f(gate) * up`, element by element.
+    fn gated(&self, activation: Activation, gate: &Self::Buffer, up: &Self::Buffer, y: &mut Self::Buffer);
+
+    /// Gradient of [`Device::gated`], in place: `gate` becomes `d_gate` and `up` becomes `d_up`.
+    fn gated_backward(
+        &self,
+        activation: Activation,
+        dy: &Self::Buffer,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
+    );
+
+    /// The sum of squares of a buffer, in f64, in an order that does not depend on the number of threads.
+    fn sum_of_squares(&self, x: &Self::Buffer) -> Result<f64, DeviceError>;
+
+    /// One pass of AdamW: `master`, `first` and `second` moments and `gradient` are f32 of equal length; `stored`, where
+    /// given, receives the new values rounded to its type.
+    fn adamw(
+        &self,
+        update: Update,
+        gradient: &Self::Buffer,
+        master: &mut Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+        stored: Option<&mut Self::Buffer>,
+    );
+}

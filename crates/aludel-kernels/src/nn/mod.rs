@@ -1,0 +1,14 @@
+//! Holds the operations that a decoder is made of, forward and backward, behind one trait for every device.
+//!
+//! In: buffers on a device and the shapes of what is in them. Out: buffers on that device. An operation knows no model, no
+//! layer and no file; it keeps no state between calls. Products of matrices come from libraries.
+//!
+//! Reading order: [`device`] (what a decoder may ask for), then one folder for each operation, with its contract, its
+//! reference in f64 and its kernels side by side.
+
+pub mod device;
+
+pub use device::{
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Norm, Product, Rows, Span,
+    Update,
+};

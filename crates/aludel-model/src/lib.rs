@@ -1,0 +1,1 @@
+//! Runs decoder-only language models forward and backward.
