@@ -2,7 +2,8 @@
 //!
 //! Shape letters, here and in every operation: `T` rows of a step (tokens of all its documents, one after another), `D`
 //! hidden width, `H` query heads, `K` key and value heads, `E` head width, `F` inner width of the feed-forward block, `V`
-//! vocabulary, `I` and `O` inputs and outputs of a product. All arrays are dense and row-major.
+//! vocabulary, `I` and `O` inputs and outputs of a product, `X` experts, `N` experts chosen for a row. All arrays are dense
+//! and row-major.
 //!
 //! An output parameter is overwritten unless its documentation says that it is added to. Gradients of parameters are
 //! always added to, so that micro-batches accumulate in place. A mismatch of lengths is a bug of the caller and panics;
@@ -156,12 +157,43 @@ pub struct Update {
     pub gradient_scale: f32,
 }
 
+/// How rows choose experts: softmax over the logits of all experts, then the `N` largest probabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// T.
+    pub rows: usize,
+    /// X.
+    pub experts: usize,
+    /// N; at most X.
+    pub chosen: usize,
+    /// The chosen probabilities are divided by their sum (Mixtral always; Qwen3-MoE by `norm_topk_prob`).
+    pub renormalise: bool,
+}
+
+/// The moments of [`Device::adamw8`] on the host, for a checkpoint: the same bytes restore the same state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredMoments {
+    /// One code for each element of the first moment.
+    pub first: Vec<u8>,
+    /// One scale for each block of the first moment.
+    pub first_scales: Vec<f32>,
+    /// One code for each element of the second moment.
+    pub second: Vec<u8>,
+    /// One scale for each block of the second moment.
+    pub second_scales: Vec<f32>,
+}
+
 /// A place that holds buffers and computes on them.
 pub trait Device: Send + Sync + 'static {
     /// A dense array of elements of one type on the device.
     type Buffer: Send + Sync;
     /// Small unsigned numbers on the device: token ids, positions, labels, row numbers.
     type Indices: Send + Sync;
+    /// The experts that rows chose, and the rows in the order of the experts: `T * N` slots, those of expert 0 first, and
+    /// by row within an expert.
+    type Assignment: Send + Sync;
+    /// Both moments of AdamW in eight bits an element, with one scale for each block of elements.
+    type Moments: Send + Sync;
 
     /// The device's name for messages.
     fn name(&self) -> String;
@@ -367,5 +399,124 @@ pub trait Device: Send + Sync + 'static {
         first: &mut Self::Buffer,
         second: &mut Self::Buffer,
         stored: Option<&mut Self::Buffer>,
+    );
+
+    /// `len` elements of both moments in eight bits, zero.
+    fn moments(&self, len: usize) -> Result<Self::Moments, DeviceError>;
+
+    /// Copies moments to the host.
+    fn read_moments(&self, moments: &Self::Moments) -> Result<StoredMoments, DeviceError>;
+
+    /// Restores moments; `None` where the lengths are not those of `len` elements.
+    fn restore_moments(
+        &self,
+        len: usize,
+        stored: &StoredMoments,
+    ) -> Result<Option<Self::Moments>, DeviceError>;
+
+    /// As [`Device::adamw`], with moments in eight bits (block-wise, after Dettmers et al. 2022).
+    fn adamw8(
+        &self,
+        update: Update,
+        gradient: &Self::Buffer,
+        master: &mut Self::Buffer,
+        moments: &mut Self::Moments,
+        stored: Option<&mut Self::Buffer>,
+    );
+
+    /// Chooses experts from `logits` (`[T, X]`): `weights` (f32, `[T, N]`) receives the weight of each choice. Equal
+    /// probabilities are taken in the order of the experts.
+    fn route(
+        &self,
+        routing: Routing,
+        logits: &Self::Buffer,
+        weights: &mut Self::Buffer,
+    ) -> Result<Self::Assignment, DeviceError>;
+
+    /// Gradient of [`Device::route`]: overwrites `d_logits` (`[T, X]`) from `d_weights` (f32, `[T, N]`). The choice itself
+    /// has no gradient.
+    fn route_backward(
+        &self,
+        routing: Routing,
+        assignment: &Self::Assignment,
+        logits: &Self::Buffer,
+        d_weights: &Self::Buffer,
+        d_logits: &mut Self::Buffer,
+    );
+
+    /// `y[slot, :] = x[row of the slot, :]`: rows in the order of the experts; `x` is `[T, width]`, `y` is `[T * N, width]`.
+    fn gather_experts(
+        &self,
+        assignment: &Self::Assignment,
+        width: usize,
+        x: &Self::Buffer,
+        y: &mut Self::Buffer,
+    );
+
+    /// Gradient of [`Device::gather_experts`]: each row's sum over its slots, in the order of the row's choices.
+    fn gather_experts_backward(
+        &self,
+        assignment: &Self::Assignment,
+        width: usize,
+        dy: &Self::Buffer,
+        dx: &mut Self::Buffer,
+        into: Accumulate,
+    );
+
+    /// As [`Device::linear`] without bias over the `T * N` slots (`product.rows`), each with the weight of its expert:
+    /// one grouped product. `w` has X buffers of `[O, I]`.
+    fn grouped_linear(
+        &self,
+        assignment: &Self::Assignment,
+        product: Product,
+        x: &Self::Buffer,
+        w: &[&Self::Buffer],
+        y: &mut Self::Buffer,
+        into: Accumulate,
+    );
+
+    /// As [`Device::linear_backward_input`] over slots.
+    fn grouped_linear_backward_input(
+        &self,
+        assignment: &Self::Assignment,
+        product: Product,
+        dy: &Self::Buffer,
+        w: &[&Self::Buffer],
+        dx: &mut Self::Buffer,
+        into: Accumulate,
+    );
+
+    /// As [`Device::linear_backward_weight`] over slots: `dw` has X buffers (f32). That of an expert without a row stays.
+    fn grouped_linear_backward_weight(
+        &self,
+        assignment: &Self::Assignment,
+        product: Product,
+        dy: &Self::Buffer,
+        x: &Self::Buffer,
+        dw: &mut [&mut Self::Buffer],
+    );
+
+    /// `y[t, :] = sum over n of weights[t, n] * x[slot of (t, n), :]`, or added to `y`; in the order of `n`.
+    fn combine_experts(
+        &self,
+        assignment: &Self::Assignment,
+        width: usize,
+        x: &Self::Buffer,
+        weights: &Self::Buffer,
+        y: &mut Self::Buffer,
+        into: Accumulate,
+    );
+
+    /// Gradient of [`Device::combine_experts`]: overwrites `dx` (`[T * N, width]`) and `d_weights` (f32, `[T, N]`).
+    #[expect(clippy::too_many_arguments, reason = "what the gradient depends on")]
+    fn combine_experts_backward(
+        &self,
+        assignment: &Self::Assignment,
+        width: usize,
+        x: &Self::Buffer,
+        weights: &Self::Buffer,
+        dy: &Self::Buffer,
+        dx: &mut Self::Buffer,
+        d_weights: &mut Self::Buffer,
     );
 }

@@ -9,6 +9,6 @@
 pub mod device;
 
 pub use device::{
-    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Norm, Product, Rows, Span,
-    Update,
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Norm, Product, Routing, Rows,
+    SharedBytes, Span, StoredMoments, Update,
 };
