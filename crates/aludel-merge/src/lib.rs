@@ -11,6 +11,7 @@
 pub mod execute;
 pub mod methods;
 pub mod plan;
-pub mod problem;
 pub mod recipe;
 mod resident;
+
+pub use aludel_document::problem;

@@ -4,8 +4,8 @@
 
 use std::fmt;
 
+use aludel_document::Problems;
 use aludel_merge::execute::MergeError;
-use aludel_merge::problem::Problems;
 
 /// A failure while running.
 const FAILED: u8 = 1;
@@ -67,7 +67,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use aludel_merge::problem::Problem;
+    use aludel_document::Problem;
 
     use super::*;
 

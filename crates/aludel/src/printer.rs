@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use aludel_merge::problem::Problem;
+use aludel_document::Problem;
 use anstream::AutoStream;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -145,7 +145,7 @@ fn harmless(text: &str, lines: KeepLines) -> String {
 
 #[cfg(test)]
 mod tests {
-    use aludel_merge::problem::{Place, Problems};
+    use aludel_document::{Place, Problems};
 
     use super::*;
 

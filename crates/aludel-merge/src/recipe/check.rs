@@ -3,9 +3,10 @@
 //! In: a parsed recipe and the method's [`ParameterSpec`]s. Out: problems, or typed values for a model and a tensor. What
 //! the values may be beyond their kind (a density in 0 to 1, say) is the method's to say.
 
-use super::keys::{listed, nearest, quoted};
-use super::value::{Scalar, Value};
-use super::{Located, Parameters, Recipe};
+use aludel_document::{Located, Scalar, listed, nearest, quoted};
+
+use super::value::Value;
+use super::{Parameters, Recipe};
 use crate::problem::{Place, Problem, Problems};
 
 /// A parameter that a merge method takes.

@@ -1,10 +1,9 @@
 //! Names the element types that a merge's output can have.
 
 use aludel_checkpoint::Dtype;
+use aludel_document::{Cursor, nearest, quoted};
 use serde::Serialize;
 
-use super::cursor::Cursor;
-use super::keys::{nearest, quoted};
 use crate::problem::Problem;
 
 /// An element type that a merge computes on.

@@ -4,13 +4,11 @@
 //! method: whether models exist, and which parameters a method takes, is asked by those who know (see
 //! [`Recipe::check_parameters`]).
 //!
-//! Reading order: `document` (YAML to a tree with places), `cursor` (walking it), `value` and `parameters` (what stands
-//! under `parameters:`), `reference` and `float` (models and element types), `read` (the whole recipe), `check`
-//! (parameters against what a method declares).
+//! Reading order: `value` and `parameters` (what stands under `parameters:`), `reference` and `float` (models and element
+//! types), `read` (the whole recipe), `check` (parameters against what a method declares). YAML itself, and the places in
+//! it, come from [`aludel_document`].
 
 mod check;
-mod cursor;
-mod document;
 mod float;
 mod keys;
 mod parameters;
@@ -18,14 +16,14 @@ mod read;
 mod reference;
 mod value;
 
+pub use aludel_document::{Located, Scalar, nearest};
 pub use check::{DefaultValue, Kind, Level, ParameterSpec};
 pub use float::FloatType;
-pub use keys::nearest;
 pub use parameters::{Parameter, Parameters};
 pub use reference::{ModelReference, TokenizerSource};
-pub use value::{FilteredValue, Scalar, Setting, Value, layer_position};
+pub use value::{FilteredValue, Setting, Value, layer_position};
 
-use crate::problem::{Place, Problems};
+use crate::problem::Problems;
 
 /// A merge as its author wrote it.
 #[derive(Debug, Clone)]
@@ -57,15 +55,6 @@ pub struct ModelEntry {
     pub reference: Located<ModelReference>,
     /// Its own parameters, which go before those of the whole merge.
     pub parameters: Parameters,
-}
-
-/// A value and where it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Located<T> {
-    /// The value.
-    pub value: T,
-    /// Where it begins.
-    pub place: Place,
 }
 
 /// A model that takes part in the merge.

@@ -2,11 +2,10 @@
 //!
 //! In: its node. Out: named settings, each with its place. Which names exist is up to the merge method.
 
+use aludel_document::{Cursor, Located, Scalar};
 use indexmap::IndexMap;
 
-use super::Located;
-use super::cursor::Cursor;
-use super::value::{Scalar, Setting};
+use super::value::Setting;
 use crate::problem::{Place, Problems};
 
 /// The parameters given at one level of a recipe, in the order written.

@@ -3,18 +3,18 @@
 //! In: text. Out: a [`Recipe`] or every fault in it. A part that cannot be read is left out and reported, so that the
 //! rest is still looked at; the recipe is returned only when nothing was reported.
 
-use super::cursor::Cursor;
-use super::document;
+use aludel_document::{Cursor, Located, tree};
+
 use super::float::FloatType;
 use super::keys::{MODEL, RECIPE};
 use super::parameters::Parameters;
 use super::reference::{ModelReference, TokenizerSource};
-use super::{Located, ModelEntry, Recipe};
+use super::{ModelEntry, Recipe};
 use crate::problem::{Problem, Problems};
 
 pub(super) fn recipe(text: &str) -> Result<Recipe, Problems> {
     let mut problems = Problems::new();
-    let recipe = document::read(text, &mut problems).and_then(|root| {
+    let recipe = tree::read(text, "recipe", &mut problems).and_then(|root| {
         let root = Cursor::root(&root);
         if root.node.is_mapping() {
             whole(&root, text, &mut problems)

@@ -4,9 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cursor::Cursor;
-use super::document::Content;
-use super::keys::quoted;
+use aludel_document::{Content, Cursor, quoted};
+
 use crate::problem::Problem;
 
 /// A model, as a recipe names it. Two references are equal when they are written alike.
@@ -96,12 +95,13 @@ fn expand_home(path: &str, home: Option<&Path>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use aludel_document::tree;
+
     use super::*;
     use crate::problem::Problems;
-    use crate::recipe::document;
 
     fn read(yaml: &str) -> Result<ModelReference, String> {
-        let node = document::read(yaml, &mut Problems::new()).unwrap();
+        let node = tree::read(yaml, "recipe", &mut Problems::new()).unwrap();
         ModelReference::read(&Cursor::root(&node)).map_err(|problem| problem.to_string())
     }
 

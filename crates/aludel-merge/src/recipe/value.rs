@@ -3,22 +3,10 @@
 //! In: a node under `parameters:`. Out: a [`Setting`] that answers for any tensor at any layer. Which kind of value a
 //! parameter wants is not known here.
 
-use super::Located;
-use super::cursor::Cursor;
-use super::document::Content;
-use super::keys::{FILTERED, quoted};
-use crate::problem::{Problem, Problems};
+use aludel_document::{Content, Cursor, Located, Scalar};
 
-/// A single value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Scalar {
-    /// A finite number. Text that reads as one, such as `"1e-3"`, is one.
-    Number(f64),
-    /// `true` or `false`, also written `yes`, `no`, `on`, `off`.
-    Bool(bool),
-    /// Any other text.
-    Text(String),
-}
+use super::keys::FILTERED;
+use crate::problem::{Problem, Problems};
 
 /// A value that may change from layer to layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,7 +128,7 @@ fn read_value(cursor: &Cursor<'_>) -> Result<Located<Value>, Problem> {
                 .mismatch("a value or a list")
                 .with_hint("put `filter` and `value` into a list: start with `- filter:`"));
         }
-        Content::Plain(_) | Content::Quoted(_) => Value::Scalar(read_scalar(cursor)?),
+        Content::Plain(_) | Content::Quoted(_) => Value::Scalar(cursor.scalar()?),
     };
     Ok(cursor.locate(value))
 }
@@ -158,63 +146,10 @@ fn read_gradient(cursor: &Cursor<'_>) -> Result<Vec<f64>, Problem> {
 fn read_point(cursor: &Cursor<'_>) -> Result<f64, Problem> {
     let mismatch = || cursor.mismatch("a number, as a list of values is a gradient over the layers");
     match &cursor.node.content {
-        Content::Plain(_) | Content::Quoted(_) => match read_scalar(cursor)? {
+        Content::Plain(_) | Content::Quoted(_) => match cursor.scalar()? {
             Scalar::Number(number) => Ok(number),
             _ => Err(mismatch()),
         },
         _ => Err(mismatch()),
     }
-}
-
-fn read_scalar(cursor: &Cursor<'_>) -> Result<Scalar, Problem> {
-    let remedy = "give it a value or remove its key";
-    let text = cursor.text("a value").map_err(|problem| problem.with_hint(remedy))?;
-    let plain = matches!(cursor.node.content, Content::Plain(_));
-    if plain && is_octal(text) {
-        let message = format!("{} is octal to some YAML readers and decimal to others", quoted(text));
-        return Err(cursor.problem(message).with_hint("write it without leading zeros"));
-    }
-    match (truth(text), number(text)) {
-        (Some(truth), _) if plain => Ok(Scalar::Bool(truth)),
-        (_, Some(number)) if number.is_finite() => Ok(Scalar::Number(number)),
-        (_, Some(_)) => Err(cursor.problem(format!("{} is not a finite number", quoted(text)))),
-        _ => Ok(Scalar::Text(text.to_owned())),
-    }
-}
-
-/// YAML 1.1's truth values, which mergekit reads.
-fn truth(text: &str) -> Option<bool> {
-    match text {
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some(false),
-        _ => None,
-    }
-}
-
-fn is_octal(text: &str) -> bool {
-    let digits = text.trim_start_matches(['+', '-']);
-    digits.len() > 1
-        && digits.starts_with('0')
-        && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_')
-}
-
-/// The number that a text is, infinities and not-a-number included.
-fn number(text: &str) -> Option<f64> {
-    match text.to_ascii_lowercase().as_str() {
-        ".inf" | "+.inf" => Some(f64::INFINITY),
-        "-.inf" => Some(f64::NEG_INFINITY),
-        ".nan" => Some(f64::NAN),
-        text if separates_digits(text) => text.replace('_', "").parse().ok(),
-        text => text.parse().ok(),
-    }
-}
-
-/// Whether there are underscores and each stands between two digits, as in `1_000`.
-fn separates_digits(text: &str) -> bool {
-    let ends_with_digit = |part: &str| part.ends_with(|last: char| last.is_ascii_digit());
-    let starts_with_digit = |part: &str| part.starts_with(|first: char| first.is_ascii_digit());
-    text.contains('_')
-        && text
-            .match_indices('_')
-            .all(|(at, _)| ends_with_digit(&text[..at]) && starts_with_digit(&text[at + 1..]))
 }

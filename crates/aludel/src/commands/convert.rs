@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use aludel_document::{Problem, Problems};
 use aludel_merge::plan::Plan;
-use aludel_merge::problem::{Problem, Problems};
 use aludel_merge::recipe::Recipe;
 
 use crate::args::{ConvertArguments, FloatName};

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use aludel_checkpoint::gguf::{Conversion, ConvertOptions, ConvertProgress, ConvertReport};
 use aludel_checkpoint::{DigestCache, Error, OutputFolder, free_space};
+use aludel_document::{Problem, Problems};
 use aludel_merge::plan::Bytes;
-use aludel_merge::problem::{Problem, Problems};
 use serde_json::{Value, json};
 
 use crate::args::ConvertArguments;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
+use aludel_document::{Problem, nearest};
 use aludel_merge::methods::{self, Base, METHODS, Method};
-use aludel_merge::problem::Problem;
-use aludel_merge::recipe::{DefaultValue, Kind, Level, ParameterSpec, nearest};
+use aludel_merge::recipe::{DefaultValue, Kind, Level, ParameterSpec};
 use serde_json::{Value, json};
 
 use crate::args::MethodsArguments;

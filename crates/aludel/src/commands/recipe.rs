@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use aludel_document::{Problem, Problems};
 use aludel_merge::plan::{Plan, PlanOptions};
-use aludel_merge::problem::{Problem, Problems};
 use aludel_merge::recipe::Recipe;
 
 use crate::failure::Refusal;

@@ -1,25 +1,25 @@
-//! Describes what is wrong with a recipe or a plan: where, what, and what to do about it.
+//! Describes what is wrong with a document or what it asks for: where, what, and what to do about it.
 //!
 //! In: faults as they are found. Out: one value that holds all of them, in the order of discovery, fit to be an error.
-//! It renders no colour and knows no file name: the command line puts the recipe's name in front.
+//! It renders no colour and knows no file name: the command line puts the file's name in front.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A spot in a recipe.
+/// A spot in a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
     /// Line, counted from 1.
     pub line: usize,
     /// Column in characters, counted from 1.
     pub column: usize,
-    /// The keys and list positions that lead there, as in `models[1].parameters.weight`; empty for the whole recipe.
+    /// The keys and list positions that lead there, as in `models[1].parameters.weight`; empty for the whole document.
     pub path: String,
 }
 
 impl fmt::Display for Place {
-    /// `7:5 models[1].parameters.weight`, or `1:1` for the whole recipe.
+    /// `7:5 models[1].parameters.weight`, or `1:1` for the whole document.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}:{}", self.line, self.column)?;
         if self.path.is_empty() { Ok(()) } else { write!(formatter, " {}", self.path) }
@@ -29,7 +29,7 @@ impl fmt::Display for Place {
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Where in the recipe; `None` when no part of it is to blame.
+    /// Where in the document; `None` when no part of it is to blame.
     pub place: Option<Place>,
     /// What is wrong, as a clause without a full stop.
     pub message: String,
@@ -79,7 +79,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// The number of problems that are kept; further ones are counted only, so that a hostile recipe cannot fill
+    /// The number of problems that are kept; further ones are counted only, so that a hostile document cannot fill
     /// the memory with complaints about it.
     pub const LIMIT: usize = 1000;
 
@@ -108,7 +108,7 @@ impl Problems {
         self.extend(other.list);
     }
 
-    /// The same problems from the top of the recipe to its end; those without a place come first.
+    /// The same problems from the top of the document to its end; those without a place come first.
     #[must_use]
     pub fn in_order_of_place(mut self) -> Self {
         self.list.sort_by_key(|problem| problem.place.as_ref().map(|place| (place.line, place.column)));

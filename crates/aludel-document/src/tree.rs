@@ -12,21 +12,22 @@ use std::collections::HashMap;
 use indexmap::IndexMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
 
-use super::cursor::{extend_with_index, extend_with_key};
-use super::keys::quoted;
+use crate::cursor::{extend_with_index, extend_with_key};
 use crate::problem::{Place, Problem, Problems};
+use crate::words::quoted;
 
 /// A value of the document.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub struct Node {
     /// Line and column, counted from 1, of its first character; of its key when nothing is written.
-    pub(super) at: (usize, usize),
-    pub(super) content: Content,
+    pub at: (usize, usize),
+    /// What it holds.
+    pub content: Content,
 }
 
 /// What a node holds.
 #[derive(Debug, Clone)]
-pub(super) enum Content {
+pub enum Content {
     /// Text without quotes, which may mean a number, a truth value or nothing.
     Plain(String),
     /// Text in quotes or in a block, which is text.
@@ -39,32 +40,33 @@ pub(super) enum Content {
 
 /// The value of a key.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub struct Entry {
     /// Line and column of the key.
-    pub(super) at: (usize, usize),
-    pub(super) value: Node,
+    pub at: (usize, usize),
+    /// What stands under it.
+    pub value: Node,
 }
 
 /// The largest text that is read, in bytes: the scanner holds some 150 times as
 /// much while it looks ahead in a list.
-pub(super) const LARGEST_TEXT: usize = 1 << 20;
-/// The deepest nesting that is read; a recipe needs nine levels.
+const LARGEST_TEXT: usize = 1 << 20;
+/// The deepest nesting that is read; a merge recipe needs nine levels.
 const DEEPEST: usize = 64;
 /// The memory that the tree may take with all aliases expanded, in bytes, roughly.
 const LARGEST_TREE: usize = 64 << 20;
 
-/// Reads the first document of `text`.
+/// Reads the first document of `text`; `noun` is what messages call it, as in "the recipe is empty".
 ///
 /// `None` means that there is no tree, and that a problem says why. A tree may come with problems as well: repeated
 /// keys, keys that are no text, further documents.
-pub(super) fn read(text: &str, problems: &mut Problems) -> Option<Node> {
+pub fn read(text: &str, noun: &str, problems: &mut Problems) -> Option<Node> {
     let result = if text.len() > LARGEST_TEXT {
         Err(Problem::at(
             start(),
-            format!("the recipe has {} bytes; at most {LARGEST_TEXT} are read", text.len()),
+            format!("the {noun} has {} bytes; at most {LARGEST_TEXT} are read", text.len()),
         ))
     } else {
-        Builder::new(problems).build(text)
+        Builder::new(noun, problems).build(text)
     };
     problems.take(result)
 }
@@ -80,6 +82,7 @@ struct Builder<'p> {
     anchors: HashMap<usize, Node>,
     /// Bytes used of `LARGEST_TREE`.
     used: usize,
+    noun: &'p str,
     problems: &'p mut Problems,
 }
 
@@ -103,20 +106,21 @@ struct PendingKey {
 }
 
 impl<'p> Builder<'p> {
-    fn new(problems: &'p mut Problems) -> Self {
-        Self { open: Vec::new(), root: None, anchors: HashMap::new(), used: 0, problems }
+    fn new(noun: &'p str, problems: &'p mut Problems) -> Self {
+        Self { open: Vec::new(), root: None, anchors: HashMap::new(), used: 0, noun, problems }
     }
 
     fn build(mut self, text: &str) -> Result<Node, Problem> {
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| syntax_problem(&error))?;
             if matches!(event, Event::DocumentStart(_)) && self.root.is_some() {
-                self.problems.push(second_document(span));
+                self.problems.push(second_document(span, self.noun));
                 break;
             }
             self.take(event, span.start)?;
         }
-        self.root.ok_or_else(|| Problem::at(start(), "the recipe is empty"))
+        let noun = self.noun;
+        self.root.ok_or_else(|| Problem::at(start(), format!("the {noun} is empty")))
     }
 
     fn take(&mut self, event: Event<'_>, marker: Marker) -> Result<(), Problem> {
@@ -149,7 +153,8 @@ impl<'p> Builder<'p> {
             None => style != ScalarStyle::Plain,
             Some(tag) if tag.is_yaml_core_schema() => tag.suffix == "str" || style != ScalarStyle::Plain,
             Some(tag) => {
-                let message = format!("the tag {} has no meaning in a recipe", quoted(&tag.to_string()));
+                let message =
+                    format!("the tag {} has no meaning in a {}", quoted(&tag.to_string()), self.noun);
                 self.problems.push(Problem::at(self.place(at), message).with_hint("remove it"));
                 true
             }
@@ -223,8 +228,8 @@ impl<'p> Builder<'p> {
         if self.used <= LARGEST_TREE {
             return Ok(());
         }
-        let message =
-            format!("the recipe takes more than {} MiB with its aliases expanded", LARGEST_TREE >> 20);
+        let limit = LARGEST_TREE >> 20;
+        let message = format!("the {} takes more than {limit} MiB with its aliases expanded", self.noun);
         Err(Problem::at(self.place(at), message))
     }
 
@@ -307,24 +312,25 @@ fn syntax_problem(error: &ScanError) -> Problem {
     problem
 }
 
-fn second_document(span: Span) -> Problem {
+fn second_document(span: Span, noun: &str) -> Problem {
     let place = Place { line: span.start.line(), column: span.start.col() + 1, path: String::new() };
-    Problem::at(place, "several recipes in one file are not supported by this version yet")
-        .with_hint("keep one recipe per file")
+    Problem::at(place, format!("several {noun}s in one file are not supported by this version yet"))
+        .with_hint(format!("keep one {noun} per file"))
 }
 
 impl Node {
-    pub(super) fn is_mapping(&self) -> bool {
+    /// Whether it is a mapping.
+    pub fn is_mapping(&self) -> bool {
         matches!(self.content, Content::Mapping(_))
     }
 
     /// Whether the value is YAML's nothing: unquoted `null`, `~` or no text at all.
-    pub(super) fn is_nothing(&self) -> bool {
+    pub fn is_nothing(&self) -> bool {
         matches!(&self.content, Content::Plain(text) if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
     /// The node in words, to follow "found".
-    pub(super) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match &self.content {
             _ if self.is_nothing() => "nothing".into(),
             Content::Plain(text) => quoted(text),

@@ -2,43 +2,79 @@
 //!
 //! In: nodes. Out: nodes of the expected shape with their places, or problems that say what was found instead.
 
-use super::Located;
-use super::document::{Content, Entry, Node};
-use super::keys::{Key, listed, nearest, quoted};
+use serde::Serialize;
+
 use crate::problem::{Place, Problem, Problems};
+use crate::scalar::{self, Scalar};
+use crate::tree::{Content, Entry, Node};
+use crate::words::{listed, nearest, quoted};
+
+/// A value and where it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// Where it begins.
+    pub place: Place,
+}
+
+/// A key that may stand in a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// As it is written.
+    pub name: &'static str,
+    /// For keys that are understood and refused by this version: what to do instead.
+    pub instead: Option<&'static str>,
+}
+
+impl Key {
+    /// A key that is read.
+    pub const fn read(name: &'static str) -> Self {
+        Self { name, instead: None }
+    }
+
+    /// A key that this version refuses, with what to do instead.
+    pub const fn later(name: &'static str, instead: &'static str) -> Self {
+        Self { name, instead: Some(instead) }
+    }
+}
 
 /// A node and the path to it.
 #[derive(Debug, Clone)]
-pub(super) struct Cursor<'a> {
-    pub(super) node: &'a Node,
+pub struct Cursor<'a> {
+    /// The node.
+    pub node: &'a Node,
     path: String,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn root(node: &'a Node) -> Self {
+    /// The root of a document.
+    pub fn root(node: &'a Node) -> Self {
         Self { node, path: String::new() }
     }
 
-    pub(super) fn place(&self) -> Place {
+    /// Where the node is.
+    pub fn place(&self) -> Place {
         Place { line: self.node.at.0, column: self.node.at.1, path: self.path.clone() }
     }
 
-    pub(super) fn locate<T>(&self, value: T) -> Located<T> {
+    /// A value read from this node, with its place.
+    pub fn locate<T>(&self, value: T) -> Located<T> {
         Located { value, place: self.place() }
     }
 
     /// A problem of this node.
-    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
         Problem::at(self.place(), message)
     }
 
     /// A problem of this node: it is not `expected`, which is a noun with its article.
-    pub(super) fn mismatch(&self, expected: &str) -> Problem {
+    pub fn mismatch(&self, expected: &str) -> Problem {
         self.problem(format!("expected {expected}, found {}", self.node.describe()))
     }
 
     /// The value of a key. A key whose value is nothing counts as absent.
-    pub(super) fn field(&self, key: &str) -> Option<Self> {
+    pub fn field(&self, key: &str) -> Option<Self> {
         let Content::Mapping(entries) = &self.node.content else { return None };
         let entry = entries.get(key).filter(|entry| !entry.value.is_nothing())?;
         Some(self.child(key, entry))
@@ -48,7 +84,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// The node is no mapping.
-    pub(super) fn entries(&self) -> Result<Vec<(&'a str, Place, Self)>, Problem> {
+    pub fn entries(&self) -> Result<Vec<(&'a str, Place, Self)>, Problem> {
         let Content::Mapping(entries) = &self.node.content else { return Err(self.mismatch("a mapping")) };
         Ok(entries.iter().map(|(key, entry)| self.located_child(key, entry)).collect())
     }
@@ -57,7 +93,7 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// The node is no list.
-    pub(super) fn items(&self) -> Result<Vec<Self>, Problem> {
+    pub fn items(&self) -> Result<Vec<Self>, Problem> {
         let Content::Sequence(items) = &self.node.content else { return Err(self.mismatch("a list")) };
         Ok(items.iter().enumerate().map(|(index, node)| self.item(index, node)).collect())
     }
@@ -66,15 +102,24 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// The node is a collection or nothing; `expected` says what should be there.
-    pub(super) fn text(&self, expected: &str) -> Result<&'a str, Problem> {
+    pub fn text(&self, expected: &str) -> Result<&'a str, Problem> {
         match &self.node.content {
             Content::Plain(text) | Content::Quoted(text) if !self.node.is_nothing() => Ok(text),
             _ => Err(self.mismatch(expected)),
         }
     }
 
-    /// Reports every key that is not among `known`, and every known one that is not supported yet.
-    pub(super) fn check_keys(&self, known: &[Key], otherwise: &str, problems: &mut Problems) {
+    /// The number, truth value or text of a scalar.
+    ///
+    /// # Errors
+    /// The node is a collection or nothing, or reads as a number that is not finite or that YAML readers disagree about.
+    pub fn scalar(&self) -> Result<Scalar, Problem> {
+        scalar::read(self)
+    }
+
+    /// Reports every key that is not among `known`, and every known one that is not supported yet. `otherwise` is a hint for
+    /// keys that resemble none, put before the list of those known; it may be empty.
+    pub fn check_keys(&self, known: &[Key], otherwise: &str, problems: &mut Problems) {
         for (name, place, value) in self.entries().unwrap_or_default() {
             match known.iter().find(|key| key.name == name) {
                 None => problems.push(unknown_key(name, place, known, otherwise)),
@@ -116,7 +161,7 @@ fn unknown_key(name: &str, place: Place, known: &[Key], otherwise: &str) -> Prob
 }
 
 /// Appends a key to a path; one that is no plain word is quoted.
-pub(super) fn extend_with_key(path: &mut String, key: &str) {
+pub(crate) fn extend_with_key(path: &mut String, key: &str) {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if !path.is_empty() {
         path.push('.');
@@ -129,6 +174,6 @@ pub(super) fn extend_with_key(path: &mut String, key: &str) {
 }
 
 /// Appends a position in a list to a path.
-pub(super) fn extend_with_index(path: &mut String, index: usize) {
+pub(crate) fn extend_with_index(path: &mut String, index: usize) {
     path.push_str(&format!("[{index}]"));
 }
