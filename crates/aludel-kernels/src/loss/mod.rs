@@ -2,7 +2,13 @@
 //!
 //! In: rows of student and teacher logits, or the hidden states and the head that they come from; labels; a weighted list
 //! of terms. Out: the value of every term and the gradient. Nothing here knows a model, a schedule or a file.
+//!
+//! Reading order: [`objective`] (the terms), [`head`] (the loop over chunks of rows), [`device`] (what it asks of a device).
 
+pub mod device;
+pub mod head;
 pub mod objective;
 
-pub use objective::{Divergence, LabelTerm, Target, Term};
+pub use device::{Column, Columns, LossDevice, Mode, RowDistance, RowLoss};
+pub use head::{Head, HeadGradient, HeadReport, TeacherRows, head_loss, logits_loss};
+pub use objective::{Divergence, IGNORED, LabelTerm, Objective, ObjectiveError, Target, Term};

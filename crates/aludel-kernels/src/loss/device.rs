@@ -1,0 +1,114 @@
+//! Declares what a distillation loss asks of a device beside the operations of a decoder.
+//!
+//! In: rows of logits or of hidden states on the device. Out: the gradient in place, and the values of each row in a
+//! small buffer that is read once at the end. Nothing here gathers rows or multiplies matrices: [`head`](super::head) does.
+
+use super::objective::Objective;
+use crate::nn::{Device, Rows};
+
+/// Columns of a matrix of logits: all that are stored, and those that are tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// Elements of a stored row (the padded vocabulary).
+    pub stored: usize,
+    /// Columns from here on are padding: they have the logit `-inf`, whatever is stored.
+    pub valid: usize,
+}
+
+/// One call of [`LossDevice::loss_rows`].
+#[derive(Clone, Copy, Debug)]
+pub struct RowLoss<'a> {
+    /// The terms.
+    pub objective: &'a Objective,
+    /// Rows of all buffers, T.
+    pub rows: usize,
+    /// The student's columns, V.
+    pub student: Columns,
+    /// The teacher's columns; divergences are over the first `min(student.valid, teacher.valid)` columns of both.
+    pub teacher: Option<Columns>,
+    /// The student's logits have gone through [`LossDevice::soft_cap`] with this cap: the gradient goes back through it.
+    pub soft_cap: Option<f32>,
+    /// Factor of the gradient: 1 / valid rows of the whole optimizer step.
+    pub factor: f64,
+    /// What is wanted.
+    pub mode: Mode,
+}
+
+/// What a loss computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Values, and the gradient in place of the student's logits. Both KL at temperature 1 are not computed.
+    Gradient,
+    /// All values; the student's logits stay.
+    Values,
+}
+
+/// What [`LossDevice::loss_rows`] writes for each row beside its terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// Cross-entropy of the student against the label, at temperature 1.
+    CrossEntropy,
+    /// 1 where the student's largest logit is the label's.
+    Correct,
+    /// 1 where student and teacher have their largest logit, of the common columns, in the same one.
+    Agreement,
+    /// `KL(teacher, student)` at temperature 1.
+    ForwardKl,
+    /// `KL(student, teacher)` at temperature 1.
+    ReverseKl,
+}
+
+impl Column {
+    /// How many there are.
+    pub const COUNT: usize = 5;
+}
+
+/// A way to bring hidden states together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowDistance {
+    /// `mean_i (s_i - t_i)^2`.
+    MeanSquare,
+    /// `1 - s.t / (|s| |t|)`, 1 with no gradient where either is all zeros.
+    Cosine,
+}
+
+/// A device that computes distillation losses.
+pub trait LossDevice: Device {
+    /// `z = cap tanh(z / cap)` in place, on logits of the device's activation type.
+    fn soft_cap(&self, cap: f32, logits: &mut Self::Buffer);
+
+    /// Values and gradient of an objective for rows of logits.
+    ///
+    /// `student` is `[T, student.stored]` of the device's activation type; with [`Mode::Gradient`] it becomes
+    /// `factor * d(sum of weighted terms)/dz`, zero in padding and in rows whose label is
+    /// [`IGNORED`](super::objective::IGNORED). `teacher` is `[T, teacher.stored]` of any element type; it is given
+    /// exactly where `teacher` columns are. Other labels are below `student.valid`. `values` (f32) is
+    /// `[T, terms + Column::COUNT]`: each term's value (temperature's square included where asked for, weight not), then
+    /// the [`Column`]s in order; zeros in ignored rows and where a value is not computed.
+    fn loss_rows(
+        &self,
+        loss: RowLoss<'_>,
+        labels: &Self::Indices,
+        student: &mut Self::Buffer,
+        teacher: Option<&Self::Buffer>,
+        values: &mut Self::Buffer,
+    );
+
+    /// Distance of each row of `x` from that of `target`, into `values` (f32, `[T]`), and `factor` times its gradient in
+    /// place of `x`.
+    fn distance_rows(
+        &self,
+        distance: RowDistance,
+        shape: Rows,
+        factor: f64,
+        target: &Self::Buffer,
+        x: &mut Self::Buffer,
+        values: &mut Self::Buffer,
+    );
+
+    /// The sum of squares of each row, into `sums` (f32, `[T]`).
+    fn row_energies(&self, shape: Rows, x: &Self::Buffer, sums: &mut Self::Buffer);
+
+    /// `y[t, :] += factors[t] * x[t, :]`; `factors` is f32.
+    fn add_rows(&self, shape: Rows, factors: &Self::Buffer, x: &Self::Buffer, y: &mut Self::Buffer);
+}

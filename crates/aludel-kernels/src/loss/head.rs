@@ -1,0 +1,423 @@
+//! Fuses the head of a decoder with the objective: logits exist for a few rows at a time.
+//!
+//! In: final hidden states and head of the student, the teacher's or its logits, labels. Out: sums of values over the
+//! rows, the gradient of the hidden states, and the head's own gradient added up. Rows whose label is ignored cost nothing:
+//! only the others are gathered into chunks. Neither a `[T, V]` buffer of logits nor one of their gradients ever exists.
+
+use std::ops::Range;
+
+use super::device::{Column, Columns, LossDevice, Mode, RowLoss};
+use super::objective::{IGNORED, Objective};
+use crate::element::Element;
+use crate::nn::{Accumulate, DeviceError, Product, Rows};
+
+/// The last layer of a decoder: `z = cap(scale * h w^T + bias)` with `cap(x) = soft_cap * tanh(x / soft_cap)`.
+#[derive(Debug)]
+pub struct Head<'a, B> {
+    /// `[V, D]`; a tied head's is the embedding.
+    pub weight: &'a B,
+    /// `[V]`.
+    pub bias: Option<&'a B>,
+    /// V, padding included.
+    pub vocabulary: usize,
+    /// Columns from here on are padding, masked with `-inf`.
+    pub valid: usize,
+    /// D.
+    pub width: usize,
+    /// Factor of the product; not of the bias.
+    pub scale: f32,
+    /// Bound of the logits' magnitude (Gemma 2).
+    pub soft_cap: Option<f32>,
+}
+
+impl<B> Clone for Head<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Head<'_, B> {}
+
+impl<B> Head<'_, B> {
+    fn columns(&self) -> Columns {
+        Columns { stored: self.vocabulary, valid: self.valid }
+    }
+
+    fn product(&self, rows: usize) -> Product {
+        Product { rows, inputs: self.width, outputs: self.vocabulary, scale: self.scale }
+    }
+}
+
+/// Where the gradient of a head goes.
+#[derive(Debug)]
+pub struct HeadGradient<'a, B> {
+    /// `[T, D]`, overwritten; of the device's activation type.
+    pub d_hidden: &'a mut B,
+    /// `[V, D]`, f32, added to; none where the head is frozen.
+    pub d_weight: Option<&'a mut B>,
+    /// `[V]`, f32, added to; used only together with `d_weight`.
+    pub d_bias: Option<&'a mut B>,
+}
+
+/// Where the teacher's rows come from.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TeacherRows<'a, B> {
+    /// A live teacher: its logits are made chunk by chunk.
+    Hidden {
+        /// The teacher's head.
+        head: Head<'a, B>,
+        /// `[T, D_teacher]`, after the final norm.
+        hidden: &'a B,
+    },
+    /// Logits that are already there, soft cap included.
+    Logits {
+        /// `[T, columns.stored]`, of any element type.
+        logits: &'a B,
+        /// Its columns.
+        columns: Columns,
+    },
+}
+
+impl<B> TeacherRows<'_, B> {
+    fn columns(&self) -> Columns {
+        match self {
+            Self::Hidden { head, .. } => head.columns(),
+            Self::Logits { columns, .. } => *columns,
+        }
+    }
+}
+
+/// Sums over the rows that were not ignored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeadReport {
+    /// How many rows.
+    pub rows: u64,
+    /// Each term's value, temperature's square included where asked for, weight not.
+    pub terms: Vec<f64>,
+    /// Cross-entropy of the student against the labels at temperature 1, whether or not it is in the objective.
+    pub cross_entropy: f64,
+    /// Rows in which the student's first choice is the label.
+    pub correct: u64,
+    /// Rows in which student and teacher have the same first choice; 0 without a teacher.
+    pub agreement: u64,
+    /// `KL(teacher, student)` at temperature 1; 0 without a teacher and where a gradient was asked for.
+    pub forward_kl: f64,
+    /// `KL(student, teacher)`, likewise.
+    pub reverse_kl: f64,
+}
+
+impl HeadReport {
+    /// The objective's value: the sum over rows of the weighted terms.
+    pub fn value(&self, objective: &Objective) -> f64 {
+        let terms = objective.terms().iter().zip(&self.terms);
+        let distilled: f64 = terms.map(|(term, value)| f64::from(term.weight) * value).sum();
+        distilled + objective.labels().map_or(0.0, |labels| f64::from(labels.weight) * self.cross_entropy)
+    }
+
+    /// Adds the sums of other rows under the same objective.
+    pub fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.terms.resize(other.terms.len().max(self.terms.len()), 0.0);
+        for (sum, value) in self.terms.iter_mut().zip(&other.terms) {
+            *sum += value;
+        }
+        self.cross_entropy += other.cross_entropy;
+        self.correct += other.correct;
+        self.agreement += other.agreement;
+        self.forward_kl += other.forward_kl;
+        self.reverse_kl += other.reverse_kl;
+    }
+
+    /// Adds rows as [`LossDevice::loss_rows`] wrote them, one after another: the sums do not depend on chunks.
+    fn add_rows(&mut self, terms: usize, values: &[f32], labels: &[u32]) {
+        self.terms.resize(terms, 0.0);
+        for (row, &label) in values.chunks_exact(terms + Column::COUNT).zip(labels) {
+            if label == IGNORED {
+                continue;
+            }
+            let column = |column: Column| f64::from(row[terms + column as usize]);
+            let flag = |column: Column| u64::from(row[terms + column as usize] == 1.0);
+            self.rows += 1;
+            for (sum, &value) in self.terms.iter_mut().zip(row) {
+                *sum += f64::from(value);
+            }
+            self.cross_entropy += column(Column::CrossEntropy);
+            self.correct += flag(Column::Correct);
+            self.agreement += flag(Column::Agreement);
+            self.forward_kl += column(Column::ForwardKl);
+            self.reverse_kl += column(Column::ReverseKl);
+        }
+    }
+}
+
+/// Value and gradient of an objective through the head.
+///
+/// `student` is the head and the hidden states `[T, D]` after the final norm; `teacher` is needed where the objective
+/// [needs one](Objective::needs_teacher), and reported on wherever it is given. `labels` has T entries, already shifted:
+/// row t's is the token that row t predicts, or [`IGNORED`]. `factor` multiplies the gradient (not the report): 1 / valid
+/// rows of the whole optimizer step. Without `gradient` only values are computed, both KL at temperature 1 included.
+///
+/// Chunks have as many rows as fit `memory` bytes of logits and gathered hidden states, and at least one. The report is the
+/// same bits for any `memory`; `d_weight` is a sum over chunks and may round differently.
+///
+/// # Errors
+/// What the device reports.
+///
+/// # Panics
+/// Where a label is neither [`IGNORED`] nor below the student's `valid`, where the objective needs a teacher and there is
+/// none, or where lengths do not match: bugs of the caller.
+#[expect(clippy::too_many_arguments, reason = "what the loss depends on")]
+pub fn head_loss<D: LossDevice>(
+    device: &D,
+    objective: &Objective,
+    student: (&Head<'_, D::Buffer>, &D::Buffer),
+    teacher: Option<&TeacherRows<'_, D::Buffer>>,
+    labels: &[u32],
+    factor: f64,
+    mut gradient: Option<HeadGradient<'_, D::Buffer>>,
+    memory: usize,
+) -> Result<HeadReport, DeviceError> {
+    let (head, hidden) = student;
+    assert_eq!(device.len(hidden), labels.len() * head.width, "hidden states and labels differ in rows");
+    check_labels(objective, teacher.is_some(), labels, head.valid);
+    if let Some(gradient) = &mut gradient {
+        device.fill(gradient.d_hidden, 0.0);
+    }
+    let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != IGNORED).collect();
+    let mut report = HeadReport { terms: vec![0.0; objective.terms().len()], ..HeadReport::default() };
+    let mut chunk = None;
+    for rows in rows.chunks(chunk_rows(device, head, teacher, rows.len(), memory)) {
+        // A last chunk of fewer rows gets buffers of its own, after the others are gone.
+        let mut buffers = match chunk.take().filter(|chunk: &Chunk<D>| chunk.rows == rows.len()) {
+            Some(buffers) => buffers,
+            None => Chunk::new(device, objective, head, teacher, rows.len(), gradient.is_some())?,
+        };
+        let labels: Vec<u32> = rows.iter().map(|&row| labels[row]).collect();
+        buffers.forward(device, head, hidden, teacher, rows);
+        let loss = RowLoss {
+            objective,
+            rows: rows.len(),
+            student: head.columns(),
+            teacher: teacher.map(TeacherRows::columns),
+            soft_cap: head.soft_cap,
+            factor,
+            mode: if gradient.is_some() { Mode::Gradient } else { Mode::Values },
+        };
+        let indices = device.indices(&labels)?;
+        let given = buffers.teacher.as_ref().map(|teacher| &teacher.logits);
+        device.loss_rows(loss, &indices, &mut buffers.student, given, &mut buffers.values);
+        if let Some(gradient) = &mut gradient {
+            buffers.backward(device, head, rows, gradient);
+        }
+        let values = device.read(&buffers.values, 0..device.len(&buffers.values))?;
+        report.add_rows(objective.terms().len(), &values, &labels);
+        chunk = Some(buffers);
+    }
+    Ok(report)
+}
+
+/// Value and gradient of an objective from logits that are already there.
+///
+/// As [`head_loss`], with `student` `[T, columns.stored]` after any soft cap; with [`Mode::Gradient`] the gradient takes
+/// its place. `teacher` is `[T, columns.stored]` of its own columns.
+///
+/// # Errors
+/// What the device reports.
+///
+/// # Panics
+/// As [`head_loss`].
+pub fn logits_loss<D: LossDevice>(
+    device: &D,
+    objective: &Objective,
+    student: (Columns, &mut D::Buffer),
+    teacher: Option<(Columns, &D::Buffer)>,
+    labels: &[u32],
+    factor: f64,
+    mode: Mode,
+) -> Result<HeadReport, DeviceError> {
+    let (columns, logits) = student;
+    check_labels(objective, teacher.is_some(), labels, columns.valid);
+    let terms = objective.terms().len();
+    let mut values = device.zeros(labels.len() * (terms + Column::COUNT), Element::F32)?;
+    let loss = RowLoss {
+        objective,
+        rows: labels.len(),
+        student: columns,
+        teacher: teacher.map(|(columns, _)| columns),
+        soft_cap: None,
+        factor,
+        mode,
+    };
+    let indices = device.indices(labels)?;
+    device.loss_rows(loss, &indices, logits, teacher.map(|(_, logits)| logits), &mut values);
+    let mut report = HeadReport { terms: vec![0.0; terms], ..HeadReport::default() };
+    report.add_rows(terms, &device.read(&values, 0..device.len(&values))?, labels);
+    Ok(report)
+}
+
+fn check_labels(objective: &Objective, has_teacher: bool, labels: &[u32], valid: usize) {
+    assert!(has_teacher || !objective.needs_teacher(), "the objective's divergences need a teacher");
+    let fits = |&label: &u32| label == IGNORED || (label as usize) < valid;
+    assert!(labels.iter().all(fits), "a label is not one of the student's {valid} tokens");
+}
+
+/// How many rows of logits and gathered hidden states fit the memory: as equal chunks as can be.
+fn chunk_rows<D: LossDevice>(
+    device: &D,
+    head: &Head<'_, D::Buffer>,
+    teacher: Option<&TeacherRows<'_, D::Buffer>>,
+    rows: usize,
+    memory: usize,
+) -> usize {
+    let activation = device.activation().size();
+    let of_teacher = match teacher {
+        None => 0,
+        Some(TeacherRows::Hidden { head, .. }) => (head.vocabulary + head.width) * activation,
+        Some(TeacherRows::Logits { logits, columns }) => columns.stored * device.element(logits).size(),
+    };
+    let of_row = (head.vocabulary + 2 * head.width) * activation + of_teacher;
+    let most = (memory / of_row).max(1);
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
+}
+
+/// The buffers of one chunk of rows, used again for the next.
+struct Chunk<D: LossDevice> {
+    rows: usize,
+    hidden: D::Buffer,
+    d_hidden: Option<D::Buffer>,
+    student: D::Buffer,
+    teacher: Option<TeacherChunk<D>>,
+    values: D::Buffer,
+}
+
+struct TeacherChunk<D: LossDevice> {
+    hidden: Option<D::Buffer>,
+    logits: D::Buffer,
+}
+
+impl<D: LossDevice> Chunk<D> {
+    fn new(
+        device: &D,
+        objective: &Objective,
+        head: &Head<'_, D::Buffer>,
+        teacher: Option<&TeacherRows<'_, D::Buffer>>,
+        rows: usize,
+        with_gradient: bool,
+    ) -> Result<Self, DeviceError> {
+        let activations = |width: usize| device.zeros(rows * width, device.activation());
+        let teacher = match teacher {
+            None => None,
+            Some(TeacherRows::Hidden { head, .. }) => Some(TeacherChunk {
+                hidden: Some(activations(head.width)?),
+                logits: activations(head.vocabulary)?,
+            }),
+            Some(TeacherRows::Logits { logits, columns }) => Some(TeacherChunk {
+                hidden: None,
+                logits: device.zeros(rows * columns.stored, device.element(logits))?,
+            }),
+        };
+        Ok(Self {
+            rows,
+            hidden: activations(head.width)?,
+            d_hidden: with_gradient.then(|| activations(head.width)).transpose()?,
+            student: activations(head.vocabulary)?,
+            teacher,
+            values: device.zeros(rows * (objective.terms().len() + Column::COUNT), Element::F32)?,
+        })
+    }
+
+    /// Makes the logits of `rows`.
+    fn forward(
+        &mut self,
+        device: &D,
+        head: &Head<'_, D::Buffer>,
+        hidden: &D::Buffer,
+        teacher: Option<&TeacherRows<'_, D::Buffer>>,
+        rows: &[usize],
+    ) {
+        gather(device, hidden, head.width, rows, &mut self.hidden);
+        logits(device, head, rows.len(), &self.hidden, &mut self.student);
+        match (teacher, &mut self.teacher) {
+            (
+                Some(TeacherRows::Hidden { head, hidden }),
+                Some(TeacherChunk { hidden: Some(gathered), logits: to }),
+            ) => {
+                gather(device, hidden, head.width, rows, gathered);
+                logits(device, head, rows.len(), gathered, to);
+            }
+            (Some(TeacherRows::Logits { logits, columns }), Some(chunk)) => {
+                gather(device, logits, columns.stored, rows, &mut chunk.logits);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the gradient of the logits, which is where the student's logits were, back through the head.
+    fn backward(
+        &mut self,
+        device: &D,
+        head: &Head<'_, D::Buffer>,
+        rows: &[usize],
+        gradient: &mut HeadGradient<'_, D::Buffer>,
+    ) {
+        let product = head.product(rows.len());
+        if let Some(d_hidden) = &mut self.d_hidden {
+            device.linear_backward_input(
+                product,
+                &self.student,
+                head.weight,
+                d_hidden,
+                Accumulate::Overwrite,
+            );
+            for (from, to) in runs(rows) {
+                let shape = Rows { rows: to.len(), width: head.width };
+                device.copy_rows(d_hidden, from, gradient.d_hidden, to.start, shape);
+            }
+        }
+        if let Some(d_weight) = gradient.d_weight.as_deref_mut() {
+            let d_bias = gradient.d_bias.as_deref_mut();
+            device.linear_backward_weight(product, &self.student, &self.hidden, d_weight, d_bias);
+        }
+    }
+}
+
+fn logits<D: LossDevice>(
+    device: &D,
+    head: &Head<'_, D::Buffer>,
+    rows: usize,
+    hidden: &D::Buffer,
+    to: &mut D::Buffer,
+) {
+    device.linear(head.product(rows), hidden, head.weight, head.bias, to, Accumulate::Overwrite);
+    if let Some(cap) = head.soft_cap {
+        device.soft_cap(cap, to);
+    }
+}
+
+fn gather<D: LossDevice>(device: &D, from: &D::Buffer, width: usize, rows: &[usize], to: &mut D::Buffer) {
+    for (at, run) in runs(rows) {
+        device.copy_rows(from, run.start, to, at, Rows { rows: run.len(), width });
+    }
+}
+
+/// Neighbouring rows as ranges, each with its place among the gathered.
+fn runs(rows: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    rows.chunk_by(|a, b| a + 1 == *b).scan(0, |at, run| {
+        let place = *at;
+        *at += run.len();
+        Some((place, run[0]..run[0] + run.len()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs;
+
+    #[test]
+    fn neighbouring_rows_become_ranges_with_their_places() {
+        let found: Vec<_> = runs(&[1, 2, 3, 7, 9, 10]).collect();
+        assert_eq!(found, [(0, 1..4), (3, 7..8), (4, 9..11)]);
+        assert_eq!(runs(&[]).count(), 0);
+    }
+}
