@@ -1,7 +1,7 @@
 //! Names the terms that a distillation objective is a weighted sum of, and checks the sum.
 //!
-//! In: numbers from a settings file. Out: an [`Objective`] whose numbers are in range. How a term is computed is in
-//! [`divergence`](super::divergence) (f32) and [`reference`](super::reference) (f64, the specification).
+//! In: numbers from a settings file. Out: an [`Objective`] whose numbers are in range. What a term means is in
+//! [`reference`](super::reference).
 //!
 //! Notation: `P` teacher and `Q` student distribution, both softmaxes at temperature `tau`; `z` student logits. With
 //! `g = dL/dQ`, `dL/dz_i = Q_i (g_i - sum_j Q_j g_j) / tau`.
