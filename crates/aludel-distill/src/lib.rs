@@ -1,9 +1,15 @@
 //! Distils a teacher model into a student.
 //!
-//! Reading order: [`record`] (what a run leaves for people), [`error`].
+//! In: the text of `run.yml`. Out: a model folder and the record of its training. The phases are types: text becomes a
+//! [`Run`](run::Run); its data become batches of tokens.
+//!
+//! Reading order: [`run`] (what is asked for), [`data`] (files to batches), [`record`] (what a run leaves for people),
+//! [`error`].
 #![forbid(unsafe_code)]
 
+pub mod data;
 pub mod error;
 pub mod record;
+pub mod run;
 
 pub use error::Error;

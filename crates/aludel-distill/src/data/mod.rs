@@ -1,0 +1,4 @@
+//! Turns files of texts and conversations into sequences of tokens.
+mod format;
+
+pub use format::Format;
