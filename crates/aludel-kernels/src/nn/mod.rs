@@ -3,12 +3,25 @@
 //! In: buffers on a device and the shapes of what is in them. Out: buffers on that device. An operation knows no model, no
 //! layer and no file; it keeps no state between calls. Products of matrices come from libraries.
 //!
-//! Reading order: [`device`] (what a decoder may ask for), then one folder for each operation, with its contract, its
-//! reference in f64 and its kernels side by side.
+//! Reading order: [`device`] (what a decoder may ask for), [`cpu`] (memory, threads and vector instructions), then one folder
+//! for each operation, with its contract, its reference in f64 and its kernels side by side.
 
+mod adamw;
+mod attention;
+pub mod cpu;
 pub mod device;
+mod elementwise;
+mod embed;
+mod experts;
+mod gated;
+mod linear;
+mod rms_norm;
+mod rotate;
 
+pub use adamw::Moments;
+pub use cpu::Cpu;
 pub use device::{
     Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Norm, Product, Routing, Rows,
     SharedBytes, Span, StoredMoments, Update,
 };
+pub use experts::Assignment;

@@ -1,0 +1,408 @@
+//! Hands each operation of [`Device`] to its kernel, with the operands as slices.
+
+use std::ops::Range;
+
+use super::buffer::{Buffer, ValuesMut};
+use super::{Cpu, Indices};
+use crate::element::Element;
+use crate::nn::device::{
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Norm, Product, Routing, Rows,
+    SharedBytes, Span, StoredMoments, Update,
+};
+use crate::nn::linear::cpu::Group;
+use crate::nn::{adamw, attention, elementwise, embed, experts, gated, linear, rms_norm, rotate};
+
+/// Allocations from this size on are asked for before they are made: the language aborts where memory ends.
+const LARGE: usize = 64 << 20;
+
+impl Device for Cpu {
+    type Buffer = Buffer;
+    type Indices = Indices;
+    type Assignment = experts::Assignment;
+    type Moments = adamw::Moments;
+
+    fn name(&self) -> String {
+        format!("CPU, {} threads", self.threads())
+    }
+
+    fn activation(&self) -> Element {
+        Element::F32
+    }
+
+    fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
+        self.ask(len, element.size())?;
+        Ok(Buffer::zeros(len, element))
+    }
+
+    fn import(&self, bytes: SharedBytes, element: Element) -> Result<Buffer, DeviceError> {
+        Ok(Buffer::import(bytes, element))
+    }
+
+    fn indices(&self, values: &[u32]) -> Result<Indices, DeviceError> {
+        Ok(Indices(values.to_vec()))
+    }
+
+    fn len(&self, buffer: &Buffer) -> usize {
+        buffer.len()
+    }
+
+    fn element(&self, buffer: &Buffer) -> Element {
+        buffer.element()
+    }
+
+    fn read(&self, buffer: &Buffer, range: Range<usize>) -> Result<Vec<f32>, DeviceError> {
+        self.ask(range.len(), size_of::<f32>())?;
+        let mut values = vec![0.0; range.len()];
+        elementwise::cpu::copy(self, buffer.values().slice(range), ValuesMut::F32(&mut values));
+        Ok(values)
+    }
+
+    fn write(&self, buffer: &mut Buffer, at: usize, values: &[f32]) -> Result<(), DeviceError> {
+        buffer.values_mut().slice(at..at + values.len()).encode(values);
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn copy(&self, from: &Buffer, to: &mut Buffer) {
+        elementwise::cpu::copy(self, from.values(), to.values_mut());
+    }
+
+    fn copy_rows(&self, from: &Buffer, from_row: usize, to: &mut Buffer, to_row: usize, shape: Rows) {
+        let Rows { rows, width } = shape;
+        let from = from.values().slice(from_row * width..(from_row + rows) * width);
+        elementwise::cpu::copy(self, from, to.values_mut().slice(to_row * width..(to_row + rows) * width));
+    }
+
+    fn fill(&self, buffer: &mut Buffer, value: f32) {
+        elementwise::cpu::fill(self, buffer.values_mut(), value);
+    }
+
+    fn add(&self, x: &Buffer, scale: f32, y: &mut Buffer) {
+        elementwise::cpu::add(self, x.values(), scale, y.floats_mut());
+    }
+
+    fn scale(&self, y: &mut Buffer, scale: f32) {
+        elementwise::cpu::scale(self, y.floats_mut(), scale);
+    }
+
+    fn embed(&self, ids: &Indices, table: &Buffer, width: usize, scale: f32, y: &mut Buffer) {
+        embed::cpu::forward(self, &ids.0, table.values(), width, scale, y.floats_mut());
+    }
+
+    fn embed_backward(&self, ids: &Indices, dy: &Buffer, width: usize, scale: f32, d_table: &mut Buffer) {
+        embed::cpu::backward(self, &ids.0, dy.floats(), width, scale, d_table.floats_mut());
+    }
+
+    fn rms_norm(
+        &self,
+        norm: Norm,
+        shape: Rows,
+        x: &Buffer,
+        weight: &Buffer,
+        y: &mut Buffer,
+        rstd: &mut Buffer,
+    ) {
+        let (y, rstd) = (y.floats_mut(), rstd.floats_mut());
+        rms_norm::cpu::forward(self, norm, shape, x.floats(), weight.values(), y, rstd);
+    }
+
+    fn rms_norm_backward(
+        &self,
+        norm: Norm,
+        shape: Rows,
+        x: &Buffer,
+        weight: &Buffer,
+        rstd: &Buffer,
+        dy: &Buffer,
+        dx: &mut Buffer,
+        into: Accumulate,
+        d_weight: Option<&mut Buffer>,
+    ) {
+        let (x, weight, rstd, dy) = (x.floats(), weight.values(), rstd.floats(), dy.floats());
+        let d_weight = d_weight.map(Buffer::floats_mut);
+        rms_norm::cpu::backward(self, norm, shape, x, weight, rstd, dy, dx.floats_mut(), into, d_weight);
+    }
+
+    fn linear(
+        &self,
+        product: Product,
+        x: &Buffer,
+        w: &Buffer,
+        bias: Option<&Buffer>,
+        y: &mut Buffer,
+        into: Accumulate,
+    ) {
+        let mut room = Vec::new();
+        let bias = bias.map(|bias| bias.values().decoded(&mut room));
+        linear::cpu::forward(self, product, &[whole(product, w)], x.floats(), bias, y.floats_mut(), into);
+    }
+
+    fn linear_backward_input(
+        &self,
+        product: Product,
+        dy: &Buffer,
+        w: &Buffer,
+        dx: &mut Buffer,
+        into: Accumulate,
+    ) {
+        linear::cpu::backward_input(self, product, &[whole(product, w)], dy.floats(), dx.floats_mut(), into);
+    }
+
+    fn linear_backward_weight(
+        &self,
+        product: Product,
+        dy: &Buffer,
+        x: &Buffer,
+        dw: &mut Buffer,
+        d_bias: Option<&mut Buffer>,
+    ) {
+        let rows = 0..product.rows;
+        linear::cpu::backward_weight(self, product, &[rows], dy.floats(), x.floats(), &mut [dw.floats_mut()]);
+        if let Some(d_bias) = d_bias {
+            linear::cpu::backward_bias(self, product, dy.floats(), d_bias.floats_mut());
+        }
+    }
+
+    fn rotate(
+        &self,
+        direction: Direction,
+        shape: Heads,
+        rotated: usize,
+        cos: &Buffer,
+        sin: &Buffer,
+        positions: &Indices,
+        x: &mut Buffer,
+    ) {
+        let (cos, sin) = (cos.floats(), sin.floats());
+        rotate::cpu::rotate(self, direction, shape, rotated, cos, sin, &positions.0, x.floats_mut());
+    }
+
+    fn attention(
+        &self,
+        attention: Attention,
+        spans: &[Span],
+        q: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        y: &mut Buffer,
+        lse: &mut Buffer,
+    ) {
+        let (q, k, v) = (q.floats(), k.floats(), v.floats());
+        attention::cpu::forward(self, attention, spans, q, k, v, y.floats_mut(), lse.floats_mut());
+    }
+
+    fn attention_backward(
+        &self,
+        attention: Attention,
+        spans: &[Span],
+        q: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        y: &Buffer,
+        lse: &Buffer,
+        dy: &Buffer,
+        dq: &mut Buffer,
+        dk: &mut Buffer,
+        dv: &mut Buffer,
+    ) {
+        attention::cpu::backward(
+            self,
+            attention,
+            spans,
+            q.floats(),
+            k.floats(),
+            v.floats(),
+            y.floats(),
+            lse.floats(),
+            dy.floats(),
+            dq.floats_mut(),
+            dk.floats_mut(),
+            dv.floats_mut(),
+        );
+    }
+
+    fn gated(&self, activation: Activation, gate: &Buffer, up: &Buffer, y: &mut Buffer) {
+        gated::cpu::forward(self, activation, gate.floats(), up.floats(), y.floats_mut());
+    }
+
+    fn gated_backward(&self, activation: Activation, dy: &Buffer, gate: &mut Buffer, up: &mut Buffer) {
+        gated::cpu::backward(self, activation, dy.floats(), gate.floats_mut(), up.floats_mut());
+    }
+
+    fn sum_of_squares(&self, x: &Buffer) -> Result<f64, DeviceError> {
+        Ok(elementwise::cpu::sum_of_squares(self, x.values()))
+    }
+
+    fn adamw(
+        &self,
+        update: Update,
+        gradient: &Buffer,
+        master: &mut Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
+        stored: Option<&mut Buffer>,
+    ) {
+        let (first, second) = (first.floats_mut(), second.floats_mut());
+        let stored = stored.map(Buffer::values_mut);
+        adamw::cpu::update(self, update, gradient.floats(), master.floats_mut(), first, second, stored);
+    }
+
+    fn moments(&self, len: usize) -> Result<adamw::Moments, DeviceError> {
+        self.ask(len, 2)?;
+        Ok(adamw::Moments::zeros(len))
+    }
+
+    fn read_moments(&self, moments: &adamw::Moments) -> Result<StoredMoments, DeviceError> {
+        Ok(moments.stored().clone())
+    }
+
+    fn restore_moments(
+        &self,
+        len: usize,
+        stored: &StoredMoments,
+    ) -> Result<Option<adamw::Moments>, DeviceError> {
+        Ok(adamw::Moments::restore(len, stored))
+    }
+
+    fn adamw8(
+        &self,
+        update: Update,
+        gradient: &Buffer,
+        master: &mut Buffer,
+        moments: &mut adamw::Moments,
+        stored: Option<&mut Buffer>,
+    ) {
+        let stored = stored.map(Buffer::values_mut);
+        adamw::blockwise::update(self, update, gradient.floats(), master.floats_mut(), moments, stored);
+    }
+
+    fn route(
+        &self,
+        routing: Routing,
+        logits: &Buffer,
+        weights: &mut Buffer,
+    ) -> Result<experts::Assignment, DeviceError> {
+        Ok(experts::cpu::route(routing, logits.floats(), weights.floats_mut()))
+    }
+
+    fn route_backward(
+        &self,
+        routing: Routing,
+        assignment: &experts::Assignment,
+        logits: &Buffer,
+        d_weights: &Buffer,
+        d_logits: &mut Buffer,
+    ) {
+        let (logits, d_weights) = (logits.floats(), d_weights.floats());
+        experts::cpu::route_backward(routing, assignment, logits, d_weights, d_logits.floats_mut());
+    }
+
+    fn gather_experts(&self, assignment: &experts::Assignment, width: usize, x: &Buffer, y: &mut Buffer) {
+        experts::cpu::gather(self, assignment, width, x.floats(), y.floats_mut());
+    }
+
+    fn gather_experts_backward(
+        &self,
+        assignment: &experts::Assignment,
+        width: usize,
+        dy: &Buffer,
+        dx: &mut Buffer,
+        into: Accumulate,
+    ) {
+        experts::cpu::gather_backward(self, assignment, width, dy.floats(), dx.floats_mut(), into);
+    }
+
+    fn grouped_linear(
+        &self,
+        assignment: &experts::Assignment,
+        product: Product,
+        x: &Buffer,
+        w: &[&Buffer],
+        y: &mut Buffer,
+        into: Accumulate,
+    ) {
+        let groups = groups(assignment, product, w);
+        linear::cpu::forward(self, product, &groups, x.floats(), None, y.floats_mut(), into);
+    }
+
+    fn grouped_linear_backward_input(
+        &self,
+        assignment: &experts::Assignment,
+        product: Product,
+        dy: &Buffer,
+        w: &[&Buffer],
+        dx: &mut Buffer,
+        into: Accumulate,
+    ) {
+        let groups = groups(assignment, product, w);
+        linear::cpu::backward_input(self, product, &groups, dy.floats(), dx.floats_mut(), into);
+    }
+
+    fn grouped_linear_backward_weight(
+        &self,
+        assignment: &experts::Assignment,
+        product: Product,
+        dy: &Buffer,
+        x: &Buffer,
+        dw: &mut [&mut Buffer],
+    ) {
+        let mut dw: Vec<&mut [f32]> = dw.iter_mut().map(|dw| dw.floats_mut()).collect();
+        let groups = assignment.groups();
+        linear::cpu::backward_weight(self, product, &groups, dy.floats(), x.floats(), &mut dw);
+    }
+
+    fn combine_experts(
+        &self,
+        assignment: &experts::Assignment,
+        width: usize,
+        x: &Buffer,
+        weights: &Buffer,
+        y: &mut Buffer,
+        into: Accumulate,
+    ) {
+        let (x, weights) = (x.floats(), weights.floats());
+        experts::cpu::combine(self, assignment, width, x, weights, y.floats_mut(), into);
+    }
+
+    fn combine_experts_backward(
+        &self,
+        assignment: &experts::Assignment,
+        width: usize,
+        x: &Buffer,
+        weights: &Buffer,
+        dy: &Buffer,
+        dx: &mut Buffer,
+        d_weights: &mut Buffer,
+    ) {
+        let (x, weights, dy) = (x.floats(), weights.floats(), dy.floats());
+        let (dx, d_weights) = (dx.floats_mut(), d_weights.floats_mut());
+        experts::cpu::combine_backward(self, assignment, width, x, weights, dy, dx, d_weights);
+    }
+}
+
+impl Cpu {
+    /// Whether there is room for `len` elements of `size` bytes. Small allocations are not asked for.
+    fn ask(&self, len: usize, size: usize) -> Result<(), DeviceError> {
+        let out_of_memory = |bytes| DeviceError::OutOfMemory { device: self.name(), bytes };
+        let bytes = len.checked_mul(size).ok_or_else(|| out_of_memory(u64::MAX))?;
+        if bytes >= LARGE {
+            let mut room = Vec::<u8>::new();
+            room.try_reserve_exact(bytes).map_err(|_| out_of_memory(bytes as u64))?;
+        }
+        Ok(())
+    }
+}
+
+fn whole(product: Product, w: &Buffer) -> Group<'_> {
+    Group { rows: 0..product.rows, weight: w.values() }
+}
+
+fn groups<'w>(assignment: &experts::Assignment, product: Product, w: &[&'w Buffer]) -> Vec<Group<'w>> {
+    let groups = assignment.groups();
+    assert_eq!(groups.len(), w.len(), "weights of a grouped product");
+    assert_eq!(groups.last().map_or(0, |last| last.end), product.rows, "rows of a grouped product");
+    groups.into_iter().zip(w).map(|(rows, w)| Group { rows, weight: w.values() }).collect()
+}

@@ -1,0 +1,226 @@
+//! Cuts products into panels by their shape and runs the panels on the threads.
+//!
+//! A product is a list of groups: rows, and the weight that they share. A dense product has one.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::nn::cpu::buffer::Values;
+use crate::nn::cpu::window::{Matrix, Window, pieces};
+use crate::nn::cpu::{Cpu, dispatch};
+use crate::nn::device::{Accumulate, Product};
+
+/// Rows that share a weight.
+#[derive(Clone)]
+pub(in crate::nn) struct Group<'a> {
+    pub(in crate::nn) rows: Range<usize>,
+    pub(in crate::nn) weight: Values<'a>,
+}
+
+/// Up to this many rows a product is bound by the weight's bytes, and decoding a panel for the library costs more than
+/// multiplying.
+const FEW_ROWS: usize = 4;
+
+/// Elements of a weight's row that are decoded at once for few rows: they stay in the first cache.
+const DECODED: usize = 1024;
+
+/// Rows of a panel of outputs.
+const PANEL_ROWS: usize = 512;
+/// Columns of a panel of outputs.
+const PANEL_COLUMNS: usize = 192;
+/// Rows of a weight that are decoded at once for the gradient of inputs.
+const PANEL_DEPTH: usize = 512;
+
+thread_local! {
+    /// Decoded panels of a weight. Grows to the largest panel, a few hundred thousand elements.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `y = s x w^T + b`, or added to `y`. The rows of the groups ascend; rows of `y` outside them stay.
+pub(in crate::nn) fn forward(
+    cpu: &Cpu,
+    product: Product,
+    groups: &[Group<'_>],
+    x: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    into: Accumulate,
+) {
+    let Product { rows, inputs, outputs, scale } = product;
+    assert_eq!((x.len(), y.len()), (rows * inputs, rows * outputs), "shapes of a product");
+    assert!(groups.iter().all(|group| group.weight.len() == inputs * outputs), "the weight of a product");
+    assert!(bias.is_none_or(|bias| bias.len() == outputs), "the bias of a product");
+    let panels = panels(groups, y, outputs, PANEL_COLUMNS);
+    cpu.each(panels, 2 * covered(groups) * inputs * outputs, |(group, mut window)| {
+        let (rows, columns) = (window.rows(), window.columns());
+        let x = &x[rows.start * inputs..rows.end * inputs];
+        let weight = group.weight.slice(columns.start * inputs..columns.end * inputs);
+        if rows.len() <= FEW_ROWS {
+            few_rows(&mut window, inputs, scale, x, weight, into);
+        } else {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let w = Matrix::dense(weight.decoded(scratch), columns.len(), inputs).transposed();
+                window.multiply(scale, Matrix::dense(x, rows.len(), inputs), w, into);
+            });
+        }
+        if let Some(bias) = bias {
+            for row in 0..rows.len() {
+                dispatch::add(&bias[columns.clone()], 1.0, window.row(row));
+            }
+        }
+    });
+}
+
+/// `dx = s dy w`, or added to `dx`.
+pub(in crate::nn) fn backward_input(
+    cpu: &Cpu,
+    product: Product,
+    groups: &[Group<'_>],
+    dy: &[f32],
+    dx: &mut [f32],
+    into: Accumulate,
+) {
+    let Product { rows, inputs, outputs, scale } = product;
+    assert_eq!((dx.len(), dy.len()), (rows * inputs, rows * outputs), "shapes of a product");
+    assert!(groups.iter().all(|group| group.weight.len() == inputs * outputs), "the weight of a product");
+    let panels = panels(groups, dx, inputs, PANEL_COLUMNS);
+    cpu.each(panels, 2 * covered(groups) * inputs * outputs, |(group, mut window)| {
+        let (rows, columns) = (window.rows(), window.columns());
+        let dy = &dy[rows.start * outputs..rows.end * outputs];
+        if let Values::F32(w) = group.weight {
+            let w = Matrix::new(&w[columns.start.min(w.len())..], outputs, columns.len(), inputs);
+            window.multiply(scale, Matrix::dense(dy, rows.len(), outputs), w, into);
+            return;
+        }
+        let mut into = into;
+        for depth in pieces(0..outputs, PANEL_DEPTH) {
+            SCRATCH.with_borrow_mut(|scratch| {
+                scratch.resize(scratch.len().max(depth.len() * columns.len()), 0.0);
+                let scratch = &mut scratch[..depth.len() * columns.len()];
+                for (row, to) in depth.clone().zip(scratch.chunks_exact_mut(columns.len())) {
+                    group.weight.slice(row * inputs + columns.start..row * inputs + columns.end).decode(to);
+                }
+                let w = Matrix::dense(scratch, depth.len(), columns.len());
+                let dy = Matrix::new(&dy[depth.start..], rows.len(), depth.len(), outputs);
+                window.multiply(scale, dy, w, into);
+            });
+            into = Accumulate::Add;
+        }
+        if outputs == 0 && into == Accumulate::Overwrite {
+            window.fill(0.0);
+        }
+    });
+}
+
+/// `dw += s dy^T x` for each group with rows; `dw` has one gradient for each group.
+pub(in crate::nn) fn backward_weight(
+    cpu: &Cpu,
+    product: Product,
+    groups: &[Range<usize>],
+    dy: &[f32],
+    x: &[f32],
+    dw: &mut [&mut [f32]],
+) {
+    let Product { rows, inputs, outputs, scale } = product;
+    assert_eq!((x.len(), dy.len()), (rows * inputs, rows * outputs), "shapes of a product");
+    assert_eq!(groups.len(), dw.len(), "gradients of a grouped product");
+    let mut panels = Vec::new();
+    let mut operations = 0;
+    for (rows, dw) in groups.iter().zip(dw) {
+        assert_eq!(dw.len(), inputs * outputs, "the gradient of a weight");
+        if !rows.is_empty() {
+            let windows =
+                Window::split(dw, inputs, &pieces(0..outputs, PANEL_COLUMNS), &pieces(0..inputs, PANEL_ROWS));
+            panels.extend(windows.into_iter().map(|window| (rows.clone(), window)));
+            operations += 2 * rows.len() * inputs * outputs;
+        }
+    }
+    cpu.each(panels, operations, |(rows, mut window)| {
+        let (of_output, of_input) = (window.rows(), window.columns());
+        let dy =
+            Matrix::new(&dy[rows.start * outputs + of_output.start..], rows.len(), of_output.len(), outputs);
+        let x = Matrix::new(&x[rows.start * inputs + of_input.start..], rows.len(), of_input.len(), inputs);
+        window.multiply(scale, dy.transposed(), x, Accumulate::Add);
+    });
+}
+
+/// `db += sum over rows of dy`, in the order of the rows.
+pub(in crate::nn) fn backward_bias(cpu: &Cpu, product: Product, dy: &[f32], d_bias: &mut [f32]) {
+    let outputs = product.outputs;
+    assert_eq!(d_bias.len(), outputs, "the gradient of a bias");
+    let columns = pieces(0..outputs, PANEL_COLUMNS).into_iter().zip(d_bias.chunks_mut(PANEL_COLUMNS));
+    cpu.each(columns.collect(), dy.len(), |(columns, d_bias)| {
+        for dy in dy.chunks_exact(outputs) {
+            dispatch::add(&dy[columns.clone()], 1.0, d_bias);
+        }
+    });
+}
+
+/// Each group's windows of the output, with the group.
+fn panels<'g, 'w, 'y>(
+    groups: &'g [Group<'w>],
+    y: &'y mut [f32],
+    width: usize,
+    columns: usize,
+) -> Vec<(&'g Group<'w>, Window<'y>)> {
+    let mut of_window = Vec::new();
+    let mut rows = Vec::new();
+    for group in groups {
+        for piece in pieces(group.rows.clone(), PANEL_ROWS) {
+            of_window.push(group);
+            rows.push(piece);
+        }
+    }
+    let columns = pieces(0..width, columns);
+    let windows = Window::split(y, width, &rows, &columns);
+    windows.into_iter().enumerate().map(|(i, window)| (of_window[i / columns.len()], window)).collect()
+}
+
+fn covered(groups: &[Group<'_>]) -> usize {
+    groups.iter().map(|group| group.rows.len()).sum()
+}
+
+/// Reads every row of the weight once and multiplies it with all rows of `x`.
+fn few_rows(
+    window: &mut Window<'_>,
+    inputs: usize,
+    scale: f32,
+    x: &[f32],
+    weight: Values<'_>,
+    into: Accumulate,
+) {
+    let mut room = [0.0; DECODED];
+    let (rows, columns) = (window.rows().len(), window.columns().len());
+    for column in 0..columns {
+        let mut sums = [0.0; FEW_ROWS];
+        for part in pieces_of_row(inputs, weight) {
+            let w = weight.slice(column * inputs + part.start..column * inputs + part.end);
+            let w = match w {
+                Values::F32(w) => w,
+                Values::BF16(_) | Values::F16(_) => {
+                    w.decode(&mut room[..part.len()]);
+                    &room[..part.len()]
+                }
+            };
+            for (sum, x) in sums.iter_mut().zip(x.chunks_exact(inputs)) {
+                *sum += dispatch::dot(&x[part.clone()], w);
+            }
+        }
+        for (row, sum) in sums.iter().enumerate().take(rows) {
+            let y = &mut window.row(row)[column];
+            *y = match into {
+                Accumulate::Overwrite => scale * sum,
+                Accumulate::Add => *y + scale * sum,
+            };
+        }
+    }
+}
+
+/// A row of an f32 weight is taken whole, others by what is decoded at once.
+fn pieces_of_row(inputs: usize, weight: Values<'_>) -> impl Iterator<Item = Range<usize>> {
+    let size = match weight {
+        Values::F32(_) => inputs.max(1),
+        Values::BF16(_) | Values::F16(_) => DECODED,
+    };
+    (0..inputs).step_by(size).map(move |start| start..(start + size).min(inputs))
+}
