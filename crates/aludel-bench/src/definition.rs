@@ -50,20 +50,38 @@ pub(crate) struct Reference {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     pub(crate) name: String,
+    /// What is done.
+    #[serde(default)]
+    pub(crate) job: Job,
     /// A [`ModelSpec`] by name.
     pub(crate) model: String,
     /// The models that the recipe reads.
     pub(crate) inputs: Vec<String>,
     /// Whether aludel knows the digests of its inputs.
     pub(crate) digests: Digests,
-    /// The recipe for both tools; the models lie in `{models}`.
+    /// The recipe; the models lie in `{models}`, the output in `{out}` and this repository in `{root}`.
     pub(crate) recipe: String,
+    /// What is added to the reference's command for this case.
+    #[serde(default)]
+    pub(crate) reference_options: String,
     /// How far the two outputs may differ. Demanded where a reference runs.
     pub(crate) agreement: Option<Agreement>,
     /// How often the reference runs this case, where it is too slow for [`Reference::runs`].
     pub(crate) reference_runs: Option<usize>,
     #[serde(default)]
     pub(crate) bars: Bars,
+}
+
+/// What a case does, and so what counts as a right answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Job {
+    /// Merges models. The two tools must agree.
+    #[default]
+    Merge,
+    /// Trains a model. Two runs must give the same weights. Steps are timed by the tools themselves, which print
+    /// `step_seconds`; the first one is left out, as it meets new memory.
+    Train,
 }
 
 /// Whether the digests of the inputs are remembered from an earlier run.
@@ -110,13 +128,28 @@ pub(crate) struct Bars {
     pub(crate) plan_within: Option<f64>,
     /// Aludel's peak memory over that of another case, at most.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) peak_over: Option<PeakOver>,
+    pub(crate) peak_over: Option<OverCase>,
+    /// The reference's seconds for a step over aludel's, at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<f64>,
+    /// Aludel's seconds for a step over those of another case, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) step_over: Option<OverCase>,
+    /// Aludel's peak memory over the reference's, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peak_over_reference: Option<f64>,
+}
+
+impl Bars {
+    fn between_cases(&self) -> impl Iterator<Item = &OverCase> {
+        [&self.peak_over, &self.step_over].into_iter().flatten()
+    }
 }
 
 /// A bar between two cases.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PeakOver {
+pub(crate) struct OverCase {
     pub(crate) case: String,
     pub(crate) at_most: f64,
 }
@@ -150,10 +183,10 @@ impl Definition {
             bail!("unknown input `{input}`");
         }
         ensure!(
-            self.reference.is_none() || case.agreement.is_some(),
+            self.reference.is_none() || case.job == Job::Train || case.agreement.is_some(),
             "it has a reference and no `agreement`"
         );
-        if let Some(over) = &case.bars.peak_over {
+        for over in case.bars.between_cases() {
             ensure!(self.cases.iter().any(|other| other.name == over.case), "unknown case `{}`", over.case);
         }
         Ok(())

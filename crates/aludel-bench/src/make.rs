@@ -1,7 +1,8 @@
 //! Writes the models of a spec: a base and three fine-tunes, each a folder with config and weights.
 //!
 //! In: a spec, a seed and a folder. Out: `base`, `a`, `b` and `c` in it, the same bytes each time. Values stream through
-//! small buffers, so that a model of any size takes a few megabytes. There is no tokenizer.
+//! small buffers, so that a model of any size takes a few megabytes. The tokenizer is that of the examples, whose vocabulary of
+//! 512 fits every shape.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -42,6 +43,9 @@ fn write_model(
     let mut folder = OutputFolder::create(target, true)?;
     folder.skip_sync();
     folder.write("config.json", format!("{:#}\n", spec.shape.config()).as_bytes())?;
+    for (name, content) in TOKENIZER {
+        folder.write(name, content.as_bytes())?;
+    }
     if let Some(index) = layout.index_json() {
         folder.write("model.safetensors.index.json", index.as_bytes())?;
     }
@@ -119,7 +123,12 @@ fn pieces(layout: &Layout) -> Vec<Piece> {
 }
 
 /// Raised whenever the values change, so that models made before are made anew.
-const GENERATOR: u32 = 1;
+const GENERATOR: u32 = 2;
+
+const TOKENIZER: [(&str, &str); 2] = [
+    ("tokenizer.json", include_str!("../../../examples/models/base/tokenizer.json")),
+    ("tokenizer_config.json", include_str!("../../../examples/models/base/tokenizer_config.json")),
+];
 
 const SHARD_BYTES: u64 = 5_000_000_000;
 

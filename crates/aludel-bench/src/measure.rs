@@ -30,6 +30,9 @@ pub(crate) struct Sample {
     /// Bytes of inputs whose digests the program computed, by its own report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) hashed_bytes: Option<u64>,
+    /// Seconds of one training step, the median of all but the first, by the program's own report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) step_seconds: Option<f64>,
 }
 
 impl Sample {
@@ -102,17 +105,37 @@ impl Stage<'_> {
 
 /// Splits a template at spaces and puts words in for the `{names}`; a name with several words must stand alone.
 pub(crate) fn expand(template: &str, names: &[(&str, Vec<OsString>)]) -> anyhow::Result<Vec<OsString>> {
+    let values = |name: &str| match names.iter().find(|(known, _)| *known == name) {
+        Some((_, values)) => Ok(values.as_slice()),
+        None => bail!("`{{{name}}}` in `{template}` is none of the names known here"),
+    };
     let mut words = Vec::new();
     for word in template.split_whitespace() {
         match word.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-            None => words.push(OsString::from(word)),
-            Some(name) => match names.iter().find(|(known, _)| *known == name) {
-                Some((_, values)) => words.extend(values.iter().cloned()),
-                None => bail!("`{{{name}}}` in `{template}` is none of the names known here"),
-            },
+            Some(name) if !name.contains('{') => words.extend(values(name)?.iter().cloned()),
+            _ => words.push(fill(word, &values)?),
         }
     }
     Ok(words)
+}
+
+/// A word with the value of each `{name}` in its place.
+fn fill<'a>(
+    word: &str,
+    values: &impl Fn(&str) -> anyhow::Result<&'a [OsString]>,
+) -> anyhow::Result<OsString> {
+    let (mut filled, mut rest) = (OsString::new(), word);
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((name, after)) = after.split_once('}') else {
+            bail!("`{word}` has a brace that is not closed")
+        };
+        let [value] = values(name)? else { bail!("`{{{name}}}` in `{word}` does not stand for one word") };
+        filled.push(before);
+        filled.push(value);
+        rest = after;
+    }
+    filled.push(rest);
+    Ok(filled)
 }
 
 /// A command with the folders of its absolute paths left out: what may be published of it.
@@ -180,7 +203,10 @@ mod tests {
     fn names_in_a_template_stand_for_words_even_with_spaces() {
         let names = [("out", vec!["a b".into()]), ("inputs", vec!["x".into(), "y".into()])];
         assert_eq!(expand("cat {inputs} {out}", &names).unwrap(), ["cat", "x", "y", "a b"]);
-        assert!(expand("cat {in}", &names).is_err());
+        assert_eq!(expand("run {out}/x={out}", &names).unwrap(), ["run", "a b/x=a b"]);
+        for wrong in ["cat {in}", "cat {inputs}/x", "cat {out"] {
+            assert!(expand(wrong, &names).is_err(), "{wrong}");
+        }
         assert_eq!(without_folders("/opt/bin/merge -c /etc/x.yml {out}"), "merge -c x.yml {out}");
     }
 }

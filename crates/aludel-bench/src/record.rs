@@ -66,6 +66,9 @@ pub(crate) struct Summary {
     pub(crate) wall: Option<Ratio>,
     /// Aludel's wall time over the floor's.
     pub(crate) over_floor: Option<Ratio>,
+    /// The reference's seconds for a training step over aludel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) step: Option<Ratio>,
 }
 
 /// Medians over runs; the peak is the largest.
@@ -74,6 +77,8 @@ pub(crate) struct Medians {
     pub(crate) cpu: f64,
     pub(crate) wall: f64,
     pub(crate) peak_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) step_seconds: Option<f64>,
 }
 
 /// A ratio of medians, and the extremes that the single runs allow.
@@ -104,6 +109,9 @@ impl Summary {
             cpu: Ratio::of(reference, ours, Sample::cpu),
             wall: Ratio::of(reference, ours, |sample| sample.wall),
             over_floor: Ratio::of(ours, floor, |sample| sample.wall),
+            step: Ratio::of(&with_steps(reference), &with_steps(ours), |sample| {
+                sample.step_seconds.unwrap_or_default()
+            }),
         }
     }
 }
@@ -112,7 +120,9 @@ impl Medians {
     fn of(samples: &[Sample]) -> Option<Self> {
         let cpu = median(samples, Sample::cpu)?;
         let wall = median(samples, |sample| sample.wall)?;
-        Some(Self { cpu, wall, peak_bytes: samples.iter().filter_map(|sample| sample.peak_bytes).max() })
+        let step_seconds = median(&with_steps(samples), |sample| sample.step_seconds.unwrap_or_default());
+        let peak_bytes = samples.iter().filter_map(|sample| sample.peak_bytes).max();
+        Some(Self { cpu, wall, peak_bytes, step_seconds })
     }
 }
 
@@ -125,13 +135,19 @@ impl Ratio {
     }
 }
 
-fn sorted(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> Vec<f64> {
+/// The samples of runs that timed their steps.
+fn with_steps(samples: &[Sample]) -> Vec<Sample> {
+    samples.iter().filter(|sample| sample.step_seconds.is_some()).copied().collect()
+}
+
+fn sorted<T>(samples: &[T], figure: impl Fn(&T) -> f64) -> Vec<f64> {
     let mut figures: Vec<f64> = samples.iter().map(figure).collect();
     figures.sort_by(f64::total_cmp);
     figures
 }
 
-fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> Option<f64> {
+/// The median of a figure; `None` without samples.
+pub(crate) fn median<T>(samples: &[T], figure: impl Fn(&T) -> f64) -> Option<f64> {
     let figures = sorted(samples, figure);
     let middle = figures.len() / 2;
     match figures.len() {

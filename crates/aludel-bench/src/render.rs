@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::definition::PeakOver;
+use crate::definition::OverCase;
 use crate::record::{CaseRecord, Medians, Ratio, Record, newest};
 
 /// Brings every document under `root` up to date; with `check`, only says which are not.
@@ -127,7 +127,7 @@ type Cell = fn(&Record, &CaseRecord) -> Option<String>;
 /// Stands for the reference's name.
 const REFERENCE: &str = "reference";
 
-const COLUMNS: [(&str, Cell); 10] = [
+const COLUMNS: [(&str, Cell); 14] = [
     ("case", |_, case| Some(case.name.clone())),
     ("aludel: user+sys, wall", |_, case| case.summary.ours.as_ref().map(times)),
     (REFERENCE, |_, case| case.summary.reference.as_ref().map(times)),
@@ -137,7 +137,11 @@ const COLUMNS: [(&str, Cell); 10] = [
     ("wall over floor", |_, case| case.summary.over_floor.map(|ratio| at_most(ratio, case.bars.floor))),
     ("peak memory", |_, case| peak(case)),
     ("planned", |_, case| planned(case)),
-    ("peak over another", |record, case| peak_over(record, case, case.bars.peak_over.as_ref()?)),
+    ("peak over another", |record, case| over(record, case, case.bars.peak_over.as_ref()?, peak_bytes)),
+    ("peak over the reference's", |_, case| peak_over_reference(case)),
+    ("step; reference's", |_, case| steps(case)),
+    ("step ratio", |_, case| case.summary.step.map(|ratio| at_least(ratio, case.bars.step))),
+    ("step over another", |record, case| over(record, case, case.bars.step_over.as_ref()?, step_seconds)),
 ];
 
 fn times(medians: &Medians) -> String {
@@ -184,11 +188,34 @@ fn planned(case: &CaseRecord) -> Option<String> {
     Some(format!("{:.1} MB ({:+.0} %){}", planned / 1e6, 100.0 * off, bar.unwrap_or_default()))
 }
 
-fn peak_over(record: &Record, case: &CaseRecord, over: &PeakOver) -> Option<String> {
+/// A figure of this case over that of another.
+fn over(
+    record: &Record,
+    case: &CaseRecord,
+    over: &OverCase,
+    figure: fn(&CaseRecord) -> Option<f64>,
+) -> Option<String> {
     let other = record.cases.iter().find(|other| other.name == over.case)?;
-    let ratio = peak_bytes(case)? / peak_bytes(other)?;
+    let ratio = figure(case)? / figure(other)?;
     let bar = verdict(format!("at most {}", over.at_most), ratio <= over.at_most);
     Some(format!("{ratio:.2} of {}{bar}", over.case))
+}
+
+fn peak_over_reference(case: &CaseRecord) -> Option<String> {
+    let ratio = peak_bytes(case)? / case.summary.reference?.peak_bytes? as f64;
+    let bar = case.bars.peak_over_reference?;
+    Some(format!("{ratio:.2}{}", verdict(format!("at most {bar}"), ratio <= bar)))
+}
+
+fn step_seconds(case: &CaseRecord) -> Option<f64> {
+    case.summary.ours?.step_seconds
+}
+
+fn steps(case: &CaseRecord) -> Option<String> {
+    let ours = step_seconds(case)?;
+    let reference = case.summary.reference.and_then(|reference| reference.step_seconds);
+    let reference = reference.map_or(String::new(), |seconds| format!("; {seconds:.2} s"));
+    Some(format!("{ours:.2} s{reference}"))
 }
 
 const OPEN: &str = "<!-- bench:";
@@ -262,7 +289,7 @@ mod tests {
         record.cases.push(record.cases[0].clone());
         record.cases[1].name = "large".into();
         record.cases[1].summary.ours.as_mut().unwrap().peak_bytes = Some(48_000_000);
-        record.cases[1].bars.peak_over = Some(PeakOver { case: "small".into(), at_most: 1.1 });
+        record.cases[1].bars.peak_over = Some(OverCase { case: "small".into(), at_most: 1.1 });
         let text = table(&record);
         assert!(text.contains("50.0 MB (+25 %); within 15 %: **missed**"), "{text}");
         assert!(text.contains("50.0 MB (+4 %); within 15 % |"), "{text}");

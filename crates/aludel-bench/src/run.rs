@@ -13,10 +13,10 @@ use aludel_checkpoint::Checkpoint;
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
-use crate::definition::{Case, Definition, Digests};
+use crate::definition::{Case, Definition, Digests, Job};
 use crate::make::make;
 use crate::measure::{Sample, Stage, expand, without_folders};
-use crate::record::{CaseRecord, Machine, Record, Summary, commit, now, output};
+use crate::record::{CaseRecord, Machine, Record, Summary, commit, median, now, output};
 use crate::shape::ModelSpec;
 use crate::verify::{Distance, check_tensors, compare, fingerprint};
 
@@ -46,11 +46,29 @@ struct Places {
     inputs: Vec<PathBuf>,
 }
 
-/// What aludel says of itself.
-#[derive(Deserialize)]
+/// What a program says of itself; each part only where it applies.
+#[derive(Default, Deserialize)]
 struct Report {
-    planned_peak_memory: u64,
-    bytes_hashed: u64,
+    planned_peak_memory: Option<u64>,
+    bytes_hashed: Option<u64>,
+    #[serde(default)]
+    step_seconds: Vec<f64>,
+}
+
+impl Report {
+    /// What was printed need not be a report.
+    fn read(stdout: &str) -> Self {
+        serde_json::from_str(stdout).unwrap_or_default()
+    }
+
+    fn complete(self, sample: Sample) -> Sample {
+        Sample {
+            planned_peak_bytes: self.planned_peak_memory,
+            hashed_bytes: self.bytes_hashed,
+            step_seconds: median(self.step_seconds.get(1..).unwrap_or_default(), |&seconds| seconds),
+            ..sample
+        }
+    }
 }
 
 /// What has been learnt of a case so far.
@@ -110,7 +128,11 @@ impl Runner<'_> {
     fn prepare(&self, case: &Case) -> anyhow::Result<Places> {
         let places = Places::new(self.work, case)?;
         // A relative path makes mergekit ask the hub whether it is a name there.
-        let recipe = case.recipe.replace("{models}", &places.models.to_string_lossy());
+        let root = std::path::absolute(".")?;
+        let mut recipe = case.recipe.clone();
+        for (name, path) in [("{models}", &places.models), ("{out}", &places.ours), ("{root}", &root)] {
+            recipe = recipe.replace(name, &path.to_string_lossy());
+        }
         fs::write(&places.recipe, recipe)?;
         places.clear()?;
         forget(&places.cache)?;
@@ -139,15 +161,22 @@ impl Runner<'_> {
             forget(&places.cache)?;
         }
         let sample = self.ours(places)?;
-        check_digests(case.digests, &sample)?;
+        if case.job == Job::Merge {
+            check_digests(case.digests, &sample)?;
+        }
         report("aludel", &sample);
         results.ours.push(sample);
         check_answer(places, results)?;
         if let Some(sample) = self.reference(case, places, round)? {
             report("reference", &sample);
             results.reference.push(sample);
-            let Some(rule) = case.agreement else { bail!("it has no rule of agreement") };
-            results.distance = Some(compare(&places.ours, &places.reference, &places.base(), rule)?);
+            results.distance = match (case.job, case.agreement) {
+                (Job::Train, _) => None,
+                (Job::Merge, Some(rule)) => {
+                    Some(compare(&places.ours, &places.reference, &places.base(), rule)?)
+                }
+                (Job::Merge, None) => bail!("it has no rule of agreement"),
+            };
         }
         places.clear()?;
         if let Some(sample) = self.floor(places)? {
@@ -160,12 +189,7 @@ impl Runner<'_> {
     fn ours(&self, places: &Places) -> anyhow::Result<Sample> {
         let words = self.words(&self.definition.command, places, &places.ours)?;
         let outcome = places.stage().measure(&words)?;
-        let report: Option<Report> = serde_json::from_str(&outcome.stdout).ok();
-        Ok(Sample {
-            planned_peak_bytes: report.as_ref().map(|report| report.planned_peak_memory),
-            hashed_bytes: report.as_ref().map(|report| report.bytes_hashed),
-            ..outcome.sample
-        })
+        Ok(Report::read(&outcome.stdout).complete(outcome.sample))
     }
 
     /// `None` when the reference does not run in this round.
@@ -176,8 +200,10 @@ impl Runner<'_> {
         if round >= case.reference_runs.unwrap_or(reference.runs) {
             return Ok(None);
         }
-        let words = self.words(template, places, &places.reference)?;
-        Ok(Some(places.stage().measure(&words)?.sample))
+        let template = format!("{template} {}", case.reference_options);
+        let words = self.words(&template, places, &places.reference)?;
+        let outcome = places.stage().measure(&words)?;
+        Ok(Some(Report::read(&outcome.stdout).complete(outcome.sample)))
     }
 
     /// All commands of the floor as one.
@@ -200,6 +226,9 @@ impl Runner<'_> {
             ("first", inputs.iter().take(1).cloned().collect()),
             ("inputs", inputs),
             ("copy", one(&places.copy)),
+            ("models", one(&places.models)),
+            ("base", one(&places.base())),
+            ("root", vec![std::path::absolute(".")?.into_os_string()]),
         ];
         expand(template, &names)
     }
@@ -249,6 +278,7 @@ impl Places {
     /// Removes what runs leave.
     fn clear(&self) -> anyhow::Result<()> {
         forget(&self.ours)?;
+        forget(&self.ours.with_extension("run"))?;
         forget(&self.reference)?;
         if self.copy.exists() {
             fs::remove_file(&self.copy)?;
@@ -291,8 +321,9 @@ fn forget(folder: &Path) -> anyhow::Result<()> {
 fn report(who: &str, sample: &Sample) {
     let peak =
         sample.peak_bytes.map_or(String::new(), |bytes| format!(", peak {:.1} MB", bytes as f64 / 1e6));
+    let step = sample.step_seconds.map_or(String::new(), |seconds| format!(", step {seconds:.3} s"));
     eprintln!(
-        "  {who}: user {:.2} s, system {:.2} s, wall {:.2} s{peak}",
+        "  {who}: user {:.2} s, system {:.2} s, wall {:.2} s{peak}{step}",
         sample.user, sample.system, sample.wall
     );
 }

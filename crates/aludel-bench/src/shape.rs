@@ -44,8 +44,11 @@ impl FromStr for ModelSpec {
             "llama-1.1b" => TINY_LLAMA,
             // The vocabulary stays, so that it takes 122 layers rather than 110 to hold five times the weights.
             "llama-5.5b" => Shape { layers: 122, ..TINY_LLAMA },
+            "llama-163m" => SMOL_LLAMA,
+            "llama-wide-head" => WIDE_HEAD,
             _ => bail!(
-                "unknown model `{name}`: there are llama-tiny, llama-1.1b and llama-5.5b, each also with -zero"
+                "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-1.1b and llama-5.5b, each \
+                 also with -zero"
             ),
         };
         Ok(Self { name: name.to_owned(), shape, zero })
@@ -115,6 +118,14 @@ impl Shape {
 const TINY_LLAMA: Shape =
     Shape { layers: 22, hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocabulary: 32_000 };
 
+/// SmolLM2-135M with a head of its own.
+const SMOL_LLAMA: Shape =
+    Shape { layers: 30, hidden: 576, ffn: 1536, heads: 9, kv_heads: 3, vocabulary: 49_152 };
+
+/// The vocabulary of Qwen2 on a decoder that takes almost nothing: for measuring the head.
+const WIDE_HEAD: Shape =
+    Shape { layers: 1, hidden: 256, ffn: 512, heads: 4, kv_heads: 2, vocabulary: 151_936 };
+
 /// Small enough for tests, large enough for statistics.
 const TINY: Shape = Shape { layers: 2, hidden: 64, ffn: 176, heads: 4, kv_heads: 2, vocabulary: 512 };
 
@@ -130,6 +141,7 @@ mod tests {
     #[test]
     fn the_large_shapes_hold_what_their_names_say() {
         assert_eq!(parameters("llama-1.1b"), 1_100_048_384, "the published count of TinyLlama");
+        assert_eq!(parameters("llama-163m"), 134_515_008 + 49_152 * 576, "SmolLM2-135M and one more matrix");
         let times = parameters("llama-5.5b") as f64 / parameters("llama-1.1b") as f64;
         assert!((times - 5.0).abs() < 0.01, "{times}");
     }
