@@ -62,6 +62,27 @@ impl Config {
         self.object.get(key)
     }
 
+    /// Every key at the top of the file with its value, in the file's order.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.object.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// The same config, with a key at the top of the file set; a new key comes last.
+    #[must_use]
+    pub fn with(&self, key: &str, value: Value) -> Self {
+        let mut object = self.object.clone();
+        object.insert(key.to_owned(), value);
+        Self { object }
+    }
+
+    /// The same config without a key at the top of the file.
+    #[must_use]
+    pub fn without(&self, key: &str) -> Self {
+        let mut object = self.object.clone();
+        object.shift_remove(key);
+        Self { object }
+    }
+
     /// The same config, with the weights' type declared as `dtype`.
     ///
     /// Whichever of `torch_dtype` and `dtype` the file has is set, `torch_dtype` when it has neither. Nested parts

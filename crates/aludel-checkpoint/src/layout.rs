@@ -80,6 +80,18 @@ impl Layout {
         Ok(layout)
     }
 
+    /// As [`Layout::plan`], with all tensors in one file of this name.
+    ///
+    /// Errors: as [`Layout::plan`].
+    pub fn single(tensors: Vec<OutputTensor>, file_name: &str) -> Result<Self, Error> {
+        let mut layout = Self::plan(tensors, u64::MAX)?;
+        // No tensor passes the greatest size, so there is one shard.
+        for shard in &mut layout.shards {
+            shard.file_name = file_name.to_owned();
+        }
+        Ok(layout)
+    }
+
     /// Every tensor in writing order: shard by shard, by offset.
     pub fn tensors(&self) -> &[OutputTensor] {
         &self.tensors

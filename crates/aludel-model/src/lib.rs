@@ -1,1 +1,45 @@
 //! Runs decoder-only language models forward and backward.
+//!
+//! In: model folders as transformers reads them, or GGUF files, and packed token ids. Out: hidden states, gradients of
+//! every parameter, and model folders and adapters that transformers and peft load. Losses, optimizers and data are not
+//! here; nor is any device: operations come from [`aludel_kernels::nn`].
+//!
+//! Modules in reading order:
+//!
+//! - `error`: every way in which this crate fails.
+//! - [`config`]: a model's shape, parsed from `config.json`.
+//! - `names`: parameters and tensors, and which make up which.
+//! - `batch`: the documents of a step.
+//! - `parameters`: parameters and gradients on a device.
+//! - `pool`: buffers for reuse.
+//! - [`decoder`]: forward, backward, generation.
+//! - `load`: from a folder onto a device.
+//! - `random`: fresh weights.
+//! - `fresh`: a model of fresh weights.
+//! - `source`: what a saved model takes over.
+//! - `save`: a model folder, adapters merged.
+//! - `adapter`: low-rank adapters, and their folders.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod decoder;
+
+mod adapter;
+mod batch;
+mod error;
+mod fresh;
+mod load;
+mod names;
+mod parameters;
+mod pool;
+mod random;
+mod save;
+mod source;
+
+pub use adapter::AdapterSpec;
+pub use batch::Batch;
+pub use config::ModelConfig;
+pub use decoder::{Decoder, Extension, Keep, KeyValueCache, Pass};
+pub use error::{Error, Problems};
+pub use load::{Use, WeightType};
+pub use parameters::{Gradients, Parameter, Parameters};
