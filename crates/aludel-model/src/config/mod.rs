@@ -2,7 +2,7 @@
 //!
 //! In: the JSON of a model folder, in the spelling of transformers 4 or 5, untrusted. Out: a [`ModelConfig`] whose numbers
 //! are within bounds and whose layers say everything that the decoder needs. Nothing of a family is known beyond this
-//! module and [`crate::names`]. It reads no weights.
+//! module and `names`. It reads no weights.
 //!
 //! Modules in reading order: `family` (the table of what families have), `keys` (bounded reading), `read` (the parse),
 //! `rope` (rotary frequencies).

@@ -3,7 +3,7 @@
 //! In: packed documents of token ids. Out: the hidden states after the last norm, those of chosen layers where they are
 //! asked for, and, from the gradients of these, the gradients of the parameters. Forward and backward are written out, there
 //! is no tape; [`Keep`] says what the forward pass leaves for the backward pass. Logits are made elsewhere, fused with the
-//! loss ([`Decoder::head`] gives the matrix). It reads and writes no files: see [`crate::load`] and [`crate::save`].
+//! loss ([`Decoder::head`] gives the matrix). It reads and writes no files: see `load` and `save`.
 //!
 //! Modules in reading order: `linear`, `half` (norms and residuals), `attention`, `feed_forward`, `rotary`, `pass`
 //! (the walk through the layers), `cache` (generation).
