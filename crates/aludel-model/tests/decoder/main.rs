@@ -1,0 +1,6 @@
+//! Holds the decoder against what transformers computes from tiny seeded models of every family
+//! (`tests/golden/decoder`), and against itself: packing, checkpointing, threads, generation, saving, adapters.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod families;
+mod support;
