@@ -95,20 +95,23 @@ pub trait LossDevice: Device {
     );
 
     /// Distance of each row of `x` from that of `target`, into `values` (f32, `[T]`), and `factor` times its gradient in
-    /// place of `x`.
+    /// place of `x`; zeros in rows whose label is [`IGNORED`](super::objective::IGNORED). `x` is of the device's activation
+    /// type, `target` of any.
+    #[expect(clippy::too_many_arguments, reason = "what the distance depends on")]
     fn distance_rows(
         &self,
         distance: RowDistance,
         shape: Rows,
         factor: f64,
+        labels: &Self::Indices,
         target: &Self::Buffer,
         x: &mut Self::Buffer,
         values: &mut Self::Buffer,
     );
 
-    /// The sum of squares of each row, into `sums` (f32, `[T]`).
+    /// The sum of squares of each row of `x`, of any element type, into `sums` (f32, `[T]`).
     fn row_energies(&self, shape: Rows, x: &Self::Buffer, sums: &mut Self::Buffer);
 
-    /// `y[t, :] += factors[t] * x[t, :]`; `factors` is f32.
+    /// `y[t, :] += factors[t] * x[t, :]`; `factors` is f32, `x` and `y` are of the device's activation type.
     fn add_rows(&self, shape: Rows, factors: &Self::Buffer, x: &Self::Buffer, y: &mut Self::Buffer);
 }

@@ -120,7 +120,7 @@ impl Column {
         let Self { p, q, log_p, log_q } = *self;
         match divergence {
             Divergence::ForwardKl => product(p, log_p - log_q),
-            Divergence::ReverseKl if p == 0.0 => 0.0,
+            Divergence::ReverseKl if log_p == f64::NEG_INFINITY => 0.0,
             Divergence::ReverseKl => product(q, log_q - log_p) - q + p,
             Divergence::JensenShannon { beta: 0.0 } => self.value(Divergence::ForwardKl),
             Divergence::JensenShannon { beta: 1.0 } => self.value(Divergence::ReverseKl),
@@ -149,7 +149,7 @@ impl Column {
         let Self { p, q, log_p, log_q } = *self;
         match divergence {
             Divergence::ForwardKl | Divergence::SoftCrossEntropy => -p / q,
-            Divergence::ReverseKl if p == 0.0 => 0.0,
+            Divergence::ReverseKl if log_p == f64::NEG_INFINITY => 0.0,
             Divergence::ReverseKl => log_q - log_p,
             Divergence::JensenShannon { beta: 0.0 } => self.slope(Divergence::ForwardKl),
             Divergence::JensenShannon { beta: 1.0 } => self.slope(Divergence::ReverseKl),

@@ -20,7 +20,7 @@ use super::device::Update;
 
 /// What an update is to every element: factors, made once in f64.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::nn) struct Step {
+pub(crate) struct Step {
     pub(in crate::nn) gradient_scale: f32,
     pub(in crate::nn) beta1: f32,
     pub(in crate::nn) rest1: f32,

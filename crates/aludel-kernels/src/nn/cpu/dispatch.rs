@@ -1,4 +1,5 @@
-//! Chooses the vector instructions for the operations of a decoder: the one place of `nn` that asks for CPU features.
+//! Chooses the vector instructions for the operations of a decoder and for losses: the one place of both that asks for CPU
+//! features.
 //!
 //! The same Rust code is compiled three times. Unlike merges, these levels may differ in the last bits: those with fused
 //! multiplication and addition use it. On one machine the level never changes.
@@ -10,12 +11,12 @@
 use std::sync::OnceLock;
 
 use super::lanes;
-use super::math::{Fused, Separate};
 use crate::nn::device::{Accumulate, Activation, Norm};
 use crate::nn::{adamw, attention, gated, rms_norm, rotate};
 
+/// A set of vector instructions.
 #[derive(Clone, Copy)]
-enum Level {
+pub(crate) enum Level {
     Baseline,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -23,7 +24,8 @@ enum Level {
     Avx512,
 }
 
-fn level() -> Level {
+/// The highest level of this machine.
+pub(crate) fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
     *LEVEL.get_or_init(detect)
 }
@@ -51,17 +53,18 @@ macro_rules! compiled {
         $(#[$doc])*
         #[expect(clippy::allow_attributes, reason = "few of the functions have that many arguments")]
         #[allow(clippy::too_many_arguments, reason = "slices and numbers of one inner loop")]
-        pub(in crate::nn) fn $name($($argument: $type),*) $(-> $result)? {
+        pub(crate) fn $name($($argument: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
             fn avx512($($argument: $type),*) $(-> $result)? {
-                $body(Fused, $($argument),*)
+                $body($crate::nn::cpu::math::Fused, $($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($argument: $type),*) $(-> $result)? {
-                $body(Fused, $($argument),*)
+                $body($crate::nn::cpu::math::Fused, $($argument),*)
             }
+            use $crate::nn::cpu::dispatch::{Level, level};
             match level() {
                 // SAFETY: `level` found the features that the function was compiled for.
                 #[cfg(target_arch = "x86_64")]
@@ -69,11 +72,12 @@ macro_rules! compiled {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => unsafe { avx2($($argument),*) },
-                Level::Baseline => $body(Separate, $($argument),*),
+                Level::Baseline => $body($crate::nn::cpu::math::Separate, $($argument),*),
             }
         }
     };
 }
+pub(crate) use compiled;
 
 compiled! {
     /// `to[i] = from[i]`, exact.

@@ -4,18 +4,18 @@
 //! in f64); each function states its error as measured against f64 by its test. NaN stays NaN.
 
 /// How a multiplication and an addition are done: in one rounding where the machine has the instruction.
-pub(in crate::nn) trait Arithmetic: Copy {
+pub(crate) trait Arithmetic: Copy {
     /// `a * b + c`.
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32;
 }
 
 /// One rounding.
 #[derive(Clone, Copy)]
-pub(in crate::nn) struct Fused;
+pub(crate) struct Fused;
 
 /// Two roundings: for machines on which the fused one would be a call.
 #[derive(Clone, Copy)]
-pub(in crate::nn) struct Separate;
+pub(crate) struct Separate;
 
 impl Arithmetic for Fused {
     #[inline(always)]
@@ -37,7 +37,7 @@ const LARGEST: f32 = 88.0;
 
 /// `e^x`, relative error below 2e-7; zero below -87, and above 88 as at 88.
 #[inline(always)]
-pub(in crate::nn) fn exp(a: impl Arithmetic, x: f32) -> f32 {
+pub(crate) fn exp(a: impl Arithmetic, x: f32) -> f32 {
     // 1.5 * 2^23: adding it leaves the nearest whole number in the lowest bits.
     const MAGIC: f32 = 12_582_912.0;
     // ln 2 in two parts, the first one short, so that its product with a whole number is exact.
@@ -56,7 +56,7 @@ pub(in crate::nn) fn exp(a: impl Arithmetic, x: f32) -> f32 {
 
 /// `tanh x`, relative error below 5e-7.
 #[inline(always)]
-pub(in crate::nn) fn tanh(a: impl Arithmetic, x: f32) -> f32 {
+pub(crate) fn tanh(a: impl Arithmetic, x: f32) -> f32 {
     let magnitude = x.abs();
     let e = exp(a, -2.0 * magnitude);
     let far = (1.0 - e) / (1.0 + e);

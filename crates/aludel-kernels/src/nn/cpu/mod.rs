@@ -9,9 +9,9 @@
 
 pub mod buffer;
 mod device;
-pub(in crate::nn) mod dispatch;
+pub(crate) mod dispatch;
 pub(in crate::nn) mod lanes;
-pub(in crate::nn) mod math;
+pub(crate) mod math;
 #[cfg(test)]
 pub(in crate::nn) mod testing;
 pub(in crate::nn) mod window;

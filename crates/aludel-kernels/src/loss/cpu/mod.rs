@@ -1,0 +1,118 @@
+//! Computes the losses on the CPU: rows of logits in parallel, each by itself.
+//!
+//! In and out: as [`LossDevice`] says, on buffers in memory. Which instructions run is decided in `dispatch`, and nothing here
+//! knows threads but by [`Cpu`].
+//!
+//! Reading order: `plan` (terms sorted), `row` (the passes over a row), `block` and `softmax` (their state), `lanes` (inner
+//! loops), `elementary` (functions).
+
+mod block;
+mod dispatch;
+pub(in crate::loss) mod elementary;
+mod lanes;
+mod plan;
+mod row;
+mod softmax;
+
+use self::plan::Plan;
+use self::row::Row;
+use super::device::{Column, LossDevice, RowDistance, RowLoss};
+use super::objective::IGNORED;
+use crate::nn::Rows;
+use crate::nn::cpu::{Buffer, Cpu, Indices};
+
+/// Arithmetic of one column of one row, for deciding whether threads are worth it.
+const OPERATIONS: usize = 100;
+
+/// Elements of a soft cap that one thread works on without a break.
+const CHUNK: usize = 16 * 1024;
+
+impl LossDevice for Cpu {
+    fn soft_cap(&self, cap: f32, logits: &mut Buffer) {
+        let logits = logits.floats_mut();
+        let operations = logits.len() * OPERATIONS / 4;
+        let pieces = logits.chunks_mut(CHUNK).collect();
+        self.each(pieces, operations, |piece| dispatch::soft_cap(cap, piece));
+    }
+
+    fn loss_rows(
+        &self,
+        loss: RowLoss<'_>,
+        labels: &Indices,
+        student: &mut Buffer,
+        teacher: Option<&Buffer>,
+        values: &mut Buffer,
+    ) {
+        let stored = loss.student.stored;
+        let columns = loss.objective.terms().len() + Column::COUNT;
+        assert!(loss.student.valid <= stored, "more columns are valid than there are");
+        assert_eq!(student.len(), loss.rows * stored, "student's logits");
+        assert_eq!(values.len(), loss.rows * columns, "values of the rows");
+        assert_eq!(labels.0.len(), loss.rows, "labels");
+        assert!(teacher.is_some() || !loss.objective.needs_teacher(), "the divergences need a teacher");
+        let teacher = loss.teacher.zip(teacher).map(|(shape, logits)| {
+            assert!(shape.valid <= shape.stored, "more columns of the teacher are valid than there are");
+            assert_eq!(logits.len(), loss.rows * shape.stored, "teacher's logits");
+            (shape.stored, logits.values())
+        });
+        let plan = Plan::new(&RowLoss { teacher: loss.teacher.filter(|_| teacher.is_some()), ..loss });
+        let students = student.floats_mut().chunks_exact_mut(stored.max(1));
+        let rows = students.zip(values.floats_mut().chunks_exact_mut(columns)).zip(&labels.0).enumerate();
+        let rows = rows.map(|(at, ((student, values), &label))| {
+            let teacher = teacher.map(|(stored, logits)| logits.slice(at * stored..(at + 1) * stored));
+            Row { student, teacher, label, values }
+        });
+        let operations = loss.rows * loss.student.valid * OPERATIONS;
+        self.each(rows.collect(), operations, |row| row.run(&plan));
+    }
+
+    fn distance_rows(
+        &self,
+        distance: RowDistance,
+        shape: Rows,
+        factor: f64,
+        labels: &Indices,
+        target: &Buffer,
+        x: &mut Buffer,
+        values: &mut Buffer,
+    ) {
+        let Rows { rows, width } = shape;
+        assert_eq!((x.len(), target.len()), (rows * width, rows * width), "rows to compare");
+        assert_eq!((values.len(), labels.0.len()), (rows, rows), "values and labels of the rows");
+        let target = target.values();
+        let pieces = x.floats_mut().chunks_exact_mut(width.max(1)).zip(values.floats_mut()).zip(&labels.0);
+        let operations = rows * width * OPERATIONS / 10;
+        self.each(pieces.enumerate().collect(), operations, |(row, ((x, value), &label))| {
+            if label == IGNORED {
+                x.fill(0.0);
+                *value = 0.0;
+                return;
+            }
+            let mut room = Vec::new();
+            let target = target.slice(row * width..(row + 1) * width).decoded(&mut room);
+            *value = match distance {
+                RowDistance::MeanSquare => dispatch::mean_square(factor, target, x),
+                RowDistance::Cosine => dispatch::cosine(factor, target, x),
+            } as f32;
+        });
+    }
+
+    fn row_energies(&self, shape: Rows, x: &Buffer, sums: &mut Buffer) {
+        let Rows { rows, width } = shape;
+        assert_eq!((x.len(), sums.len()), (rows * width, rows), "rows and their energies");
+        let x = x.values();
+        let pieces = sums.floats_mut().iter_mut().enumerate().collect();
+        self.each(pieces, rows * width, |(row, sum)| {
+            let mut room = Vec::new();
+            *sum = dispatch::energy(x.slice(row * width..(row + 1) * width).decoded(&mut room)) as f32;
+        });
+    }
+
+    fn add_rows(&self, shape: Rows, factors: &Buffer, x: &Buffer, y: &mut Buffer) {
+        let Rows { rows, width } = shape;
+        assert_eq!((x.len(), y.len(), factors.len()), (rows * width, rows * width, rows), "rows to add");
+        let x = x.floats().chunks_exact(width.max(1));
+        let pieces = y.floats_mut().chunks_exact_mut(width.max(1)).zip(x).zip(factors.floats());
+        self.each(pieces.collect(), rows * width, |((y, x), &factor)| dispatch::add(factor, x, y));
+    }
+}
