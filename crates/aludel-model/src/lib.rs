@@ -16,6 +16,7 @@
 //! - `load`: from a folder onto a device.
 //! - `random`: fresh weights.
 //! - `fresh`: a model of fresh weights.
+//! - `student`: a model cut out of another.
 //! - `source`: what a saved model takes over.
 //! - `save`: a model folder, adapters merged.
 //! - `adapter`: low-rank adapters, and their folders.
@@ -35,6 +36,7 @@ mod pool;
 mod random;
 mod save;
 mod source;
+mod student;
 
 pub use adapter::AdapterSpec;
 pub use batch::Batch;
@@ -43,3 +45,4 @@ pub use decoder::{Decoder, Extension, Keep, KeyValueCache, Pass};
 pub use error::{Error, Problems};
 pub use load::{Use, WeightType};
 pub use parameters::{Gradients, Parameter, Parameters};
+pub use student::{Cut, LayerChoice};

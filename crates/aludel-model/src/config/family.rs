@@ -114,6 +114,13 @@ pub(super) fn find(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().find(|family| family.model_type == model_type)
 }
 
+impl Family {
+    /// Whether config.json may say of each layer whether it slides.
+    pub(crate) fn has_layer_types(&self) -> bool {
+        matches!(self.windows, Windows::Last | Windows::WithoutRope | Windows::Alternating { .. })
+    }
+}
+
 const LLAMA: Family = Family {
     model_type: "llama",
     class: "LlamaForCausalLM",

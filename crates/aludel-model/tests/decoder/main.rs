@@ -2,5 +2,8 @@
 //! (`tests/golden/decoder`), and against itself: packing, checkpointing, threads, generation, saving, adapters.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod adapters;
+mod consistency;
 mod families;
+mod students;
 mod support;
