@@ -3,7 +3,7 @@
 //! A folder is refused with all of its problems at once, each with the key or the tensor that it is about.
 
 use std::fmt::{self, Display, Formatter};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aludel_kernels::nn::DeviceError;
 use indexmap::IndexSet;
@@ -32,6 +32,32 @@ pub enum Error {
     /// A change of the model (an adapter, a student cut from a teacher) that is not possible.
     #[error("{0}")]
     Change(Problems),
+    /// Files of a tokenizer that cannot be used.
+    #[error("the tokenizer of {path} cannot be used: {detail}", path = .path.display())]
+    Tokenizer {
+        /// The model folder or file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// Two models whose token ids do not mean the same.
+    #[error("the tokenizers differ: {detail}")]
+    Tokenizers {
+        /// The first difference.
+        detail: String,
+    },
+    /// A chat template that does not compile.
+    #[error("the chat template cannot be used: {detail}")]
+    ChatTemplate {
+        /// What is wrong with it, and on which line.
+        detail: String,
+    },
+    /// A conversation that a chat template does not take.
+    #[error("the chat template does not take this conversation: {detail}")]
+    Conversation {
+        /// What the template said.
+        detail: String,
+    },
     /// Token ids or documents that a model cannot take.
     #[error("a step cannot be run: {detail}")]
     Batch {
@@ -68,6 +94,10 @@ impl Display for Problems {
 }
 
 impl Error {
+    pub(crate) fn tokenizer(path: &Path, detail: impl Into<String>) -> Self {
+        Self::Tokenizer { path: path.to_owned(), detail: detail.into() }
+    }
+
     pub(crate) fn config(problem: impl Into<String>) -> Self {
         Self::Config(Problems(vec![problem.into()]))
     }

@@ -20,10 +20,14 @@
 //! - `source`: what a saved model takes over.
 //! - `save`: a model folder, adapters merged.
 //! - `adapter`: low-rank adapters, and their folders.
+//! - [`tokenizer`]: text to token ids and back.
+//! - [`chat`]: conversations as text.
 #![forbid(unsafe_code)]
 
+pub mod chat;
 pub mod config;
 pub mod decoder;
+pub mod tokenizer;
 
 mod adapter;
 mod batch;
@@ -40,9 +44,11 @@ mod student;
 
 pub use adapter::AdapterSpec;
 pub use batch::Batch;
+pub use chat::ChatTemplate;
 pub use config::ModelConfig;
 pub use decoder::{Decoder, Extension, Keep, KeyValueCache, Pass};
 pub use error::{Error, Problems};
 pub use load::{Use, WeightType};
 pub use parameters::{Gradients, Parameter, Parameters};
 pub use student::{Cut, LayerChoice};
+pub use tokenizer::Tokenizer;

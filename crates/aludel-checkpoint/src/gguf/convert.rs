@@ -134,6 +134,11 @@ impl Conversion {
         self.side_files.iter().map(|(name, _)| *name)
     }
 
+    /// Content of a file beside the weights, by its name.
+    pub fn side_file(&self, name: &str) -> Option<&[u8]> {
+        self.side_files.iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes.as_slice())
+    }
+
     /// Tensors that the output does without, and why.
     pub fn dropped(&self) -> &[Dropped] {
         &self.dropped
