@@ -140,7 +140,7 @@ impl<'a> Values<'a> {
         match self {
             Values::F32(values) => to.copy_from_slice(values),
             Values::BF16(bits) => dispatch::decode_bf16(bits, to),
-            Values::F16(bits) => bits.reinterpret_cast::<f16>().convert_to_f32_slice(to),
+            Values::F16(bits) => dispatch::decode_f16(bits, to),
         }
     }
 
@@ -227,6 +227,19 @@ mod tests {
                 assert_eq!(got.to_vec(), element.decode(&element.encode(&values)));
                 let is_shared = matches!(buffer.0, Store::Shared(..));
                 assert_eq!(is_shared, address.is_multiple_of(element.size()), "{element:?} {shift}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_sixteen_bit_pattern_decodes_as_defined() {
+        let bits: Vec<u16> = (0..=u16::MAX).collect();
+        let bytes: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        for (values, element) in [(Values::F16(&bits), Element::F16), (Values::BF16(&bits), Element::BF16)] {
+            let mut got = vec![0.0; bits.len()];
+            values.decode(&mut got);
+            for (got, expected) in got.iter().zip(element.decode(&bytes)) {
+                assert!(got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan()));
             }
         }
     }

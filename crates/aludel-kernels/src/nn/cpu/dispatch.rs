@@ -10,9 +10,11 @@
 
 use std::sync::OnceLock;
 
+use super::buffer::Values;
 use super::lanes;
 use crate::nn::device::{Accumulate, Activation, Norm};
-use crate::nn::{adamw, attention, gated, rms_norm, rotate};
+use crate::nn::linear::cpu::FEW_ROWS;
+use crate::nn::{adamw, attention, gated, linear, rms_norm, rotate};
 
 /// A set of vector instructions.
 #[derive(Clone, Copy)]
@@ -82,6 +84,15 @@ pub(crate) use compiled;
 compiled! {
     /// `to[i] = from[i]`, exact.
     fn decode_bf16(from: &[u16], to: &mut [f32]) = lanes::decode_bf16;
+}
+compiled! {
+    /// `to[i] = from[i]`, exact.
+    fn decode_f16(from: &[u16], to: &mut [f32]) = lanes::decode_f16;
+}
+compiled! {
+    /// Products of few rows with rows of a weight, `sums[column][row]`.
+    fn few_rows(x: &[f32], inputs: usize, weight: Values<'_>, sums: &mut [[f32; FEW_ROWS]])
+        = linear::few::products;
 }
 compiled! {
     /// `to[i] = from[i]`, to nearest with ties to even.

@@ -6,14 +6,39 @@
 use super::math::Arithmetic;
 
 /// Lanes of a sum in f32: four vectors of sixteen, so that additions do not wait for each other.
-const LANES: usize = 16;
+pub(in crate::nn) const LANES: usize = 16;
 const VECTORS: usize = 4;
 
 #[inline(always)]
 pub(in crate::nn) fn decode_bf16(_: impl Arithmetic, from: &[u16], to: &mut [f32]) {
     for (to, &bits) in to.iter_mut().zip(from) {
-        *to = f32::from_bits(u32::from(bits) << 16);
+        *to = of_bf16(bits);
     }
+}
+
+#[inline(always)]
+pub(in crate::nn) fn decode_f16(_: impl Arithmetic, from: &[u16], to: &mut [f32]) {
+    for (to, &bits) in to.iter_mut().zip(from) {
+        *to = of_f16(bits);
+    }
+}
+
+#[inline(always)]
+pub(in crate::nn) fn of_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Exact, without a branch: the exponent is moved by a multiplication, which makes subnormal numbers normal ones.
+#[inline(always)]
+pub(in crate::nn) fn of_f16(bits: u16) -> f32 {
+    // 2^112: the difference of the exponents' biases.
+    const MOVE: f32 = f32::from_bits((127 + 112) << 23);
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    let moved = (f32::from_bits(magnitude) * MOVE).to_bits();
+    // Infinity and NaN have the largest exponent in both types.
+    let special = magnitude | 0x7f80_0000;
+    let value = if magnitude >= 0x1f << 23 { special } else { moved };
+    f32::from_bits(value | u32::from(bits & 0x8000) << 16)
 }
 
 /// Without a branch, so that the loop becomes vector instructions. NaN stays NaN.
@@ -69,9 +94,17 @@ pub(in crate::nn) fn sum(x: &[f32], y: &[f32], f: impl Fn(f32, f32, f32) -> f32)
     for (lane, (&x, &y)) in lanes[1].iter_mut().zip(x_rest.iter().zip(y_rest)) {
         *lane = f(x, y, *lane);
     }
-    let mut total = [0.0f32; LANES];
-    for (i, total) in total.iter_mut().enumerate() {
-        *total = (lanes[0][i] + lanes[1][i]) + (lanes[2][i] + lanes[3][i]);
+    total(&lanes)
+}
+
+/// The sum of all lanes: vectors in order, then by halves.
+#[inline(always)]
+pub(in crate::nn) fn total<const V: usize>(vectors: &[[f32; LANES]; V]) -> f32 {
+    let mut total = vectors[0];
+    for vector in &vectors[1..] {
+        for (total, lane) in total.iter_mut().zip(vector) {
+            *total += lane;
+        }
     }
     halve(total)
 }

@@ -17,17 +17,17 @@ pub(in crate::nn) struct Group<'a> {
     pub(in crate::nn) weight: Values<'a>,
 }
 
-/// Up to this many rows a product is bound by the weight's bytes, and decoding a panel for the library costs more than
+/// Up to this many rows a product is bound by the weight's bytes, and packing a panel for the library costs more than
 /// multiplying.
-const FEW_ROWS: usize = 4;
+pub(in crate::nn) const FEW_ROWS: usize = 4;
 
-/// Elements of a weight's row that are decoded at once for few rows: they stay in the first cache.
-const DECODED: usize = 1024;
-
-/// Rows of a panel of outputs.
+/// Rows of a panel of outputs: the library packs a panel of the weight once for all of them.
 const PANEL_ROWS: usize = 512;
-/// Columns of a panel of outputs.
-const PANEL_COLUMNS: usize = 192;
+/// Columns of a panel of outputs: few, so that a narrow layer still has a panel for every core.
+const PANEL_COLUMNS: usize = 96;
+/// Rows and columns of a panel of a weight's gradient, at most.
+const GRADIENT_ROWS: usize = 192;
+const GRADIENT_COLUMNS: usize = 512;
 /// Rows of a weight that are decoded at once for the gradient of inputs.
 const PANEL_DEPTH: usize = 512;
 
@@ -59,7 +59,7 @@ pub(in crate::nn) fn forward(
             few_rows(&mut window, inputs, scale, x, weight, into);
         } else {
             SCRATCH.with_borrow_mut(|scratch| {
-                let w = Matrix::dense(weight.decoded(scratch), columns.len(), inputs).transposed();
+                let w = packable(weight, columns.len(), inputs, scratch).transposed();
                 window.multiply(scale, Matrix::dense(x, rows.len(), inputs), w, into);
             });
         }
@@ -129,8 +129,12 @@ pub(in crate::nn) fn backward_weight(
     for (rows, dw) in groups.iter().zip(dw) {
         assert_eq!(dw.len(), inputs * outputs, "the gradient of a weight");
         if !rows.is_empty() {
-            let windows =
-                Window::split(dw, inputs, &pieces(0..outputs, PANEL_COLUMNS), &pieces(0..inputs, PANEL_ROWS));
+            let windows = Window::split(
+                dw,
+                inputs,
+                &even_pieces(outputs, GRADIENT_ROWS),
+                &even_pieces(inputs, GRADIENT_COLUMNS),
+            );
             panels.extend(windows.into_iter().map(|window| (rows.clone(), window)));
             operations += 2 * rows.len() * inputs * outputs;
         }
@@ -180,6 +184,33 @@ fn covered(groups: &[Group<'_>]) -> usize {
     groups.iter().map(|group| group.rows.len()).sum()
 }
 
+/// The weight's rows as a matrix of f32, decoded into the scratch or where they are.
+///
+/// The library reads a column of it at a time. Where rows lie a multiple of 1 KiB apart, the elements of a column share a few
+/// sets of the first cache and drive each other out, so such rows are copied to a stride that is an odd number of lines.
+fn packable<'v>(weight: Values<'v>, rows: usize, inputs: usize, scratch: &'v mut Vec<f32>) -> Matrix<'v> {
+    const LINE: usize = 16;
+    match weight {
+        Values::F32(w) if !inputs.is_multiple_of(16 * LINE) => Matrix::dense(w, rows, inputs),
+        _ => {
+            let stride = (inputs.div_ceil(LINE) | 1) * LINE;
+            if scratch.len() < rows * stride {
+                scratch.resize(rows * stride, 0.0);
+            }
+            for (row, to) in scratch.chunks_exact_mut(stride).take(rows).enumerate() {
+                weight.slice(row * inputs..(row + 1) * inputs).decode(&mut to[..inputs]);
+            }
+            Matrix::new(scratch, rows, inputs, stride)
+        }
+    }
+}
+
+/// Cuts `0..len` into equal pieces of at most about `size`, whole lines where possible.
+fn even_pieces(len: usize, size: usize) -> Vec<Range<usize>> {
+    let count = len.div_ceil(size).max(1);
+    pieces(0..len, len.div_ceil(count).next_multiple_of(16).max(16))
+}
+
 /// Reads every row of the weight once and multiplies it with all rows of `x`.
 fn few_rows(
     window: &mut Window<'_>,
@@ -189,38 +220,17 @@ fn few_rows(
     weight: Values<'_>,
     into: Accumulate,
 ) {
-    let mut room = [0.0; DECODED];
+    let mut sums = [[0.0; FEW_ROWS]; PANEL_COLUMNS];
     let (rows, columns) = (window.rows().len(), window.columns().len());
-    for column in 0..columns {
-        let mut sums = [0.0; FEW_ROWS];
-        for part in pieces_of_row(inputs, weight) {
-            let w = weight.slice(column * inputs + part.start..column * inputs + part.end);
-            let w = match w {
-                Values::F32(w) => w,
-                Values::BF16(_) | Values::F16(_) => {
-                    w.decode(&mut room[..part.len()]);
-                    &room[..part.len()]
-                }
-            };
-            for (sum, x) in sums.iter_mut().zip(x.chunks_exact(inputs)) {
-                *sum += dispatch::dot(&x[part.clone()], w);
-            }
-        }
-        for (row, sum) in sums.iter().enumerate().take(rows) {
-            let y = &mut window.row(row)[column];
+    if inputs > 0 {
+        dispatch::few_rows(x, inputs, weight, &mut sums[..columns]);
+    }
+    for row in 0..rows {
+        for (y, sums) in window.row(row).iter_mut().zip(&sums) {
             *y = match into {
-                Accumulate::Overwrite => scale * sum,
-                Accumulate::Add => *y + scale * sum,
+                Accumulate::Overwrite => scale * sums[row],
+                Accumulate::Add => *y + scale * sums[row],
             };
         }
     }
-}
-
-/// A row of an f32 weight is taken whole, others by what is decoded at once.
-fn pieces_of_row(inputs: usize, weight: Values<'_>) -> impl Iterator<Item = Range<usize>> {
-    let size = match weight {
-        Values::F32(_) => inputs.max(1),
-        Values::BF16(_) | Values::F16(_) => DECODED,
-    };
-    (0..inputs).step_by(size).map(move |start| start..(start + size).min(inputs))
 }

@@ -11,6 +11,7 @@
 //! length of their sums.
 
 pub(in crate::nn) mod cpu;
+pub(in crate::nn) mod few;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
