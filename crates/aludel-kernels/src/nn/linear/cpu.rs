@@ -21,8 +21,12 @@ pub(in crate::nn) struct Group<'a> {
 /// multiplying.
 pub(in crate::nn) const FEW_ROWS: usize = 4;
 
-/// Rows of a panel of outputs: the library packs a panel of the weight once for all of them.
+/// Rows of a panel of outputs, at most: the library packs a panel of the weight once for all of them.
 const PANEL_ROWS: usize = 512;
+/// Where the columns make fewer panels than this, the rows are cut into smaller ones: the products of a LoRA have few
+/// columns.
+const FEWEST_PANELS: usize = 4;
+const FEWEST_ROWS: usize = 64;
 /// Columns of a panel of outputs: few, so that a narrow layer still has a panel for every core.
 const PANEL_COLUMNS: usize = 96;
 /// Rows and columns of a panel of a weight's gradient, at most.
@@ -167,15 +171,17 @@ fn panels<'g, 'w, 'y>(
     width: usize,
     columns: usize,
 ) -> Vec<(&'g Group<'w>, Window<'y>)> {
+    let columns = pieces(0..width, columns);
+    let cuts = FEWEST_PANELS.div_ceil(columns.len().max(1));
     let mut of_window = Vec::new();
     let mut rows = Vec::new();
     for group in groups {
-        for piece in pieces(group.rows.clone(), PANEL_ROWS) {
+        let size = group.rows.len().div_ceil(cuts).next_multiple_of(16).clamp(FEWEST_ROWS, PANEL_ROWS);
+        for piece in pieces(group.rows.clone(), size) {
             of_window.push(group);
             rows.push(piece);
         }
     }
-    let columns = pieces(0..width, columns);
     let windows = Window::split(y, width, &rows, &columns);
     windows.into_iter().enumerate().map(|(i, window)| (of_window[i / columns.len()], window)).collect()
 }
