@@ -21,8 +21,11 @@
 //! - `shards`: positioned writes into the planned shards, and the proof that no hole is left.
 //! - `space`: the free space of a file system.
 //! - [`gguf`]: GGUF files, turned into model folders.
+//! - [`card`]: texts in model cards.
+//! - [`resident`]: the memory of this process.
 //! - `digest`: SHA-256 of input files, remembered between runs.
 
+pub mod card;
 mod checkpoint;
 mod config;
 mod digest;
@@ -35,6 +38,7 @@ mod index;
 mod layout;
 mod map;
 mod names;
+pub mod resident;
 mod shards;
 mod side_files;
 mod space;

@@ -12,6 +12,5 @@ pub mod execute;
 pub mod methods;
 pub mod plan;
 pub mod recipe;
-mod resident;
 
 pub use aludel_document::problem;

@@ -22,12 +22,20 @@
 //! - `adapter`: low-rank adapters, and their folders.
 //! - [`tokenizer`]: text to token ids and back.
 //! - [`chat`]: conversations as text.
+//! - [`windows`]: a long document in parts, every token predicted once.
+//! - [`evaluate`]: how well a model predicts documents.
+//! - [`sample`]: a token from logits.
+//! - [`generate`]: text, token by token.
 #![forbid(unsafe_code)]
 
 pub mod chat;
 pub mod config;
 pub mod decoder;
+pub mod evaluate;
+pub mod generate;
+pub mod sample;
 pub mod tokenizer;
+pub mod windows;
 
 mod adapter;
 mod batch;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use aludel_checkpoint::card::{block, cell, quoted};
+
 use crate::plan::Plan;
 
 /// The card in Markdown with a YAML front matter, as model hubs read it. `digests` are those of each source's files.
@@ -24,35 +26,6 @@ pub(super) fn render(plan: &Plan, digests: &[Vec<String>]) -> String {
                 writeln!(card, "| {} | {} | {} | `{digest}` |", cell(&source.model), cell(&name), file.bytes);
         }
     }
-    let fence = fence_for(&plan.recipe);
-    let _ = writeln!(card, "\n## Recipe\n\n{fence}yaml\n{}\n{fence}", plan.recipe.trim_end());
+    let _ = writeln!(card, "\n## Recipe\n\n{}", block("yaml", &plan.recipe));
     card
-}
-
-/// A YAML string that nothing in it can end early.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
-fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
-}
-
-/// A fence longer than any in the text.
-fn fence_for(text: &str) -> String {
-    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
-    "`".repeat(longest.max(2) + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_in_a_recipe_or_a_name_breaks_out_of_the_card() {
-        assert_eq!(fence_for("a: b # ```` c"), "`````");
-        assert_eq!(fence_for("plain"), "```");
-        assert_eq!(quoted("a\"\nb"), r#""a\"\nb""#);
-        assert_eq!(cell("a|b\nc"), "a\\|b c");
-    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::plan::Plan;
-use crate::resident;
+use aludel_checkpoint::resident;
 
 /// What a merge did.
 #[derive(Clone, Debug, Serialize)]

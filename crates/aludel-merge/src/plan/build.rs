@@ -16,7 +16,7 @@ use super::{Action, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInpu
 use crate::methods::{self, Member, Method, Tensor};
 use crate::problem::{Problem, Problems};
 use crate::recipe::{Located, Recipe, TokenizerSource};
-use crate::resident;
+use aludel_checkpoint::resident;
 
 /// What a process is taken to have resident where the system does not tell.
 const RESIDENT_UNKNOWN: u64 = 8 << 20;

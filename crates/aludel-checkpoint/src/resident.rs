@@ -1,12 +1,12 @@
-//! Asks the system how much memory this process has resident. Only Linux answers.
+//! Asks the system how much memory this process has resident. Only Linux answers; elsewhere nobody knows.
 
 /// Bytes resident now.
-pub(crate) fn now() -> Option<u64> {
+pub fn now() -> Option<u64> {
     status("VmRSS:")
 }
 
 /// The most bytes that were ever resident.
-pub(crate) fn peak() -> Option<u64> {
+pub fn peak() -> Option<u64> {
     status("VmHWM:")
 }
 

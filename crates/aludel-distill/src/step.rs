@@ -1,0 +1,350 @@
+//! Takes optimizer steps: the student, its teacher, the objective and the optimizer together.
+//!
+//! In: the micro-batches of one step. Out: the student changed, and what was measured. Every term is a mean over the valid
+//! tokens of the whole step, whatever micro-batches they are in: their number is known before the first is run. Data,
+//! files and the length of a run are elsewhere.
+
+use std::sync::Arc;
+
+use aludel_kernels::loss::{
+    Annealing, HeadGradient, HeadReport, IGNORED, LabelTerm, LossDevice, Objective, Target, TeacherRows,
+    head_loss,
+};
+use aludel_kernels::nn::Device;
+use aludel_model::evaluate::{LOGIT_MEMORY, score};
+use aludel_model::{Batch, Decoder, Gradients, Keep};
+
+use crate::error::Error;
+use crate::hidden::HiddenTerms;
+use crate::optimizer::{AdamW, Optimizer, Trained};
+use crate::run::{Checkpointing, Run};
+use crate::schedule::LearningRate;
+use crate::state::{Content, ContentMut, Item};
+
+/// Documents that go through the models at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// The tokens.
+    pub batch: Batch,
+    /// For each row the token that it predicts, or [`IGNORED`].
+    pub labels: Vec<u32>,
+}
+
+impl MicroBatch {
+    /// Rows that count.
+    pub fn valid(&self) -> u64 {
+        self.labels.iter().filter(|&&label| label != IGNORED).count() as u64
+    }
+}
+
+/// A training between two steps.
+pub struct Trainer<D: LossDevice> {
+    pub(crate) device: Arc<D>,
+    pub(crate) student: Decoder<D>,
+    pub(crate) teacher: Option<Decoder<D>>,
+    pub(crate) objective: Objective,
+    pub(crate) annealing: Option<Annealing>,
+    pub(crate) hidden: HiddenTerms<D>,
+    pub(crate) gradients: Gradients<D>,
+    pub(crate) optimizer: Optimizer<D>,
+    pub(crate) rate: LearningRate,
+    pub(crate) keep: Keep,
+    /// Of the whole run.
+    pub(crate) steps: u64,
+    /// Taken.
+    pub(crate) done: u64,
+}
+
+/// What one step measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepReport {
+    /// Sums over the step's valid rows.
+    pub head: HeadReport,
+    /// Mean of each hidden term over the step's valid rows, weight not included.
+    pub hidden: Vec<f64>,
+    /// The objective: the weighted sum of all terms.
+    pub loss: f64,
+    /// Rows that went through the student.
+    pub rows: u64,
+    /// Of this step.
+    pub learning_rate: f64,
+    /// Of all gradients together, before clipping.
+    pub gradient_norm: f64,
+    /// What the divergences were taken against.
+    pub target: Target,
+}
+
+impl<D: LossDevice> Trainer<D> {
+    /// A training of `steps` steps that has not begun.
+    ///
+    /// # Errors
+    /// [`Error::Objective`], [`Error::Layers`]; what the device reports.
+    ///
+    /// # Panics
+    /// Where the objective needs a teacher and there is none: a parsed run never does.
+    pub fn new(
+        student: Decoder<D>,
+        teacher: Option<Decoder<D>>,
+        run: &Run,
+        steps: u64,
+    ) -> Result<Self, Error> {
+        assert!(teacher.is_some() || !run.objective.needs_teacher(), "an objective without its teacher");
+        let device = Arc::clone(student.device());
+        let annealing = run.taid.as_ref().map(|taid| taid.annealing());
+        let hidden = match &teacher {
+            Some(teacher) => {
+                let (student, teacher) = (student.config(), teacher.config());
+                HiddenTerms::new(device.as_ref(), &run.objective, student, teacher, run.train.seed)?
+            }
+            None => HiddenTerms::none(),
+        };
+        let weights = student.parameters().trainable().map(|parameter| &parameter.buffer);
+        let optimizer =
+            Optimizer::new(device.as_ref(), AdamW::of(&run.train), weights.chain(hidden.weights()))?;
+        Ok(Self {
+            objective: objective(run, annealing)?,
+            annealing,
+            hidden,
+            gradients: student.gradients()?,
+            optimizer,
+            rate: LearningRate::new(&run.train, steps),
+            keep: keep(run.train.checkpointing),
+            steps,
+            done: 0,
+            device,
+            student,
+            teacher,
+        })
+    }
+
+    /// Steps taken.
+    pub fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// The student.
+    pub fn student(&self) -> &Decoder<D> {
+        &self.student
+    }
+
+    /// Updates of the student: steps but for those without a valid token.
+    pub fn updates(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// The device.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// The device, to be held beside the training.
+    pub fn shared_device(&self) -> Arc<D> {
+        Arc::clone(&self.device)
+    }
+
+    /// Whether there is a teacher.
+    pub fn has_teacher(&self) -> bool {
+        self.teacher.is_some()
+    }
+
+    /// The target's schedule, as it stands.
+    pub fn annealing(&self) -> Option<Annealing> {
+        self.annealing
+    }
+
+    /// Takes the next step. A step without a valid token changes nothing but the count of steps. `cancelled` is asked before
+    /// each micro-batch; once it says so, the step is given up: the student is as it was, and the answer is `None`.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] when the gradient is not finite: the student is then as it was before the step.
+    /// [`Error::Model`] and [`Error::Device`].
+    pub fn step(
+        &mut self,
+        micro_batches: &[MicroBatch],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<StepReport>, Error> {
+        let valid: u64 = micro_batches.iter().map(MicroBatch::valid).sum();
+        let learning_rate = self.rate.after(self.done);
+        self.gradients.clear(&self.device);
+        self.hidden.clear_gradients(&self.device);
+        let mut report = StepReport {
+            head: HeadReport::default(),
+            hidden: vec![0.0; self.hidden.len()],
+            loss: 0.0,
+            rows: micro_batches.iter().map(|micro| micro.batch.rows() as u64).sum(),
+            learning_rate,
+            gradient_norm: 0.0,
+            target: self.objective.target(),
+        };
+        for micro in micro_batches.iter().filter(|micro| micro.valid() > 0) {
+            if cancelled() {
+                return Ok(None);
+            }
+            self.accumulate(micro, 1.0 / valid as f64, &mut report)?;
+        }
+        if valid > 0 {
+            self.update(valid, &mut report)?;
+        }
+        self.done += 1;
+        Ok(Some(report))
+    }
+
+    /// Adds the gradient of one micro-batch.
+    fn accumulate(&mut self, micro: &MicroBatch, factor: f64, report: &mut StepReport) -> Result<(), Error> {
+        let MicroBatch { batch, labels } = micro;
+        let teacher_states = self.hidden.teacher_states();
+        let taught = match &self.teacher {
+            Some(teacher) => Some((teacher, teacher.forward(batch, Keep::Nothing, &teacher_states)?)),
+            None => None,
+        };
+        let pass = self.student.forward(batch, self.keep, &self.hidden.student_states())?;
+        let width = self.student.config().hidden;
+        let mut d_hidden = self.device.zeros(batch.rows() * width, self.device.activation())?;
+        let rows = taught
+            .as_ref()
+            .map(|(teacher, pass)| TeacherRows::Hidden { head: teacher.head(), hidden: pass.hidden() });
+        let gradient = HeadGradient {
+            d_hidden: &mut d_hidden,
+            d_weight: self.student.head_gradient(&mut self.gradients),
+            d_bias: None,
+        };
+        let head = self.student.head();
+        let student = (&head, pass.hidden());
+        let (device, objective) = (self.device.as_ref(), &self.objective);
+        let measured = head_loss(
+            device,
+            objective,
+            student,
+            rows.as_ref(),
+            labels,
+            factor,
+            Some(gradient),
+            LOGIT_MEMORY,
+        )?;
+        report.head.add(&measured);
+        let d_states = match &taught {
+            Some((_, taught)) => {
+                self.hidden.gradients(device, (&pass, taught), micro, factor, &mut report.hidden)?
+            }
+            None => Vec::new(),
+        };
+        drop(taught);
+        Ok(self.student.backward(pass, &d_hidden, &d_states, &mut self.gradients)?)
+    }
+
+    /// Changes the student by what has been accumulated.
+    fn update(&mut self, valid: u64, report: &mut StepReport) -> Result<(), Error> {
+        report.loss = report.head.value(&self.objective) / valid as f64 + self.hidden.value(&report.hidden);
+        let parameters = self.student.parameters_mut().trainable_mut();
+        let mut trained: Vec<Trained<'_, D>> = parameters
+            .zip(self.gradients.iter())
+            .map(|(parameter, gradient)| {
+                let decays = parameter.decays();
+                Trained { weights: &mut parameter.buffer, gradient, decays }
+            })
+            .collect();
+        trained.extend(self.hidden.trained());
+        report.gradient_norm = self.optimizer.step(&self.device, report.learning_rate, trained)?;
+        if !report.gradient_norm.is_finite() {
+            return Err(Error::Diverged { step: self.done + 1, loss: report.loss });
+        }
+        if let Some(annealing) = &mut self.annealing {
+            annealing.update(
+                distilled(&report.head, &self.objective) / valid as f64,
+                self.done + 1,
+                self.steps,
+            );
+            self.objective =
+                self.objective.clone().with_target(annealing.target(self.done + 1, self.steps))?;
+        }
+        Ok(())
+    }
+
+    /// Scores held-out documents; nothing is changed. The divergences are taken against the teacher itself, wherever an
+    /// annealed target may be, so that evaluations at different steps can be compared; hidden states are not.
+    ///
+    /// # Errors
+    /// [`Error::Model`], [`Error::Device`].
+    pub fn evaluate<'m>(
+        &self,
+        micro_batches: impl IntoIterator<Item = &'m MicroBatch>,
+    ) -> Result<(HeadReport, Objective), Error> {
+        let objective = self.objective.clone().with_target(Target::Teacher)?;
+        let mut sum = HeadReport::default();
+        for MicroBatch { batch, labels } in micro_batches {
+            sum.add(&score(&self.student, self.teacher.as_ref(), &objective, batch, labels)?);
+        }
+        Ok((sum, objective))
+    }
+
+    /// Names of everything that is trained, in the optimizer's order.
+    fn names(&self) -> Vec<String> {
+        let of_student = self.student.parameters().trainable().map(|parameter| parameter.name.clone());
+        of_student.chain(self.hidden.names()).collect()
+    }
+
+    /// Every array of the training, in order to be saved.
+    pub fn items(&self) -> Vec<Item<Content<'_, D>>> {
+        let names = self.names();
+        let mut items = self.optimizer.items(&names);
+        let weights = self.student.parameters().trainable().map(|parameter| &parameter.buffer);
+        let weights = weights.chain(self.hidden.weights()).zip(&names);
+        for (buffer, name) in weights.filter(|(buffer, _)| is_own_master::<D>(&self.device, buffer)) {
+            items.push(Item { name: format!("weights/{name}"), content: Content::Buffer(buffer) });
+        }
+        items
+    }
+
+    /// Every array of the training, in order to be restored; [`Trainer::resume`] follows.
+    pub fn items_mut(&mut self) -> Vec<Item<ContentMut<'_, D>>> {
+        let names = self.names();
+        let mut items = self.optimizer.items_mut(&names);
+        let weights = self.student.parameters_mut().trainable_mut().map(|parameter| &mut parameter.buffer);
+        for (buffer, name) in weights.chain(self.hidden.weights_mut()).zip(&names) {
+            if is_own_master::<D>(&self.device, buffer) {
+                items.push(Item { name: format!("weights/{name}"), content: ContentMut::Buffer(buffer) });
+            }
+        }
+        items
+    }
+
+    /// Takes up the training after `done` steps, of which `updates` changed the student; its arrays have been restored.
+    pub fn resume(&mut self, done: u64, updates: u64, annealing: Option<Annealing>) -> Result<(), Error> {
+        self.done = done;
+        self.annealing = annealing;
+        let target = annealing.map_or(Target::Teacher, |annealing| annealing.target(done, self.steps));
+        self.objective = self.objective.clone().with_target(target)?;
+        let weights = self.student.parameters_mut().trainable_mut().map(|parameter| &mut parameter.buffer);
+        self.optimizer.resume(&self.device, updates, weights.chain(self.hidden.weights_mut()));
+        Ok(())
+    }
+}
+
+/// The part of a run's objective that is about distributions. One of hidden states alone has labels of no weight in
+/// their place, so that there is something to report.
+fn objective(run: &Run, annealing: Option<Annealing>) -> Result<Objective, Error> {
+    let divergences = run.objective.divergences();
+    let labels = run.objective.labels();
+    let labels = if divergences.is_empty() { labels.or(Some(LabelTerm { weight: 0.0 })) } else { labels };
+    let target = annealing.map_or(Target::Teacher, |annealing| annealing.target(0, 1));
+    Ok(Objective::new(divergences, labels, target)?)
+}
+
+fn keep(checkpointing: Checkpointing) -> Keep {
+    match checkpointing {
+        Checkpointing::None => Keep::Everything,
+        Checkpointing::Block => Keep::Blocks,
+        Checkpointing::Every(blocks) => Keep::Every(usize::try_from(blocks).unwrap_or(usize::MAX)),
+    }
+}
+
+/// Whether weights are stored in the type of masters.
+fn is_own_master<D: Device>(device: &D, buffer: &D::Buffer) -> bool {
+    device.element(buffer) == aludel_kernels::element::Element::F32
+}
+
+/// The weighted sum of the divergences alone.
+fn distilled(head: &HeadReport, objective: &Objective) -> f64 {
+    let terms = objective.terms().iter().zip(&head.terms);
+    terms.map(|(term, value)| f64::from(term.weight) * value).sum()
+}

@@ -1,0 +1,48 @@
+//! Scores documents: how well a model predicts them, and how near it is to another.
+//!
+//! In: packed documents with a label for every row. Out: sums over the rows that count. Logits exist for a few rows at a
+//! time only.
+
+use aludel_kernels::loss::{HeadReport, LossDevice, Objective, TeacherRows, head_loss};
+
+use crate::batch::Batch;
+use crate::decoder::{Decoder, Keep};
+use crate::error::Error;
+
+/// Bytes of logits at a time. A constant of the program, so that results never depend on the machine.
+pub const LOGIT_MEMORY: usize = 64 << 20;
+
+/// Scores one batch. `labels` has the token that each row predicts, or [`aludel_kernels::loss::IGNORED`]. With a
+/// `teacher`, the report has its divergence from the student and their agreement as well, over the tokens that both have.
+///
+/// # Errors
+/// [`Error::Batch`] for ids or labels that are not in a vocabulary, or as many labels as there are not rows; what the
+/// device says.
+pub fn score<D: LossDevice>(
+    student: &Decoder<D>,
+    teacher: Option<&Decoder<D>>,
+    objective: &Objective,
+    batch: &Batch,
+    labels: &[u32],
+) -> Result<HeadReport, Error> {
+    let device = student.device();
+    check_labels(labels, batch.rows(), student.head().valid)?;
+    let pass = student.forward(batch, Keep::Nothing, &[])?;
+    let taught = teacher.map(|teacher| teacher.forward(batch, Keep::Nothing, &[])).transpose()?;
+    let rows = teacher
+        .zip(taught.as_ref())
+        .map(|(teacher, pass)| TeacherRows::Hidden { head: teacher.head(), hidden: pass.hidden() });
+    let student = (&student.head(), pass.hidden());
+    Ok(head_loss(device.as_ref(), objective, student, rows.as_ref(), labels, 1.0, None, LOGIT_MEMORY)?)
+}
+
+fn check_labels(labels: &[u32], rows: usize, valid: usize) -> Result<(), Error> {
+    if labels.len() != rows {
+        return Err(Error::batch(format!("{} labels were given for {rows} rows", labels.len())));
+    }
+    let is_wrong = |&&label: &&u32| label != aludel_kernels::loss::IGNORED && label as usize >= valid;
+    match labels.iter().find(is_wrong) {
+        Some(label) => Err(Error::batch(format!("label {label} is not below the vocabulary of {valid}"))),
+        None => Ok(()),
+    }
+}
