@@ -7,6 +7,8 @@ use aludel_document::{Problem, Problems};
 use aludel_kernels::loss::ObjectiveError;
 use aludel_kernels::nn::DeviceError;
 
+use crate::data::RowProblem;
+
 /// A failure; the message names the file or the part at fault and, where there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -67,6 +69,26 @@ pub enum Error {
         /// Its loss.
         loss: f64,
     },
+    /// Rows of the data that cannot be used.
+    #[error("{}", listed(.problems, *.count))]
+    Rows {
+        /// The first of them; at least one.
+        problems: Vec<RowProblem>,
+        /// How many there are.
+        count: u64,
+    },
+    /// No row is left to train or to evaluate on.
+    #[error("the data have no row to {what} on")]
+    NoRows {
+        /// "train" or "evaluate".
+        what: &'static str,
+    },
+    /// Rows, but none of them with anything to learn.
+    #[error("no row of the data has anything to learn; look at `loss_on` and at the roles of the messages")]
+    NoTargets,
+    /// A place in the data that these data do not have.
+    #[error("the checkpoint names a place that is not in the data; resume with the data that it was made on")]
+    Cursor,
     /// Something that cannot happen did.
     #[error("a defect of this program: {detail}")]
     Internal {
@@ -79,6 +101,16 @@ impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
         Self::Problems(problem.into())
     }
+}
+
+/// Problems of rows, one on each line.
+fn listed(problems: &[RowProblem], count: u64) -> String {
+    let mut lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let more = count.saturating_sub(problems.len() as u64);
+    if more > 0 {
+        lines.push(format!("and {more} more rows that cannot be used"));
+    }
+    lines.join("\n")
 }
 
 impl Error {

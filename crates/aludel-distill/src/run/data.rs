@@ -5,9 +5,11 @@
 use std::path::PathBuf;
 
 use aludel_document::{Content, Cursor, Key, Problem, Problems, Scalar};
-use serde::Serialize;
+use aludel_model::chat::Moment;
+use serde::{Serialize, Serializer};
 
 use super::fields::{self, Fields};
+use crate::data::Format;
 
 /// What is read, and how it becomes sequences.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +28,9 @@ pub struct Data {
     pub loss_on: LossOn,
     /// A file with a chat template, instead of the tokenizer's own.
     pub chat_template: Option<PathBuf>,
+    /// What a chat template takes for today.
+    #[serde(serialize_with = "as_date")]
+    pub date: Moment,
     /// What becomes of documents that are longer than a sequence.
     pub long_documents: LongDocuments,
     /// What becomes of rows that cannot be read.
@@ -113,6 +118,7 @@ const KEYS: &[Key] = &[
     Key::read("packing"),
     Key::read("loss_on"),
     Key::read("chat_template"),
+    Key::read("date"),
     Key::read("long_documents"),
     Key::read("bad_rows"),
     Key::read("shuffle"),
@@ -148,6 +154,7 @@ pub(super) fn read(cursor: Cursor<'_>, problems: &mut Problems) -> Option<Data> 
             LossOn::Completions,
         ),
         chat_template: fields.path("chat_template"),
+        date: fields.read("date", date).or(default_date()).unwrap_or(Moment::since_1970(0)),
         long_documents: fields.choice(
             "long_documents",
             &[("split", LongDocuments::Split), ("truncate", LongDocuments::Truncate)],
@@ -160,6 +167,31 @@ pub(super) fn read(cursor: Cursor<'_>, problems: &mut Problems) -> Option<Data> 
         ),
         shuffle: fields.truth("shuffle", true),
     })
+}
+
+/// The day that the templates of Llama 3 fall back to.
+fn default_date() -> Option<Moment> {
+    Moment::day(2024, 7, 26)
+}
+
+/// A date such as `2024-07-26`.
+fn date(value: &Cursor<'_>) -> Result<Moment, Problem> {
+    const EXPECTED: &str = "a date such as `2024-07-26`";
+    let text = value.text(EXPECTED)?;
+    let mut parts = text.split('-');
+    let mut part = || parts.next().filter(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let read = |year: &str, month: &str, day: &str| {
+        Moment::day(year.parse().ok()?, month.parse().ok()?, day.parse().ok()?)
+    };
+    let date = match (part(), part(), part(), part()) {
+        (Some(year), Some(month), Some(day), None) => read(year, month, day),
+        _ => None,
+    };
+    date.ok_or_else(|| value.mismatch(EXPECTED))
+}
+
+fn as_date<S: Serializer>(date: &Moment, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&date.format("%F"))
 }
 
 fn sequence_length(fields: &mut Fields<'_, '_>) -> usize {
@@ -186,7 +218,7 @@ fn files(value: &Cursor<'_>) -> Result<Vec<PathBuf>, Problem> {
 
 fn data_file(value: &Cursor<'_>) -> Result<PathBuf, Problem> {
     let path = fields::path(value)?;
-    match super::super::data::Format::of(&path) {
+    match Format::of(&path) {
         Some(_) => Ok(path),
         None => Err(value
             .problem(format!("the name of {} does not say what it holds", value.node.describe()))

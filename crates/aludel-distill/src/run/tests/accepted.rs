@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use aludel_kernels::loss::{Divergence, Mixture, TaidSettings, Term};
+use aludel_model::chat::Moment;
 
 use crate::run::{
     BadRows, Checkpointing, Columns, Data, EarlyStopping, KeptLayers, Layers, Length, LongDocuments, Lora,
@@ -31,6 +32,7 @@ fn a_short_run_has_defaults() {
             packing: Packing::Fill,
             loss_on: LossOn::Completions,
             chat_template: None,
+            date: Moment::day(2024, 7, 26).unwrap(),
             long_documents: LongDocuments::Split,
             bad_rows: BadRows::Refuse,
             shuffle: true,
@@ -160,6 +162,17 @@ fn validation_is_files_or_a_share() {
     ] {
         let text = format!("student: s\noutput: o\ndata: {{train: a.txt, validation: {text}}}\n");
         assert_eq!(Run::parse(&text).unwrap().data.validation, Some(validation), "{text}");
+    }
+}
+
+#[test]
+fn a_date_is_a_day() {
+    let text = "student: s\noutput: o\ndata: {train: a.txt, date: 2025-02-28}\n";
+    assert_eq!(Run::parse(text).unwrap().data.date, Moment::day(2025, 2, 28).unwrap());
+    let json = Run::parse(text).unwrap().to_json().unwrap();
+    assert_eq!(json["data"]["date"], "2025-02-28");
+    for wrong in ["2025-02-29", "2025-2", "28.2.2025", "2025-02-01-01", "now", "-1-2-3"] {
+        assert!(Run::parse(&text.replace("2025-02-28", wrong)).is_err(), "{wrong}");
     }
 }
 
