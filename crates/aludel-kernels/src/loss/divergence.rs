@@ -39,6 +39,14 @@ pub(super) type Sloped = Local<false>;
 /// With the flow.
 pub(super) type Balanced = Local<true>;
 
+impl Sloped {
+    /// The flow, with slopes counted from `origin`.
+    #[inline(always)]
+    pub(super) fn from(self, origin: f32, x: Point) -> Balanced {
+        Local { value: self.value, slope: x.q * (self.slope - origin) }
+    }
+}
+
 /// A divergence between distributions, with the special cases of its parameter taken out. Weights sum to 1 and neither is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {

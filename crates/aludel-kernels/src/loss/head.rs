@@ -151,6 +151,10 @@ impl HeadReport {
     }
 }
 
+/// Bytes for [`head_loss`] that keep all it allocates under 200 MB, whatever the vocabulary: what the library of products
+/// packs comes on top. A vocabulary of 151936 has 137 rows of both models' logits in a chunk.
+pub const HEAD_MEMORY: usize = 160 << 20;
+
 /// Value and gradient of an objective through the head.
 ///
 /// `student` is the head and the hidden states `[T, D]` after the final norm; `teacher` is needed where the objective
@@ -158,7 +162,7 @@ impl HeadReport {
 /// row t's is the token that row t predicts, or [`IGNORED`]. `factor` multiplies the gradient (not the report): 1 / valid
 /// rows of the whole optimizer step. Without `gradient` only values are computed, both KL at temperature 1 included.
 ///
-/// Chunks have as many rows as fit `memory` bytes of logits and gathered hidden states, and at least one. The report is the
+/// Chunks have as many rows as fit `memory` bytes of logits and gathered hidden states ([`HEAD_MEMORY`]), and at least one. The report is the
 /// same bits for any `memory`; `d_weight` is a sum over chunks and may round differently.
 ///
 /// # Errors
@@ -412,7 +416,34 @@ fn runs(rows: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
 
 #[cfg(test)]
 mod tests {
-    use super::runs;
+    use super::*;
+    use crate::nn::Device;
+    use crate::nn::cpu::Cpu;
+
+    #[test]
+    fn chunks_of_a_large_vocabulary_stay_under_200_megabytes() {
+        let device = Cpu::new(None).unwrap();
+        let weight = device.zeros(0, Element::F32).unwrap();
+        let head = Head {
+            weight: &weight,
+            bias: None,
+            vocabulary: 151_936,
+            valid: 151_936,
+            width: 576,
+            scale: 1.0,
+            soft_cap: None,
+        };
+        let teacher_head = Head { vocabulary: 152_064, width: 8192, ..head };
+        let teacher = TeacherRows::Hidden { head: teacher_head, hidden: &weight };
+        let rows = chunk_rows(&device, &head, Some(&teacher), 2048, HEAD_MEMORY);
+        let bytes = rows * 4 * (151_936 + 152_064 + 2 * 576 + 8192);
+        assert!(rows >= 120 && bytes <= HEAD_MEMORY, "{rows} rows, {bytes} bytes");
+        // Equal chunks: 16 of 128, not 15 of 133 and one of 53.
+        assert_eq!(rows, 2048usize.div_ceil(2048usize.div_ceil(HEAD_MEMORY / (bytes / rows))));
+        assert_eq!(chunk_rows(&device, &head, Some(&teacher), 2048, 0), 1);
+        assert_eq!(chunk_rows(&device, &head, Some(&teacher), 0, HEAD_MEMORY), 1);
+        assert_eq!(chunk_rows(&device, &head, None, 7, HEAD_MEMORY), 7);
+    }
 
     #[test]
     fn neighbouring_rows_become_ranges_with_their_places() {

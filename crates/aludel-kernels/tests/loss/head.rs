@@ -260,6 +260,34 @@ fn a_step_without_a_valid_row_leaves_zeros() {
     assert!(gradients.iter().flatten().all(|g| *g == 0.0));
 }
 
+#[test]
+fn a_frozen_head_still_passes_the_gradient_on() {
+    let case = Case::usual(9);
+    let objective = mixed(Target::Teacher);
+    let (_, [expected, ..]) = case.run(&objective, 1 << 20, Element::F32, 1);
+    let device = cpu(1);
+    let (weight, hidden) = (buffer(&device, &case.student.weight), buffer(&device, &case.student.hidden));
+    let logits: Vec<f32> = (0..13).flat_map(|row| case.teacher.logits(row).1).map(|z| z as f32).collect();
+    let logits = buffer(&device, &logits);
+    let columns = Columns { stored: 65, valid: 65 };
+    let teacher = TeacherRows::Logits { logits: &logits, columns };
+    let head = Head {
+        weight: &weight,
+        bias: None,
+        vocabulary: 70,
+        valid: 64,
+        width: 24,
+        scale: 1.0,
+        soft_cap: None,
+    };
+    let mut d_hidden = buffer(&device, &vec![0.0; case.student.hidden.len()]);
+    let gradient = HeadGradient { d_hidden: &mut d_hidden, d_weight: None, d_bias: None };
+    let rows = (&head, &hidden);
+    head_loss(&device, &objective, rows, Some(&teacher), &case.labels, FACTOR, Some(gradient), 1 << 20)
+        .unwrap();
+    assert!(distance(&read(&device, &d_hidden), &wide(&expected)) < 1e-6);
+}
+
 /// The finite differences go through the public function, in f32: a step that its rounding allows.
 #[test]
 fn differences_of_the_value_are_the_gradient() {

@@ -67,10 +67,14 @@ impl Block {
     pub(super) fn load(&mut self, student: &[f32], teacher: Option<Values<'_>>, columns: Range<usize>) {
         self.used = columns.len().next_multiple_of(LANES);
         dispatch::floor(&student[columns.clone()], &mut self.student[..self.used]);
-        if let Some(teacher) = teacher {
-            let raw = &mut self.target[..columns.len()];
-            teacher.slice(columns).decode(raw);
-            dispatch::floor(raw, &mut self.teacher[..self.used]);
+        match teacher {
+            Some(Values::F32(teacher)) => dispatch::floor(&teacher[columns], &mut self.teacher[..self.used]),
+            Some(teacher) => {
+                let raw = &mut self.target[..columns.len()];
+                teacher.slice(columns).decode(raw);
+                dispatch::floor(raw, &mut self.teacher[..self.used]);
+            }
+            None => {}
         }
     }
 
@@ -159,6 +163,18 @@ impl Block {
                 let (value, flow) = (&mut self.value[..used], &mut self.flow[..used]);
                 dispatch::squares(state.scales.rate, share, student, teacher, value, flow);
             }
+        }
+    }
+
+    /// Makes the flows of the term at `place` of the group alone.
+    pub(super) fn make_flows(&mut self, state: &State<'_>, place: usize, count: usize) {
+        let used = self.used;
+        match state.group.slots[place].what {
+            What::Distributions(kind) => {
+                let points = self.columns.points(used);
+                dispatch::flows(kind, state.origins[place], points, &mut self.flow[..used]);
+            }
+            What::Logits => self.make_locals(state, place, count),
         }
     }
 

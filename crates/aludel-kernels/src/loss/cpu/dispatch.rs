@@ -41,6 +41,10 @@ compiled! {
     fn locals(kind: Kind, origin: f32, points: Points<'_>, value: &mut [f32], flow: &mut [f32]) = lanes::locals;
 }
 compiled! {
+    /// See [`lanes::flows`].
+    fn flows(kind: Kind, origin: f32, points: Points<'_>, flow: &mut [f32]) = lanes::flows;
+}
+compiled! {
     /// See [`lanes::slope`].
     fn slope(kind: Kind, point: Point) -> f32 = lanes::slope;
 }

@@ -204,9 +204,11 @@ impl Row<'_> {
             for state in states.iter_mut().filter(|_| is_common) {
                 block.make_points(state);
                 for (place, slot) in state.group.slots.iter().enumerate() {
-                    block.make_locals(state, place, plan.common);
                     if state.group.is_balanced() {
+                        block.make_locals(state, place, plan.common);
                         state.values[place] += dispatch::sum(block.value());
+                    } else {
+                        block.make_flows(state, place, plan.common);
                     }
                     block.add_gradient(slot.factor as f32, state.flows[place] as f32);
                 }
