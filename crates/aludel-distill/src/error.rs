@@ -114,6 +114,14 @@ fn listed(problems: &[RowProblem], count: u64) -> String {
 }
 
 impl Error {
+    /// The same failure as a problem of the run: what happens before anything is trained is a refusal.
+    pub(crate) fn into_problem(self) -> Self {
+        match self {
+            Self::Problems(_) | Self::Interrupted | Self::Internal { .. } => self,
+            other => Problem::general(other.to_string()).into(),
+        }
+    }
+
     /// Returns a closure for `map_err` that adds what was tried and where.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();

@@ -12,10 +12,10 @@ use aludel_kernels::random::{StreamKey, uniform};
 use aludel_model::{ModelConfig, Pass};
 use sha2::{Digest, Sha256};
 
+use crate::data::MicroBatch;
 use crate::error::Error;
 use crate::optimizer::Trained;
 use crate::run::{Layers, Loss, Objective};
-use crate::step::MicroBatch;
 
 /// The hidden terms of an objective.
 pub struct HiddenTerms<D: Device> {

@@ -4,17 +4,23 @@
 //! [`Run`](run::Run); its data become batches of tokens; a [`Trainer`](step::Trainer) takes steps with them.
 //!
 //! Reading order: [`run`] (what is asked for), [`data`] (files to batches), [`schedule`], [`optimizer`], [`hidden`] and
-//! [`step`] (what a step is), [`state`] (checkpoints), [`record`] (what a run leaves for people), [`error`].
+//! [`step`] (what a step is), [`state`] (checkpoints), [`record`] (what a run leaves for people), [`prepare`], [`inputs`], [`folder`]
+//! (models, files, places), [`train`] (the whole run), [`evaluate`] (a model on files), [`error`].
 #![forbid(unsafe_code)]
 
 pub mod data;
 pub mod error;
+pub mod evaluate;
+pub mod folder;
 pub mod hidden;
+pub mod inputs;
 pub mod optimizer;
+pub mod prepare;
 pub mod record;
 pub mod run;
 pub mod schedule;
 pub mod state;
 pub mod step;
+pub mod train;
 
 pub use error::Error;

@@ -7,35 +7,19 @@
 use std::sync::Arc;
 
 use aludel_kernels::loss::{
-    Annealing, HeadGradient, HeadReport, IGNORED, LabelTerm, LossDevice, Objective, Target, TeacherRows,
-    head_loss,
+    Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Objective, Target, TeacherRows, head_loss,
 };
 use aludel_kernels::nn::Device;
 use aludel_model::evaluate::{LOGIT_MEMORY, score};
-use aludel_model::{Batch, Decoder, Gradients, Keep};
+use aludel_model::{Decoder, Gradients, Keep};
 
+use crate::data::MicroBatch;
 use crate::error::Error;
 use crate::hidden::HiddenTerms;
 use crate::optimizer::{AdamW, Optimizer, Trained};
 use crate::run::{Checkpointing, Run};
 use crate::schedule::LearningRate;
 use crate::state::{Content, ContentMut, Item};
-
-/// Documents that go through the models at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MicroBatch {
-    /// The tokens.
-    pub batch: Batch,
-    /// For each row the token that it predicts, or [`IGNORED`].
-    pub labels: Vec<u32>,
-}
-
-impl MicroBatch {
-    /// Rows that count.
-    pub fn valid(&self) -> u64 {
-        self.labels.iter().filter(|&&label| label != IGNORED).count() as u64
-    }
-}
 
 /// A training between two steps.
 pub struct Trainer<D: LossDevice> {
@@ -163,7 +147,7 @@ impl<D: LossDevice> Trainer<D> {
         micro_batches: &[MicroBatch],
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Option<StepReport>, Error> {
-        let valid: u64 = micro_batches.iter().map(MicroBatch::valid).sum();
+        let valid: u64 = micro_batches.iter().map(|micro| micro.targets() as u64).sum();
         let learning_rate = self.rate.after(self.done);
         self.gradients.clear(&self.device);
         self.hidden.clear_gradients(&self.device);
@@ -176,7 +160,7 @@ impl<D: LossDevice> Trainer<D> {
             gradient_norm: 0.0,
             target: self.objective.target(),
         };
-        for micro in micro_batches.iter().filter(|micro| micro.valid() > 0) {
+        for micro in micro_batches.iter().filter(|micro| micro.targets() > 0) {
             if cancelled() {
                 return Ok(None);
             }

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aludel_distill::data::MicroBatch;
 use aludel_distill::run::Run;
-use aludel_distill::step::{MicroBatch, StepReport, Trainer};
+use aludel_distill::step::{StepReport, Trainer};
 use aludel_kernels::loss::{IGNORED, Target};
 use aludel_kernels::nn::Cpu;
 use aludel_model::{Batch, Decoder, Use, WeightType};

@@ -1,0 +1,171 @@
+//! Loads the models of a run and sees that they fit each other.
+//!
+//! In: a run. Out: the student, ready to be trained; its teacher, frozen; the tokenizer of both. Nothing is written.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aludel_checkpoint::{Checkpoint, Config, Dtype, TensorEntry};
+use aludel_document::Problem;
+use aludel_kernels::element::Element;
+use aludel_kernels::loss::LossDevice;
+use aludel_model::{AdapterSpec, Cut, Decoder, LayerChoice, Tokenizer, Use, WeightType};
+
+use crate::error::Error;
+use crate::run::{KeptLayers, LoraTargets, Run, Student, Weights};
+
+/// The models of a run.
+pub struct Models<D: LossDevice> {
+    /// To be trained.
+    pub student: Decoder<D>,
+    /// Frozen.
+    pub teacher: Option<Decoder<D>>,
+    /// Of both.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The type in which the student's folder is to store weights: that of the folder it comes from.
+    pub stored: Element,
+}
+
+impl<D: LossDevice> Models<D> {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// [`Error::Problems`].
+    pub fn load(device: &Arc<D>, run: &Run) -> Result<Self, Error> {
+        Self::load_all(device, run).map_err(Error::into_problem)
+    }
+
+    fn load_all(device: &Arc<D>, run: &Run) -> Result<Self, Error> {
+        let tokenizer = Arc::new(tokenizer(run)?);
+        let teacher = match &run.teacher {
+            Some(path) => Some(Decoder::open(path, Arc::clone(device), Use::Frozen)?),
+            None => None,
+        };
+        let mut student = student(device, run, teacher.as_ref())?;
+        if let Some(lora) = &run.train.lora {
+            student.add_adapters(&AdapterSpec {
+                rank: lora.rank,
+                alpha: lora.alpha,
+                rank_stabilised: false,
+                targets: match &lora.targets {
+                    LoraTargets::AllLinear => vec!["all-linear".to_owned()],
+                    LoraTargets::Named(names) => names.clone(),
+                },
+                seed: run.train.seed,
+            })?;
+        }
+        Ok(Self { student, teacher, tokenizer, stored: stored(run)? })
+    }
+}
+
+/// The student's tokenizer, which has to mean the same as the teacher's.
+fn tokenizer(run: &Run) -> Result<Tokenizer, Error> {
+    let own = match &run.student {
+        Student::Model(path) => Some(path.clone()),
+        Student::FromTeacher { .. } => None,
+        Student::FromConfig { config, .. } => Some(folder_of(config)).filter(|folder| has_tokenizer(folder)),
+    };
+    let Some(path) = own.as_ref().or(run.teacher.as_ref()) else {
+        return Err(Problem::general("the student has no tokenizer")
+            .with_hint("put one beside its config.json, or name a teacher whose tokenizer it takes over")
+            .into());
+    };
+    let tokenizer = Tokenizer::open(path)?;
+    if let Some(teacher) = run.teacher.as_ref().filter(|teacher| *teacher != path) {
+        check_tokenizers(&Tokenizer::open(teacher)?, &tokenizer)?;
+    }
+    Ok(tokenizer)
+}
+
+/// The type of most weights in the folder that the student comes from. Quantised ones become bfloat16; new ones are stored
+/// as they are trained.
+fn stored(run: &Run) -> Result<Element, Error> {
+    let path = match (&run.student, &run.teacher) {
+        (Student::Model(path), _) | (Student::FromTeacher { .. }, Some(path)) => path,
+        _ if run.train.weights == Weights::Float32 => return Ok(Element::F32),
+        _ => return Ok(Element::BF16),
+    };
+    if path.is_file() {
+        return Ok(Element::BF16);
+    }
+    let checkpoint = Checkpoint::open(path)?;
+    let elements = |dtype| {
+        let of_type = checkpoint.tensors().values().filter(move |tensor| tensor.dtype == dtype);
+        of_type.map(TensorEntry::elements).sum::<u64>()
+    };
+    let types = [(Dtype::F32, Element::F32), (Dtype::BF16, Element::BF16), (Dtype::F16, Element::F16)];
+    Ok(types
+        .into_iter()
+        .max_by_key(|(dtype, _)| elements(*dtype))
+        .map_or(Element::F32, |(_, element)| element))
+}
+
+/// Refuses tokenizers of which an id means one thing here and another there.
+pub(crate) fn check_tokenizers(teacher: &Tokenizer, student: &Tokenizer) -> Result<(), Error> {
+    match teacher.compare(student) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Problem::general(error.to_string())
+            .with_hint(
+                "a loss between different tokenizers (ULD) is not there yet; take models of one family",
+            )
+            .into()),
+    }
+}
+
+fn folder_of(config: &Path) -> PathBuf {
+    if config.is_dir() {
+        config.to_path_buf()
+    } else {
+        config.parent().unwrap_or(Path::new("")).to_path_buf()
+    }
+}
+
+fn has_tokenizer(folder: &Path) -> bool {
+    folder.join("tokenizer.json").is_file()
+}
+
+fn student<D: LossDevice>(
+    device: &Arc<D>,
+    run: &Run,
+    teacher: Option<&Decoder<D>>,
+) -> Result<Decoder<D>, Error> {
+    let device = Arc::clone(device);
+    let weights = match run.train.weights {
+        Weights::Float32 => WeightType::Float32,
+        Weights::Bfloat16 => WeightType::BFloat16,
+    };
+    // Adapters leave the weights as they are.
+    let purpose = if run.train.lora.is_some() { Use::Frozen } else { Use::Trainable(weights) };
+    match &run.student {
+        Student::Model(path) => Ok(Decoder::open(path, device, purpose)?),
+        Student::FromConfig { config, seed } => {
+            let path = if config.is_dir() { config.join("config.json") } else { config.clone() };
+            let mut student = Decoder::fresh(Config::read(&path)?, device, weights, *seed)?;
+            let folder = folder_of(config);
+            let side_files = if has_tokenizer(&folder) { Some(folder) } else { run.teacher.clone() };
+            if let Some(folder) = side_files.filter(|folder| folder.is_dir()) {
+                student.take_side_files_of(&Checkpoint::open(&folder)?);
+            }
+            Ok(student)
+        }
+        Student::FromTeacher { layers, heads, ffn } => {
+            let Some(teacher) = teacher else { return Err(Error::internal("a student without its teacher")) };
+            let cut =
+                Cut { layers: layer_choice(layers), heads: heads.map(places), feed_forward: ffn.map(places) };
+            Ok(Decoder::from_teacher(teacher, &cut, weights)?)
+        }
+    }
+}
+
+fn layer_choice(layers: &KeptLayers) -> LayerChoice {
+    match layers {
+        KeptLayers::All => LayerChoice::All,
+        KeptLayers::These(layers) => LayerChoice::Listed(layers.iter().copied().map(places).collect()),
+        KeptLayers::Every(distance) => LayerChoice::Every(places(*distance)),
+    }
+}
+
+/// A number that no model reaches stays one.
+fn places(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
