@@ -41,14 +41,16 @@ impl FromStr for ModelSpec {
         };
         let shape = match shape_name {
             "llama-tiny" => TINY,
+            // The same tensors in four layers: for profiles and for comparing two builds.
+            "llama-0.3b" => Shape { layers: 4, ..TINY_LLAMA },
             "llama-1.1b" => TINY_LLAMA,
             // The vocabulary stays, so that it takes 122 layers rather than 110 to hold five times the weights.
             "llama-5.5b" => Shape { layers: 122, ..TINY_LLAMA },
             "llama-163m" => SMOL_LLAMA,
             "llama-wide-head" => WIDE_HEAD,
             _ => bail!(
-                "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-1.1b and llama-5.5b, each \
-                 also with -zero"
+                "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-1.1b and \
+                 llama-5.5b, each also with -zero"
             ),
         };
         Ok(Self { name: name.to_owned(), shape, zero })

@@ -4,6 +4,7 @@
 //! Opening reads nothing. This module holds the only `unsafe` code of the crate; it interprets no bytes.
 #![expect(unsafe_code, reason = "memory maps cannot be made safe: another process may change the file")]
 
+use std::fs::File;
 use std::ops::Range;
 
 use memmap2::{Mmap, MmapOptions};
@@ -20,6 +21,8 @@ use crate::header::open;
 pub struct WeightMap {
     /// One per file of the checkpoint, in the same order.
     maps: Vec<Mmap>,
+    /// The files themselves, as few bytes are read faster than a page is mapped.
+    files: Vec<File>,
 }
 
 impl WeightMap {
@@ -31,8 +34,13 @@ impl WeightMap {
     ///
     /// Errors: [`Error::Io`]; [`Error::Damaged`] when a file's length has changed since the checkpoint was opened.
     pub fn open(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let maps = checkpoint.files().iter().map(map_file).collect::<Result<_, _>>()?;
-        Ok(Self { maps })
+        let (mut maps, mut files) = (Vec::new(), Vec::new());
+        for file in checkpoint.files() {
+            let (map, handle) = map_file(file)?;
+            maps.push(map);
+            files.push(handle);
+        }
+        Ok(Self { maps, files })
     }
 
     /// The bytes `range` of `tensor`, counted from the tensor's first byte.
@@ -41,6 +49,20 @@ impl WeightMap {
     /// When `range` leaves the tensor or `tensor` is not of the checkpoint that was mapped.
     pub fn bytes(&self, tensor: &TensorEntry, range: Range<u64>) -> &[u8] {
         &self.maps[tensor.file][window(tensor, range)]
+    }
+
+    /// Copies the bytes `range` of `tensor`, for a few bytes out of many places: a system call costs less there than a page
+    /// fault and giving the page back, and leaves nothing mapped.
+    ///
+    /// # Panics
+    /// As [`WeightMap::bytes`], and when `to` is not as long as the range.
+    pub fn copy(&self, tensor: &TensorEntry, range: Range<u64>, to: &mut [u8]) {
+        let bytes = self.bytes(tensor, range.clone());
+        assert_eq!(bytes.len(), to.len(), "a buffer of another length than the range");
+        // A failure to read shows itself through the map as it would at any other byte.
+        if !read_at(&self.files[tensor.file], to, tensor.offset + range.start) {
+            to.copy_from_slice(bytes);
+        }
     }
 
     /// Asks the kernel to read these bytes ahead. Best effort: a refusal changes speed only and is not reported.
@@ -88,7 +110,18 @@ impl WeightMap {
     }
 }
 
-fn map_file(file: &WeightFile) -> Result<Mmap, Error> {
+/// Fills `to` from a place in the file; `false` where that fails or is not done on this system.
+#[cfg(unix)]
+fn read_at(file: &File, to: &mut [u8], offset: u64) -> bool {
+    std::os::unix::fs::FileExt::read_exact_at(file, to, offset).is_ok()
+}
+
+#[cfg(not(unix))]
+fn read_at(_: &File, _: &mut [u8], _: u64) -> bool {
+    false
+}
+
+fn map_file(file: &WeightFile) -> Result<(Mmap, File), Error> {
     let handle = open(&file.path)?;
     let bytes = handle.metadata().map_err(Error::io("read", &file.path))?.len();
     if bytes != file.bytes {
@@ -97,7 +130,8 @@ fn map_file(file: &WeightFile) -> Result<Mmap, Error> {
     }
     // SAFETY: the map is read-only and handed out as `&[u8]`. That nobody changes the file meanwhile is the documented
     // condition on `WeightMap`; the standard library offers no way to enforce it.
-    unsafe { MmapOptions::new().map(&handle) }.map_err(Error::io("map", &file.path))
+    let map = unsafe { MmapOptions::new().map(&handle) }.map_err(Error::io("map", &file.path))?;
+    Ok((map, handle))
 }
 
 /// The tensor's range as a range of its file.

@@ -5,9 +5,9 @@
 //! nothing else, so a mask is the same for any thread count, tile size, device or resumed run. Deriving keys from
 //! seeds and tensor names is the caller's.
 
-const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
+pub(crate) const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
 const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
-const ROUNDS: u32 = 10;
+pub(crate) const ROUNDS: u32 = 10;
 const LOW: u64 = 0xffff_ffff;
 
 /// The 64-bit key of one stream of random numbers.
@@ -26,11 +26,11 @@ pub fn uniform(key: StreamKey, index: u64) -> f32 {
     unit(philox(counter(index / 4), split(key))[(index % 4) as usize])
 }
 
-/// Fills `out` with the uniform numbers of elements `start..start + out.len()`.
+/// Fills `out` with the random words of elements `start..start + out.len()`; [`unit`] makes uniform numbers of them.
 ///
 /// `start` is a multiple of four; the length may be anything.
 #[inline(always)]
-pub(crate) fn fill_uniform(key: StreamKey, start: u64, out: &mut [f32]) {
+pub(crate) fn fill_words(key: StreamKey, start: u64, out: &mut [u32]) {
     debug_assert_eq!(start % 4, 0);
     const GROUP: usize = 16;
     let key = split(key);
@@ -42,18 +42,26 @@ pub(crate) fn fill_uniform(key: StreamKey, start: u64, out: &mut [f32]) {
             (*low, *high) = (counter & LOW, counter >> 32);
         }
         rounds(&mut lanes, key);
-        let mut words = [0f32; 4 * GROUP];
+        let mut words = [0; 4 * GROUP];
         for lane in 0..GROUP {
             for word in 0..4 {
-                words[4 * lane + word] = unit(lanes[word][lane] as u32);
+                words[4 * lane + word] = lanes[word][lane] as u32;
             }
         }
         out.copy_from_slice(&words[..out.len()]);
     }
 }
 
+/// The number of words, counted by their upper 24 bits, whose uniform number is below `bound`: a word `w` is below it
+/// exactly where `w >> 8` is below this.
+pub(crate) fn words_below(bound: f32) -> u32 {
+    // Exact in f64; a NaN is above nothing and becomes 0.
+    (f64::from(bound) * 16_777_216.0).ceil().clamp(0.0, 16_777_216.0) as u32
+}
+
 /// Ten rounds over `N` counters side by side: lane arrays, so that the loops become vector instructions. Each word sits in
-/// the low half of 64 bits, which is where the widening multiplication of vector units takes and leaves it.
+/// the low half of 64 bits, which is where the widening multiplication of vector units takes and leaves it; what gathers in
+/// the high half is never read.
 #[inline(always)]
 fn rounds<const N: usize>(lanes: &mut [[u64; N]; 4], mut key: [u32; 2]) {
     for _ in 0..ROUNDS {
@@ -63,12 +71,18 @@ fn rounds<const N: usize>(lanes: &mut [[u64; N]; 4], mut key: [u32; 2]) {
             let p0 = (c0[n] & LOW) * u64::from(MULTIPLIERS.0);
             let p1 = (c2[n] & LOW) * u64::from(MULTIPLIERS.1);
             lanes[0][n] = (p1 >> 32) ^ c1[n] ^ k0;
-            lanes[1][n] = p1 & LOW;
+            lanes[1][n] = p1;
             lanes[2][n] = (p0 >> 32) ^ c3[n] ^ k1;
-            lanes[3][n] = p0 & LOW;
+            lanes[3][n] = p0;
         }
-        key = [key[0].wrapping_add(WEYL.0), key[1].wrapping_add(WEYL.1)];
+        key = next_key(key);
     }
+}
+
+/// The key of the next round.
+#[inline(always)]
+pub(crate) fn next_key([k0, k1]: [u32; 2]) -> [u32; 2] {
+    [k0.wrapping_add(WEYL.0), k1.wrapping_add(WEYL.1)]
 }
 
 fn counter(block: u64) -> [u32; 4] {
@@ -76,13 +90,13 @@ fn counter(block: u64) -> [u32; 4] {
 }
 
 #[inline(always)]
-fn split(key: StreamKey) -> [u32; 2] {
+pub(crate) fn split(key: StreamKey) -> [u32; 2] {
     [key.0 as u32, (key.0 >> 32) as u32]
 }
 
 /// The upper 24 bits as a multiple of 2^-24: every value is exact in f32.
 #[inline(always)]
-fn unit(word: u32) -> f32 {
+pub(crate) fn unit(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
@@ -108,22 +122,38 @@ mod tests {
     }
 
     #[test]
-    fn filled_numbers_equal_those_drawn_one_by_one() {
+    fn filled_words_equal_those_drawn_one_by_one() {
         for (key, start, length) in [(7, 0, 1271), (u64::MAX, 4, 41), (3, (1 << 34) - 64, 256)] {
             let key = StreamKey(key);
-            let mut filled = vec![0.0; length];
-            fill_uniform(key, start, &mut filled);
+            let mut filled = vec![0; length];
+            fill_words(key, start, &mut filled);
+            let filled: Vec<f32> = filled.into_iter().map(unit).collect();
             let single: Vec<f32> = (0..length as u64).map(|i| uniform(key, start + i)).collect();
             assert_eq!(filled, single);
         }
     }
 
     #[test]
+    fn a_word_is_below_a_bound_where_its_number_is() {
+        let bounds =
+            [0.0, 0.5, 0.3, 1.0, 2.0, -0.5, 5.9e-8, 6e-8, 1.0 - 6e-8, f32::INFINITY, f32::NAN, f32::MIN];
+        for bound in bounds {
+            let limit = words_below(bound);
+            let near = |at: u32| [at.saturating_sub(1), at.min(0xff_ffff), (at + 1).min(0xff_ffff)];
+            for upper in near(limit).into_iter().chain([0, 1, 0x80_0000, 0xff_ffff]) {
+                for word in [upper << 8, upper << 8 | 0xff] {
+                    assert_eq!(word >> 8 < limit, unit(word) < bound, "{word:#x} {bound}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn numbers_fill_the_unit_interval_evenly() {
-        let mut numbers = vec![0.0; 1 << 18];
-        fill_uniform(StreamKey(11), 0, &mut numbers);
+        let mut words = vec![0; 1 << 18];
+        fill_words(StreamKey(11), 0, &mut words);
         let mut buckets = [0usize; 16];
-        for &u in &numbers {
+        for u in words.into_iter().map(unit) {
             assert!((0.0..1.0).contains(&u));
             buckets[(u * 16.0) as usize] += 1;
         }

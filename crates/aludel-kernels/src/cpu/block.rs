@@ -42,6 +42,11 @@ pub trait Source: Sync {
     /// The stored bytes of a range of elements of an input, little-endian.
     fn bytes(&self, input: usize, elements: Range<u64>) -> &[u8];
 
+    /// Copies the stored bytes of a few elements out of many places.
+    fn gather(&self, input: usize, elements: Range<u64>, to: &mut [u8]) {
+        to.copy_from_slice(self.bytes(input, elements));
+    }
+
     /// Says that a range of an input that was sampled or searched is not needed any more. What a sweep has passed, its
     /// caller knows.
     fn release(&self, input: usize, elements: Range<u64>) {

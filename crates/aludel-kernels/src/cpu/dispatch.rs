@@ -9,12 +9,11 @@
 
 use std::sync::OnceLock;
 
-use super::codec;
+use super::machine::{Machine, run_block};
 use super::rank::{self, Bracket, Tally};
-use super::wave::{Machine, run_block};
 #[cfg(target_arch = "x86_64")]
-use super::x86;
-use crate::element::Element;
+use super::{x86, x86_random};
+use crate::random::{self, StreamKey};
 
 /// A set of vector instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,20 +77,32 @@ pub(super) fn tally(wanted: Level, x: &[f32], bracket: Bracket, tally: &mut Tall
     }
 }
 
-/// Whether any stored element is NaN or infinite.
-pub(super) fn any_non_finite(wanted: Level, element: Element, bytes: &[u8]) -> bool {
+/// Draws the random words of a block as [`random::fill_words`] defines them.
+pub(super) fn fill_words(wanted: Level, key: StreamKey, start: u64, out: &mut [u32]) {
     match wanted.min(level()) {
-        // SAFETY: `level` found the features that the function was compiled for; AVX-512 includes AVX2.
+        // SAFETY: `level` found the features that the function was compiled for.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx2 => unsafe { any_non_finite_avx2(element, bytes) },
-        _ => codec::any_non_finite(element, bytes),
+        Level::Avx512 => unsafe { x86_random::fill_words_avx512(key, start, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { fill_words_avx2(key, start, out) },
+        _ => random::fill_words(key, start, out),
     }
+}
+
+/// Calls bytes into the cache that will be read soon.
+#[inline(always)]
+pub(super) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(bytes);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,popcnt")]
-fn any_non_finite_avx2(element: Element, bytes: &[u8]) -> bool {
-    codec::any_non_finite(element, bytes)
+fn fill_words_avx2(key: StreamKey, start: u64, out: &mut [u32]) {
+    random::fill_words(key, start, out);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -9,17 +9,24 @@ mod block;
 mod codec;
 mod dispatch;
 mod evaluation;
+mod fused;
 mod lanes;
+mod machine;
+mod patterns;
 mod program;
 mod rank;
 mod reduce;
+mod sample;
 mod values;
 mod wave;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_random;
 
 pub use block::{BLOCK, CHUNK, Geometry, NonFinite, Source};
 pub use dispatch::{Level, level};
 pub use evaluation::{Evaluation, Job};
+pub use machine::Scratch;
 pub use program::registers_of;
-pub use wave::{Scratch, Unit, Wave, WaveKind};
+pub use wave::{Unit, Wave, WaveKind};

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::patterns::{ELECTORS, Election, FACTORS, Mask, Masked, Patterns, magnitudes};
 use crate::formula::{Axis, Binary, Extent, Formula, NodeId, Op, Schedule, Unary};
 
 /// The index of a register of lanes.
@@ -20,18 +21,95 @@ pub(super) enum Operand {
 /// One step. `to` never is one of the registers read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Instruction {
-    Load { to: Register, input: u16 },
-    Random { to: Register, stream: u16 },
-    Row { to: Register, slot: u16 },
-    Unary { op: Unary, to: Register, x: Register },
-    Binary { op: Binary, to: Register, a: Operand, b: Operand },
-    Select { to: Register, c: Register, a: Operand, b: Operand },
-    Keep { to: Register, x: Register, slot: u16 },
-    Sum { x: Register, slot: u16 },
-    Dot { x: Register, y: Register, slot: u16 },
-    Largest { x: Register, slot: u16 },
-    Rank { x: Register, slot: u16 },
-    Store { x: Register },
+    Load {
+        to: Register,
+        input: u16,
+    },
+    Random {
+        to: Register,
+        stream: u16,
+    },
+    Row {
+        to: Register,
+        slot: u16,
+    },
+    Unary {
+        op: Unary,
+        to: Register,
+        x: Register,
+    },
+    Binary {
+        op: Binary,
+        to: Register,
+        a: Operand,
+        b: Operand,
+    },
+    Select {
+        to: Register,
+        c: Register,
+        a: Operand,
+        b: Operand,
+    },
+    Keep {
+        to: Register,
+        x: Register,
+        slot: u16,
+    },
+    /// An input less another value.
+    Difference {
+        to: Register,
+        input: u16,
+        x: Register,
+    },
+    /// A value times 1 or 0, times factors per tensor.
+    Masked {
+        to: Register,
+        x: Register,
+        mask: MaskSlot,
+        factors: [Option<u16>; FACTORS],
+    },
+    /// What has the sign of the sum.
+    Elect {
+        to: Register,
+        election: Electors,
+    },
+    Sum {
+        x: Register,
+        slot: u16,
+    },
+    Dot {
+        x: Register,
+        y: Register,
+        slot: u16,
+    },
+    Largest {
+        x: Register,
+        slot: u16,
+    },
+    Rank {
+        x: Register,
+        slot: u16,
+    },
+    Store {
+        x: Register,
+    },
+}
+
+/// Where a masked value's 1 or 0 comes from: a cut by its slot, or a stream and a value per tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MaskSlot {
+    Cut(u16),
+    Chance { stream: u16, below: u16 },
+}
+
+/// The values among which a sign is elected: `parts[..count]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Electors {
+    pub parts: [Register; ELECTORS],
+    pub weights: [Option<u16>; ELECTORS],
+    pub count: u8,
+    /// Whether the sum is divided by that of the weights.
+    pub is_divided: bool,
 }
 
 /// A straight line of instructions and the meaning of its slots.
@@ -56,14 +134,15 @@ pub(super) struct Program {
 impl Program {
     /// Compiles the completion of `reductions`.
     pub(super) fn reducing(formula: &Formula, reductions: &[NodeId]) -> Self {
-        let mut compiler = Compiler::new(formula);
+        let roots = reductions.iter().flat_map(|&node| formula.op(node).operands());
+        let mut compiler = Compiler::new(formula, roots);
         reductions.iter().for_each(|&node| compiler.reduce(node));
         compiler.finish()
     }
 
     /// Compiles the output.
     pub(super) fn writing(formula: &Formula) -> Self {
-        let mut compiler = Compiler::new(formula);
+        let mut compiler = Compiler::new(formula, [formula.output()].into_iter());
         let x = compiler.register(formula.output());
         compiler.program.instructions.push(Instruction::Store { x });
         compiler.finish()
@@ -81,20 +160,32 @@ pub fn registers_of(formula: &Formula) -> usize {
 struct Compiler<'f> {
     formula: &'f Formula,
     extents: Vec<Extent>,
+    patterns: Patterns<'f>,
     known: HashMap<NodeId, Register>,
     program: Program,
     next: Register,
 }
 
 impl<'f> Compiler<'f> {
-    fn new(formula: &'f Formula) -> Self {
-        let (extents, known) = (formula.extents(), HashMap::new());
-        Self { formula, extents, known, program: Program::default(), next: 0 }
+    fn new(formula: &'f Formula, roots: impl Iterator<Item = NodeId>) -> Self {
+        Self {
+            formula,
+            extents: formula.extents(),
+            patterns: Patterns::new(formula, roots),
+            known: HashMap::new(),
+            program: Program::default(),
+            next: 0,
+        }
     }
 
     fn reduce(&mut self, node: NodeId) {
         let op = self.formula.op(node);
-        let registers: Vec<Register> = op.operands().map(|x| self.register(x)).collect();
+        let summed = |x| match op {
+            Op::Sum(..) => magnitudes(self.formula, &self.extents, x).unwrap_or(x),
+            _ => x,
+        };
+        let operands: Vec<NodeId> = op.operands().map(summed).collect();
+        let registers: Vec<Register> = operands.into_iter().map(|x| self.register(x)).collect();
         let slot = self.program.reductions.len() as u16;
         let instruction = match op {
             Op::Sum(_, axis) => {
@@ -121,6 +212,9 @@ impl<'f> Compiler<'f> {
     fn register(&mut self, node: NodeId) -> Register {
         if let Some(&register) = self.known.get(&node) {
             return register;
+        }
+        if let Some(instruction) = self.group(node) {
+            return self.emit(node, instruction);
         }
         let instruction = match self.formula.op(node) {
             _ if self.extents[node.index()] == Extent::Row => {
@@ -153,6 +247,48 @@ impl<'f> Compiler<'f> {
             Op::Constant(_) | Op::Sum(..) | Op::Dot(..) | Op::Largest(..) => return self.filled(node),
         };
         self.emit(node, instruction)
+    }
+
+    /// The one instruction for this operation and those that only it reads, where there is one.
+    fn group(&mut self, node: NodeId) -> Option<Instruction> {
+        if let Some((input, other)) = self.patterns.difference(node) {
+            self.program.inputs.push(input);
+            let x = self.register(other);
+            return Some(Instruction::Difference { to: self.fresh(), input, x });
+        }
+        if let Some(masked) = self.patterns.masked(node) {
+            return Some(self.masked(masked));
+        }
+        let election = self.patterns.election(node)?;
+        Some(self.elect(&election))
+    }
+
+    fn masked(&mut self, masked: Masked) -> Instruction {
+        let x = self.register(masked.x);
+        let mask = match masked.mask {
+            Mask::Top(node) => MaskSlot::Cut(slot(&mut self.program.cuts, node)),
+            Mask::Chance { stream, below } => {
+                MaskSlot::Chance { stream, below: slot(&mut self.program.scalars, below) }
+            }
+        };
+        let factors = masked.factors.map(|factor| Some(slot(&mut self.program.scalars, factor?)));
+        Instruction::Masked { to: self.fresh(), x, mask, factors }
+    }
+
+    fn elect(&mut self, election: &Election) -> Instruction {
+        let mut electors = Electors {
+            parts: [0; ELECTORS],
+            weights: [None; ELECTORS],
+            count: election.parts.len() as u8,
+            is_divided: election.weights.is_some(),
+        };
+        for (to, &part) in electors.parts.iter_mut().zip(&election.parts) {
+            *to = self.register(part);
+        }
+        for (to, weight) in electors.weights.iter_mut().zip(election.weights.iter().flatten()) {
+            *to = weight.map(|weight| slot(&mut self.program.scalars, weight));
+        }
+        Instruction::Elect { to: self.fresh(), election: electors }
     }
 
     /// One value for the whole tensor where a register is wanted: the larger of it and itself.
@@ -229,7 +365,10 @@ impl Instruction {
             | Self::Unary { to, .. }
             | Self::Binary { to, .. }
             | Self::Select { to, .. }
-            | Self::Keep { to, .. } => Some(to),
+            | Self::Keep { to, .. }
+            | Self::Difference { to, .. }
+            | Self::Masked { to, .. }
+            | Self::Elect { to, .. } => Some(to),
             Self::Sum { .. }
             | Self::Dot { .. }
             | Self::Largest { .. }
@@ -247,9 +386,16 @@ impl Instruction {
         };
         match self {
             Self::Load { to, .. } | Self::Random { to, .. } | Self::Row { to, .. } => visit(to, true),
-            Self::Unary { to, x, .. } | Self::Keep { to, x, .. } => {
+            Self::Unary { to, x, .. }
+            | Self::Keep { to, x, .. }
+            | Self::Difference { to, x, .. }
+            | Self::Masked { to, x, .. } => {
                 visit(to, true);
                 visit(x, false);
+            }
+            Self::Elect { to, election } => {
+                visit(to, true);
+                election.parts[..usize::from(election.count)].iter_mut().for_each(|x| visit(x, false));
             }
             Self::Binary { to, a, b, .. } => {
                 visit(to, true);
@@ -289,6 +435,47 @@ mod tests {
         assert_eq!(program.registers, 3);
         assert_eq!(program.inputs, (0..20).collect::<Vec<_>>());
         assert_eq!(program.scalars.len(), 1);
+    }
+
+    /// What a method with a sign consensus writes: few instructions, each group once.
+    #[test]
+    fn groups_become_one_instruction() {
+        let graph = Graph::new();
+        let (b, zero) = (graph.input(0), graph.constant(0.0));
+        let part = |input, weight: f64| {
+            let d = graph.input(input) - b;
+            d * d.top(3) * weight
+        };
+        let (x, y) = (part(1, 0.5), part(2, 0.3));
+        let is_positive = zero.less_or_equal(x + y);
+        let agree = [x, y].map(|x| is_positive.select(zero.less(x), x.less(0.0)));
+        let divisor = agree[0] * 0.5 + agree[1] * 0.3;
+        let merged = b + (x * agree[0] + y * agree[1]) / divisor.equal(0.0).select(1.0, divisor);
+        let program = Program::writing(&graph.finish(merged).unwrap());
+        let names = program.instructions.iter().map(|instruction| match instruction {
+            Instruction::Load { .. } => "load",
+            Instruction::Difference { .. } => "difference",
+            Instruction::Masked { .. } => "masked",
+            Instruction::Elect { .. } => "elect",
+            Instruction::Binary { .. } => "binary",
+            Instruction::Store { .. } => "store",
+            _ => "another",
+        });
+        let expected = ["load", "difference", "masked", "difference", "masked", "elect", "binary", "store"];
+        assert_eq!(names.collect::<Vec<_>>(), expected);
+        assert_eq!(program.inputs, [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_others_read_stays_an_instruction_of_its_own() {
+        let graph = Graph::new();
+        let (b, x) = (graph.input(0), graph.input(1));
+        let d = x - b;
+        let mask = d.top(3);
+        let program = Program::writing(&graph.finish(x + d * mask + mask).unwrap());
+        let is_group =
+            |i: &Instruction| matches!(i, Instruction::Difference { .. } | Instruction::Masked { .. });
+        assert!(!program.instructions.iter().any(is_group), "{:?}", program.instructions);
     }
 
     #[test]

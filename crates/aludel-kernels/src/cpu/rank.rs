@@ -125,8 +125,6 @@ fn frequent(sample: &[u32], low: u32, high: u32, guess: u32) -> [u32; FREQUENT] 
 pub(super) struct Tally {
     /// Above the bracket.
     pub above: u64,
-    /// Greater than the guess.
-    pub greater: u64,
     /// Equal to the guess.
     pub equal: u32,
 }
@@ -137,7 +135,6 @@ pub(super) fn tally(x: &[f32], bracket: Bracket, tally: &mut Tally, inside: &mut
     let Bracket { low, high, guess, .. } = bracket;
     for m in x.iter().map(|&x| magnitude(x)) {
         tally.above += u64::from(m > high);
-        tally.greater += u64::from(m > guess);
         tally.equal += u32::from(m == guess);
         inside.extend(((low..=high).contains(&m) && m != guess).then_some(m));
     }
@@ -242,7 +239,8 @@ impl Ranking {
     /// Takes in the counts of one chunk. Sums only, so the order does not matter.
     pub(super) fn absorb(&self, chunk: u64, tally: Tally, inside: &[u32], local: &mut LocalHistogram) {
         self.above.fetch_add(tally.above, Relaxed);
-        self.greater.fetch_add(tally.greater, Relaxed);
+        let greater = inside.iter().filter(|&&m| m > self.bracket.guess).count() as u64;
+        self.greater.fetch_add(tally.above + greater, Relaxed);
         self.equal[chunk as usize].fetch_add(tally.equal, Relaxed);
         local.fill(inside, self.bracket.low, self.bracket.shift());
         for (count, value) in self.frequent[chunk as usize].iter().zip(self.bracket.frequent) {

@@ -13,6 +13,8 @@ const LANES: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fold {
     Sum,
+    /// The sum of the magnitudes.
+    Magnitudes,
     Largest,
 }
 
@@ -87,7 +89,7 @@ impl Fold {
     #[inline(always)]
     fn join(self, a: f64, b: f64) -> f64 {
         match self {
-            Self::Sum => a + b,
+            Self::Sum | Self::Magnitudes => a + b,
             Self::Largest => {
                 if b > a {
                     b
@@ -117,6 +119,7 @@ impl Fold {
 fn fold_lanes(fold: Fold, lanes: &mut [f64; LANES], x: &[f32], y: Option<&[f32]>) {
     match (fold, y) {
         (Fold::Sum, None) => each_lane(lanes, x, |sum, x| sum + f64::from(x)),
+        (Fold::Magnitudes, _) => each_lane(lanes, x, |sum, x| sum + f64::from(x.abs())),
         (Fold::Largest, _) => each_lane(lanes, x, |most, x| Fold::Largest.join(most, f64::from(x.abs()))),
         (Fold::Sum, Some(y)) => {
             let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());

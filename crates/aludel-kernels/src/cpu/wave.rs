@@ -7,26 +7,18 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::block::{BLOCK, CHUNK, Geometry, NonFinite, RUN, Segment, Source, rows_of};
-use super::codec;
+use super::block::{BLOCK, CHUNK, Geometry, NonFinite, Segment, Source};
 use super::dispatch::{self, Level};
-use super::lanes::{self, Lanes};
-use super::program::{Instruction, Operand, Program};
-use super::rank::{Bracket, Cut, LocalHistogram, Ranking, Tally, magnitude};
+use super::machine::{Machine, Scratch};
+use super::patterns::magnitudes;
+use super::program::Program;
+use super::rank::{Cut, Ranking, Tally};
 use super::reduce::{Accumulator, Fold, Partial};
-use super::values::{Values, spread};
+use super::sample::SMALL;
+use super::values::Values;
 use crate::element::Element;
 use crate::formula::{Formula, NodeId, Op};
-use crate::random::{StreamKey, fill_uniform};
-
-/// Elements up to which a selection takes all magnitudes as its sample, and so is exact without a pass.
-pub(super) const SMALL: u64 = 2 * CHUNK;
-
-/// Elements sampled from a larger tensor.
-const SAMPLE: u64 = 65_536;
-
-/// Blocks of samples after which their pages are given back.
-const SAMPLED_AT_ONCE: usize = 2;
+use crate::random::StreamKey;
 
 /// What the units of a wave do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +51,10 @@ pub struct Wave {
     pub(super) output: Element,
     /// Inputs whose elements are checked to be finite.
     pub(super) checked: Vec<u16>,
-    scalars: Vec<f32>,
-    rows: Vec<Vec<f64>>,
-    cuts: Vec<Cut>,
-    streams: Vec<StreamKey>,
+    pub(super) scalars: Vec<f32>,
+    pub(super) rows: Vec<Vec<f64>>,
+    pub(super) cuts: Vec<Cut>,
+    pub(super) streams: Vec<StreamKey>,
     folds: Vec<Fold>,
     pub(super) rankings: Vec<Ranking>,
     /// For a wave that locates: which chunk each selection is sought in.
@@ -88,30 +80,16 @@ pub(super) struct Parts<'a> {
     pub located: Vec<u64>,
 }
 
-/// The memory that a thread computes in; reused from unit to unit.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    registers: Vec<Box<[f32]>>,
-    inside: Vec<Vec<u32>>,
-    tallies: Vec<Tally>,
-    local: LocalHistogram,
-}
-
-impl Scratch {
-    /// Bytes that a formula of `registers` registers takes in a thread's scratch memory.
-    pub const fn bytes(registers: usize) -> u64 {
-        (registers * BLOCK * size_of::<f32>()) as u64
-    }
-}
-
 impl Wave {
     pub(super) fn new(parts: Parts<'_>) -> Self {
         let Parts { program, values, formula, .. } = parts;
         let scalars = program.scalars.iter().map(|&node| values.wide(node)[0] as f32).collect();
         let rows = program.rows.iter().map(|&node| values.wide(node).to_vec()).collect();
         let cuts = program.cuts.iter().filter_map(|&node| values.cut(node)).collect();
+        let extents = formula.extents();
         let fold = |&(node, _): &(NodeId, _)| match formula.op(node) {
             Op::Largest(..) => Fold::Largest,
+            Op::Sum(x, _) if magnitudes(formula, &extents, x).is_some() => Fold::Magnitudes,
             _ => Fold::Sum,
         };
         let folds = program.reductions.iter().map(fold).collect();
@@ -208,7 +186,16 @@ impl Wave {
         self.folds[slot]
     }
 
+    /// Whether an input's elements are checked to be finite.
+    #[inline(always)]
+    pub(super) fn is_checked(&self, input: usize) -> bool {
+        self.checked.iter().any(|&checked| usize::from(checked) == input)
+    }
+
     fn prepare(&self, scratch: &mut Scratch) {
+        if scratch.words.is_empty() {
+            scratch.words = vec![0; BLOCK].into_boxed_slice();
+        }
         while scratch.registers.len() < self.program.registers {
             scratch.registers.push(vec![0.0; BLOCK].into_boxed_slice());
         }
@@ -230,8 +217,7 @@ impl Wave {
             let from = ((chunk_start - elements.start) as usize) * self.output.size();
             let to = from + ((chunk_end - chunk_start) as usize) * self.output.size();
             let out = if out.is_empty() { &mut [][..] } else { &mut out[from..to] };
-            self.check_finite(source, chunk_start..chunk_end)?;
-            self.sweep_chunk(chunk, chunk_start..chunk_end, source, scratch, out);
+            self.sweep_chunk(chunk, chunk_start..chunk_end, source, scratch, out)?;
             chunk_start = chunk_end;
         }
         Ok(())
@@ -244,7 +230,7 @@ impl Wave {
         source: &dyn Source,
         scratch: &mut Scratch,
         out: &mut [u8],
-    ) {
+    ) -> Result<(), NonFinite> {
         let first_row = elements.start / self.geometry.columns.max(1);
         let fresh = |(&(_, axis), &fold)| Accumulator::new(axis, fold, first_row);
         let mut accumulators: Vec<_> = self.program.reductions.iter().zip(&self.folds).map(fresh).collect();
@@ -255,7 +241,9 @@ impl Wave {
             let out =
                 if out.is_empty() { &mut [][..] } else { &mut out[range][..length * self.output.size()] };
             let segments = [Segment { start: at, offset: 0, length }];
-            self.run_block(&segments, length, source, scratch, &mut accumulators, out);
+            if self.run_block(&segments, length, source, scratch, &mut accumulators, out) {
+                self.find_non_finite(source, at..at + length as u64)?;
+            }
             at += length as u64;
         }
         if !accumulators.is_empty() {
@@ -266,70 +254,11 @@ impl Wave {
             ranking.absorb(chunk, std::mem::take(&mut tallies[slot]), &inside[slot], local);
             inside[slot].clear();
         }
+        Ok(())
     }
 
-    /// All elements of a small tensor in order, else runs of elements spread evenly, each at a random place in its
-    /// share of the tensor.
-    fn sample(&self, source: &dyn Source, scratch: &mut Scratch) {
-        let elements = self.geometry.elements;
-        if self.samples_all() {
-            self.collect(0..elements, source, scratch);
-            self.release(source, 0..elements);
-        } else {
-            self.sample_runs(source, scratch);
-        }
-        *self.magnitudes() =
-            scratch.inside[..self.program.ranks.len()].iter_mut().map(std::mem::take).collect();
-    }
-
-    fn sample_runs(&self, source: &dyn Source, scratch: &mut Scratch) {
-        let runs = SAMPLE / RUN as u64;
-        let share = self.geometry.elements / runs;
-        let start_of = |run: u64| {
-            let jitter = (share - RUN as u64) as f64 * f64::from(crate::random::uniform(StreamKey(0), run));
-            (run * share + jitter as u64) & !3
-        };
-        let per_block = (BLOCK / RUN) as u64;
-        for block in 0..runs / per_block {
-            let segment = |run: u64| Segment {
-                start: start_of(block * per_block + run),
-                offset: run as usize * RUN,
-                length: RUN,
-            };
-            let segments: Vec<Segment> = (0..per_block).map(segment).collect();
-            self.run_block(&segments, BLOCK, source, scratch, &mut [], &mut []);
-            if (block + 1).is_multiple_of(SAMPLED_AT_ONCE as u64) || block + 1 == runs / per_block {
-                let behind = block / SAMPLED_AT_ONCE as u64 * SAMPLED_AT_ONCE as u64;
-                let end = if block + 1 == runs / per_block { runs } else { (block + 1) * per_block };
-                self.release(source, behind * per_block * share..self.geometry.elements.min(end * share));
-            }
-        }
-    }
-
-    fn collect_located(&self, source: &dyn Source, scratch: &mut Scratch) {
-        let mut met = vec![Vec::new(); self.program.ranks.len()];
-        for (slot, &chunk) in self.located.iter().enumerate() {
-            let elements = chunk * CHUNK..self.geometry.elements.min((chunk + 1) * CHUNK);
-            self.collect(elements.clone(), source, scratch);
-            self.release(source, elements);
-            met[slot] = std::mem::take(&mut scratch.inside[slot]);
-            scratch.inside.iter_mut().for_each(Vec::clear);
-        }
-        *self.magnitudes() = met;
-    }
-
-    /// Appends the magnitudes of consecutive elements to the scratch memory.
-    fn collect(&self, elements: Range<u64>, source: &dyn Source, scratch: &mut Scratch) {
-        let mut at = elements.start;
-        while at < elements.end {
-            let length = BLOCK.min((elements.end - at) as usize);
-            let segments = [Segment { start: at, offset: 0, length }];
-            self.run_block(&segments, length, source, scratch, &mut [], &mut []);
-            at += length as u64;
-        }
-    }
-
-    fn run_block(
+    /// Runs the program over a block; whether it met a value that is not finite where that is checked.
+    pub(super) fn run_block(
         &self,
         segments: &[Segment],
         length: usize,
@@ -337,171 +266,30 @@ impl Wave {
         scratch: &mut Scratch,
         accumulators: &mut [Accumulator],
         out: &mut [u8],
-    ) {
-        let mut machine = Machine { wave: self, segments, length, source, scratch, accumulators, out };
+    ) -> bool {
+        let mut machine = Machine {
+            wave: self,
+            segments,
+            length,
+            source,
+            scratch,
+            accumulators,
+            out,
+            met_non_finite: false,
+        };
         dispatch::run(self.level, &mut machine);
+        machine.met_non_finite
     }
 
-    fn release(&self, source: &dyn Source, elements: Range<u64>) {
-        self.program.inputs.iter().for_each(|&input| source.release(usize::from(input), elements.clone()));
-    }
-
-    fn check_finite(&self, source: &dyn Source, elements: Range<u64>) -> Result<(), NonFinite> {
+    /// The first value that is not finite in the inputs that are checked.
+    fn find_non_finite(&self, source: &dyn Source, elements: Range<u64>) -> Result<(), NonFinite> {
         for &input in &self.checked {
             let input = usize::from(input);
-            let element = source.element(input);
-            let bytes = source.bytes(input, elements.clone());
-            if dispatch::any_non_finite(self.level, element, bytes) {
-                let decoded = element.decode(bytes);
-                let found = decoded.iter().enumerate().find(|(_, value)| !value.is_finite());
-                let (at, &value) = found.unwrap_or((0, &f32::NAN));
+            let decoded = source.element(input).decode(source.bytes(input, elements.clone()));
+            if let Some((at, &value)) = decoded.iter().enumerate().find(|(_, value)| !value.is_finite()) {
                 return Err(NonFinite { input, index: elements.start + at as u64, value });
             }
         }
         Ok(())
-    }
-}
-
-/// Everything that a block's instructions touch.
-pub(super) struct Machine<'a> {
-    wave: &'a Wave,
-    segments: &'a [Segment],
-    length: usize,
-    source: &'a dyn Source,
-    scratch: &'a mut Scratch,
-    accumulators: &'a mut [Accumulator],
-    out: &'a mut [u8],
-}
-
-/// Runs all instructions over one block.
-///
-/// Everything below is inlined into the function compiled for a level: what is not would run without its instructions.
-#[inline(always)]
-pub(super) fn run_block(machine: &mut Machine<'_>) {
-    let wave = machine.wave;
-    for &instruction in &wave.program.instructions {
-        match instruction.target() {
-            Some(to) => {
-                // The register is taken out while it is written: no instruction reads the register that it writes.
-                let to = usize::from(to);
-                let mut register = std::mem::take(&mut machine.scratch.registers[to]);
-                machine.compute(instruction, &mut register[..machine.length]);
-                machine.scratch.registers[to] = register;
-            }
-            None => machine.consume(instruction),
-        }
-    }
-}
-
-impl Machine<'_> {
-    #[inline(always)]
-    fn compute(&self, instruction: Instruction, to: &mut [f32]) {
-        match instruction {
-            Instruction::Load { input, .. } => self.load(usize::from(input), to),
-            Instruction::Random { stream, .. } => self.random(usize::from(stream), to),
-            Instruction::Row { slot, .. } => self.row(usize::from(slot), to),
-            Instruction::Unary { op, x, .. } => lanes::unary(op, self.each(x), to),
-            Instruction::Binary { op, a, b, .. } => lanes::binary(op, self.lanes(a), self.lanes(b), to),
-            Instruction::Select { c, a, b, .. } => {
-                lanes::select(self.each(c), self.lanes(a), self.lanes(b), to);
-            }
-            Instruction::Keep { x, slot, .. } => self.keep(usize::from(slot), x, to),
-            _ => {}
-        }
-    }
-
-    #[inline(always)]
-    fn consume(&mut self, instruction: Instruction) {
-        match instruction {
-            Instruction::Sum { x, slot } | Instruction::Largest { x, slot } => self.reduce(x, None, slot),
-            Instruction::Dot { x, y, slot } => self.reduce(x, Some(y), slot),
-            Instruction::Rank { x, slot } => self.rank(x, usize::from(slot)),
-            Instruction::Store { x } => {
-                codec::encode(
-                    self.wave.output,
-                    &self.scratch.registers[usize::from(x)][..self.length],
-                    self.out,
-                );
-            }
-            _ => {}
-        }
-    }
-
-    #[inline(always)]
-    fn each(&self, x: u16) -> &[f32] {
-        &self.scratch.registers[usize::from(x)][..self.length]
-    }
-
-    #[inline(always)]
-    fn lanes(&self, x: Operand) -> Lanes<'_> {
-        match x {
-            Operand::Register(x) => Lanes::Each(self.each(x)),
-            Operand::Scalar(slot) => Lanes::All(self.wave.scalars[usize::from(slot)]),
-        }
-    }
-
-    #[inline(always)]
-    fn load(&self, input: usize, to: &mut [f32]) {
-        let element = self.source.element(input);
-        for segment in self.segments {
-            codec::decode(element, self.source.bytes(input, segment.elements()), &mut to[segment.lanes()]);
-        }
-    }
-
-    #[inline(always)]
-    fn random(&self, stream: usize, to: &mut [f32]) {
-        for segment in self.segments {
-            fill_uniform(self.wave.streams[stream], segment.start, &mut to[segment.lanes()]);
-        }
-    }
-
-    #[inline(always)]
-    fn row(&self, slot: usize, to: &mut [f32]) {
-        let values = &self.wave.rows[slot];
-        for &segment in self.segments {
-            for (row, lanes) in rows_of(segment, self.wave.geometry.columns) {
-                to[lanes].fill(spread(values, row as usize) as f32);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn keep(&self, slot: usize, x: u16, to: &mut [f32]) {
-        let (cut, x) = (self.wave.cuts[slot], self.each(x));
-        for segment in self.segments {
-            let ties = cut.ties_within(segment.start, segment.length);
-            lanes::keep(&x[segment.lanes()], cut.threshold, ties, &mut to[segment.lanes()]);
-        }
-    }
-
-    #[inline(always)]
-    fn reduce(&mut self, x: u16, y: Option<u16>, slot: u16) {
-        let registers = &self.scratch.registers;
-        let lanes = |register: u16| &registers[usize::from(register)][..self.length];
-        let Some(accumulator) = self.accumulators.get_mut(usize::from(slot)) else {
-            return; // A wave that samples or locates reduces nothing.
-        };
-        accumulator.take(self.segments[0], self.wave.geometry.columns.max(1), lanes(x), y.map(lanes));
-    }
-
-    #[inline(always)]
-    fn rank(&mut self, x: u16, slot: usize) {
-        let Scratch { registers, inside, tallies, .. } = &mut *self.scratch;
-        let x = &registers[usize::from(x)][..self.length];
-        match self.wave.rankings.get(slot) {
-            Some(ranking) => {
-                dispatch::tally(self.wave.level, x, ranking.bracket, &mut tallies[slot], &mut inside[slot]);
-            }
-            None => inside[slot].extend(x.iter().map(|&x| magnitude(x))),
-        }
-    }
-}
-
-/// A bracket for a selection from the magnitudes of a sample, or its cut where the sample was the whole tensor.
-pub(super) fn judge_sample(sample: &mut [u32], count: u64, elements: u64) -> Result<Cut, Bracket> {
-    if elements <= SMALL {
-        Ok(Cut::exact(sample, count))
-    } else {
-        Err(Bracket::from_sample(sample, count, elements))
     }
 }

@@ -113,6 +113,11 @@ impl Source for StepSource<'_> {
         input.map.bytes(input.entry, input.range(&elements))
     }
 
+    fn gather(&self, input: usize, elements: Range<u64>, to: &mut [u8]) {
+        let input = &self.inputs[input];
+        input.map.copy(input.entry, input.range(&elements), to);
+    }
+
     fn release(&self, input: usize, elements: Range<u64>) {
         let input = &self.inputs[input];
         input.map.release(input.entry, input.range(&elements));
