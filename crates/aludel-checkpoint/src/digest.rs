@@ -50,8 +50,8 @@ impl DigestCache {
     /// The user's own: `aludel/digests.json` in the folder that the system has for caches (`XDG_CACHE_HOME`, else
     /// `~/.cache`; `~/Library/Caches` on macOS; `LOCALAPPDATA` on Windows). Disabled where there is none.
     pub fn user() -> Self {
-        match cache_folder() {
-            Some(folder) => Self::at(folder.join("aludel").join("digests.json")),
+        match user_cache() {
+            Some(folder) => Self::at(folder.join("digests.json")),
             None => Self::disabled(),
         }
     }
@@ -217,6 +217,11 @@ fn write_entries(cache: &Path, entries: &Entries) -> std::io::Result<()> {
     file.write_all(serde_json::to_string_pretty(entries)?.as_bytes())?;
     file.persist(cache)?;
     Ok(())
+}
+
+/// The user's folder for what can be made again: `aludel` in the folder that the system has for caches. It need not exist.
+pub fn user_cache() -> Option<PathBuf> {
+    Some(cache_folder()?.join("aludel"))
 }
 
 fn cache_folder() -> Option<PathBuf> {

@@ -46,7 +46,7 @@ mod staging;
 
 pub use checkpoint::{Checkpoint, TensorEntry, WeightFile};
 pub use config::Config;
-pub use digest::DigestCache;
+pub use digest::{DigestCache, user_cache};
 pub use dtype::{element_bytes, is_float, tensor_bytes, torch_name};
 pub use error::Error;
 pub use folder::{OutputFolder, remove_stale};

@@ -13,6 +13,7 @@
 //! - `parameters`: parameters and gradients on a device.
 //! - `pool`: buffers for reuse.
 //! - [`decoder`]: forward, backward, generation.
+//! - `gguf`: folders of GGUF files.
 //! - `load`: from a folder onto a device.
 //! - `random`: fresh weights.
 //! - `fresh`: a model of fresh weights.
@@ -41,6 +42,7 @@ mod adapter;
 mod batch;
 mod error;
 mod fresh;
+mod gguf;
 mod load;
 mod names;
 mod parameters;
@@ -56,6 +58,7 @@ pub use chat::ChatTemplate;
 pub use config::ModelConfig;
 pub use decoder::{Decoder, Extension, Keep, KeyValueCache, Pass};
 pub use error::{Error, Problems};
+pub use gguf::model_folder;
 pub use load::{Use, WeightType};
 pub use parameters::{Gradients, Parameter, Parameters};
 pub use student::{Cut, LayerChoice};

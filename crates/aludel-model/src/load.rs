@@ -14,6 +14,7 @@ use aludel_kernels::nn::{Device, SharedBytes};
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::{Error, Problems};
+use crate::gguf::model_folder;
 use crate::names::{HEAD, Inventory, Stored};
 use crate::parameters::Parameter;
 use crate::source::Source;
@@ -47,12 +48,12 @@ impl WeightType {
 }
 
 impl<D: Device> Decoder<D> {
-    /// Loads the model folder at `path`.
+    /// Loads the model folder, or the GGUF file (see [`model_folder`]), at `path`.
     ///
-    /// Errors: those of opening a checkpoint; [`Error::Config`]; [`Error::Weights`] with every tensor that is missing, not
+    /// Errors: those of opening a checkpoint or converting a file; [`Error::Config`]; [`Error::Weights`] with every tensor that is missing, not
     /// expected, or of another shape or type than it should be; what the device says.
     pub fn open(path: &Path, device: Arc<D>, purpose: Use) -> Result<Self, Error> {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(&model_folder(path)?)?;
         let Some(config) = checkpoint.config().cloned() else {
             return Err(Error::config(format!("{} has no config.json", path.display())));
         };

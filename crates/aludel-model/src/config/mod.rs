@@ -4,12 +4,14 @@
 //! are within bounds and whose layers say everything that the decoder needs. Nothing of a family is known beyond this
 //! module and `names`. It reads no weights.
 //!
-//! Modules in reading order: `family` (the table of what families have), `keys` (bounded reading), `read` (the parse),
-//! `rope` (rotary frequencies).
+//! Modules in reading order: `family` (the table of what families have), `keys` (bounded reading), `read` (the parse, with
+//! `read_layers` and `read_rope`), `rope` (rotary frequencies).
 
 mod family;
 mod keys;
 mod read;
+mod read_layers;
+mod read_rope;
 mod rope;
 
 #[cfg(test)]

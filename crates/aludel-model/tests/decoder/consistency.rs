@@ -1,6 +1,9 @@
 //! Holds the decoder against itself: packed or apart, kept or computed anew, with one thread or four, at once or token by
 //! token, now or after saving.
 
+use std::collections::BTreeMap;
+
+use aludel_checkpoint::{Checkpoint, TensorEntry};
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::Device;
 use aludel_model::{Batch, Decoder, Error, Keep, Use, WeightType};
@@ -115,7 +118,14 @@ fn a_saved_model_is_the_model() {
             step(&again, &batch(), Keep::Everything) == step(&decoder, &batch(), Keep::Everything),
             "{case}"
         );
+        // Names and shapes are those that transformers wrote, so it misses nothing and expects nothing else.
         let (original, _guard) = copy_of(&case);
+        let tensors = |path: &std::path::Path| {
+            let checkpoint = Checkpoint::open(path).unwrap();
+            let of = |(name, entry): (&String, &TensorEntry)| (name.clone(), entry.shape.clone());
+            checkpoint.tensors().iter().map(of).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(tensors(&target), tensors(&original), "{case}");
         let read = |path: &std::path::Path| std::fs::read_to_string(path.join("config.json")).unwrap();
         let json = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
         assert_eq!(json(read(&target)), json(read(&original)), "{case}");
