@@ -160,8 +160,8 @@ fn run_over(files: &[PathBuf]) -> Result<Run, Error> {
     };
     // A list in JSON is one in YAML.
     let text = format!(
-        "student: none\ndata: {{train: {}, sequence_length: {}, packing: false, shuffle: false}}\n\
-         train: {{batch_size: 1, micro_batch: 1}}\noutput: none\n",
+        "student: model\ndata: {{train: {}, sequence_length: {}, packing: false, shuffle: false}}\n\
+         train: {{batch_size: 1, micro_batch: 1}}\noutput: output\n",
         serde_json::Value::from(names),
         1 << 24,
     );

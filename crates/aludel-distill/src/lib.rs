@@ -5,13 +5,15 @@
 //!
 //! Reading order: [`run`] (what is asked for), [`data`] (files to batches), [`schedule`], [`optimizer`], [`hidden`] and
 //! [`step`] (what a step is), [`state`] (checkpoints), [`record`] (what a run leaves for people), [`prepare`], [`inputs`], [`folder`]
-//! (models, files, places), [`train`] (the whole run), [`evaluate`] (a model on files), [`error`].
+//! (models, files, places), [`train`] (the whole run), [`forecast`] (what it
+//! takes), [`evaluate`] (a model on files), [`error`].
 #![forbid(unsafe_code)]
 
 pub mod data;
 pub mod error;
 pub mod evaluate;
 pub mod folder;
+pub mod forecast;
 pub mod hidden;
 pub mod inputs;
 pub mod optimizer;

@@ -5,6 +5,7 @@
 //! files and the length of a run are elsewhere.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use aludel_kernels::loss::{
     Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Objective, Target, TeacherRows, head_loss,
@@ -56,6 +57,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// What the divergences were taken against.
     pub target: Target,
+    /// Seconds that the optimizer took.
+    pub update_seconds: f64,
 }
 
 impl<D: LossDevice> Trainer<D> {
@@ -159,6 +162,7 @@ impl<D: LossDevice> Trainer<D> {
             learning_rate,
             gradient_norm: 0.0,
             target: self.objective.target(),
+            update_seconds: 0.0,
         };
         for micro in micro_batches.iter().filter(|micro| micro.targets() > 0) {
             if cancelled() {
@@ -167,7 +171,9 @@ impl<D: LossDevice> Trainer<D> {
             self.accumulate(micro, 1.0 / valid as f64, &mut report)?;
         }
         if valid > 0 {
+            let begin = Instant::now();
             self.update(valid, &mut report)?;
+            report.update_seconds = begin.elapsed().as_secs_f64();
         }
         self.done += 1;
         Ok(Some(report))

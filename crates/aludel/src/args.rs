@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::{Size, Tile};
 
-/// Merge language models by recipe.
+/// Merge and distil language models.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES, max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) struct Arguments {
@@ -30,6 +30,14 @@ pub(crate) enum Command {
     Convert(ConvertArguments),
     /// List the merge methods, or the parameters of one
     Methods(MethodsArguments),
+    /// Train a student as a run file says: taught by a teacher, or on text alone
+    Distill(DistillArguments),
+    /// Render the record of a run as one HTML page
+    Report(ReportArguments),
+    /// Measure how well a model predicts text, and how near it is to another model
+    Eval(EvalArguments),
+    /// Continue a text
+    Generate(GenerateArguments),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +88,113 @@ pub(crate) struct ConvertArguments {
 pub(crate) struct MethodsArguments {
     /// A merge method, such as `ties`
     pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DistillArguments {
+    /// A run in YAML, or `-` for standard input; paths in it start at the current folder
+    pub(crate) run: PathBuf,
+    /// Go on from the last checkpoint of this run; begin where there is none
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) resume: bool,
+    /// Predict memory, speed and time, and train nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Discard an earlier run, and replace the output folder once the new one is complete
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) computing: ComputingFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// The folder of a run (`OUTPUT.run`), or its output
+    pub(crate) run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct EvalArguments {
+    /// A model folder or a .gguf file
+    pub(crate) model: PathBuf,
+    /// Text (.txt), JSON lines (.jsonl) or Parquet; may be given several times
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) data: Vec<PathBuf>,
+    /// A model to compare with, such as the teacher: adds KL and top-1 agreement
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<PathBuf>,
+    /// Tokens of a window; longer documents are scored in windows that overlap [default: the
+    /// positions of the model, 1024 at the most]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) window: Option<NonZeroUsize>,
+    /// Tokens from the beginning of a window to that of the next [default: half a window]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) stride: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) computing: ComputingFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct GenerateArguments {
+    /// A model folder or a .gguf file
+    pub(crate) model: PathBuf,
+    /// The text to continue
+    #[arg(long, short, value_name = "TEXT")]
+    pub(crate) prompt: String,
+    /// Take the prompt for a user's turn, by the model's chat template
+    #[arg(long)]
+    pub(crate) chat: bool,
+    /// The most tokens that are added
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) max_tokens: usize,
+    /// How freely tokens are chosen; 0 takes the most likely one
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = temperature)]
+    pub(crate) temperature: f64,
+    /// Choose among the most likely tokens that have this share of the probability
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
+    pub(crate) top_p: f64,
+    /// Choose among so many of the most likely tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Key of the random numbers: the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) computing: ComputingFlags,
+}
+
+/// Where models are computed.
+#[derive(Debug, Args)]
+pub(crate) struct ComputingFlags {
+    /// Where models are computed
+    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    pub(crate) device: DeviceName,
+    /// Threads that compute; no result depends on it [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// A device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceName {
+    Cpu,
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        _ => Err("write a number of at least 0".to_owned()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("write a number from 0 to 1".to_owned()),
+    }
 }
 
 /// What shapes a plan.
@@ -160,7 +275,7 @@ pub(crate) enum FloatName {
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    failed while running: a file could not be read or written, or a model has NaN or infinities
+  1    failed while running: a file cannot be read or written, a model or a training has NaN
   2    the command line is wrong
-  3    refused before any weight was read: the recipe, the models or the output folder do not fit
+  3    refused before any work was done: recipe or run, models, data or the output folder do not fit
   130  interrupted (Ctrl-C); 143: terminated";

@@ -9,7 +9,7 @@ use aludel_merge::execute::MergeError;
 
 /// A failure while running.
 const FAILED: u8 = 1;
-/// A refusal before any weight was read.
+/// A refusal before any work was done.
 const REFUSED: u8 = 3;
 /// What shells add a signal's number to.
 const SIGNALLED: u8 = 128;
@@ -28,6 +28,8 @@ pub(crate) struct Refusal {
 pub(crate) struct Interrupted {
     /// The signal's number.
     pub(crate) signal: u8,
+    /// What is left, and how to go on with it; `None` where nothing is.
+    pub(crate) left: Option<String>,
 }
 
 impl fmt::Display for Refusal {
@@ -39,7 +41,10 @@ impl fmt::Display for Refusal {
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted, nothing was written")
+        match &self.left {
+            Some(left) => write!(f, "interrupted, {left}"),
+            None => f.write_str("interrupted, nothing was written"),
+        }
     }
 }
 
@@ -54,11 +59,18 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         return SIGNALLED + interrupted.signal;
     }
+    if let Some(aludel_distill::Error::Problems(_)) = error.downcast_ref() {
+        return REFUSED;
+    }
     let checkpoint = match error.downcast_ref::<MergeError>() {
         Some(MergeError::Problems(_)) => return REFUSED,
         Some(MergeError::Checkpoint(error)) => Some(error),
         _ => error.downcast_ref::<aludel_checkpoint::Error>(),
     };
+    let checkpoint = checkpoint.or_else(|| match error.downcast_ref()? {
+        aludel_distill::Error::Checkpoint(error) => Some(error),
+        _ => None,
+    });
     match checkpoint {
         Some(aludel_checkpoint::Error::TargetExists { .. }) => REFUSED,
         _ => FAILED,
@@ -84,7 +96,7 @@ mod tests {
         let damaged = aludel_checkpoint::Error::Damaged { file: "a".into(), detail: "short".into() };
         assert_eq!(code_of(&damaged.into()), 1);
         assert_eq!(code_of(&anyhow::anyhow!("anything else")), 1);
-        assert_eq!(code_of(&Interrupted { signal: 2 }.into()), 130);
-        assert_eq!(code_of(&Interrupted { signal: 15 }.into()), 143);
+        assert_eq!(code_of(&Interrupted { signal: 2, left: None }.into()), 130);
+        assert_eq!(code_of(&Interrupted { signal: 15, left: None }.into()), 143);
     }
 }

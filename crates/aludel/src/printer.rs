@@ -41,6 +41,11 @@ impl Printer {
         write_data(&harmless(&text.to_string(), KeepLines::Yes))
     }
 
+    /// A part of a result for people, on standard output, without the end of a line.
+    pub(crate) fn part(&self, text: &str) -> io::Result<()> {
+        write_part(&harmless(text, KeepLines::Yes))
+    }
+
     /// A result for programs, on standard output.
     pub(crate) fn json(&self, value: &impl Serialize) -> anyhow::Result<()> {
         Ok(write_data(&serde_json::to_string_pretty(value)?)?)
@@ -93,8 +98,12 @@ impl Printer {
 }
 
 fn write_data(text: &str) -> io::Result<()> {
+    write_part(&format!("{text}\n"))
+}
+
+fn write_part(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
@@ -132,7 +141,7 @@ enum KeepLines {
 
 /// The text with control characters escaped, so that what comes from files cannot steer a terminal.
 fn harmless(text: &str, lines: KeepLines) -> String {
-    let is_kept = |c: char| !c.is_control() || (c == '\n' && lines == KeepLines::Yes);
+    let is_kept = |c: char| !c.is_control() || (matches!(c, '\n' | '\t') && lines == KeepLines::Yes);
     let mut harmless = String::with_capacity(text.len());
     for character in text.chars() {
         match is_kept(character) {

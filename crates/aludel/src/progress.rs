@@ -1,6 +1,7 @@
 //! Shows how far the work is: a bar with rate and time left on a terminal, a line every ten seconds elsewhere.
 //!
-//! In: bytes done and bytes to do, as often as they come. It shows what it is told and measures nothing but the time.
+//! In: what is done and what is to do, as often as it comes: bytes, or anything whose figures come with it. It shows what it
+//! is told and measures nothing but the time.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,23 +21,30 @@ const MEASURED: &str = "{prefix} {bar:24} {msg}";
 const WAITING: &str = "{prefix} {spinner} {elapsed}";
 
 /// What is being done, and how far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stage {
     label: &'static str,
     done: u64,
     /// 0 when it is not known.
     total: u64,
+    /// What is shown of it; those of bytes where there are none.
+    figures: Option<String>,
 }
 
 impl Stage {
     /// So many of so many bytes of something.
     pub(crate) const fn bytes(label: &'static str, done: u64, total: u64) -> Self {
-        Self { label, done, total }
+        Self { label, done, total, figures: None }
+    }
+
+    /// So much of so much of something else, and what is shown of it.
+    pub(crate) const fn measured(label: &'static str, done: u64, total: u64, figures: String) -> Self {
+        Self { label, done, total, figures: Some(figures) }
     }
 
     /// Something without a measure.
     pub(crate) const fn waiting(label: &'static str) -> Self {
-        Self { label, done: 0, total: 0 }
+        Self { label, done: 0, total: 0, figures: None }
     }
 
     /// The stage that a merge is in: its weights, then what is left of the hashes, then the disk.
@@ -81,8 +89,8 @@ impl<'p> Progress<'p> {
         }
         match self.printer.talk().progress {
             Display::Hidden => {}
-            Display::Lines => self.show_line(&mut shown, stage),
-            Display::Bar => show_bar(&mut shown, stage, is_new),
+            Display::Lines => self.show_line(&mut shown, &stage),
+            Display::Bar => show_bar(&mut shown, &stage, is_new),
         }
     }
 
@@ -93,7 +101,7 @@ impl<'p> Progress<'p> {
         }
     }
 
-    fn show_line(&self, shown: &mut Shown, stage: Stage) {
+    fn show_line(&self, shown: &mut Shown, stage: &Stage) {
         if shown.last_line.elapsed() >= LINE_EVERY {
             shown.last_line = Instant::now();
             self.printer.say(Verbosity::Normal, &line(stage, shown.since.elapsed()));
@@ -107,7 +115,7 @@ impl Drop for Progress<'_> {
     }
 }
 
-fn show_bar(shown: &mut Shown, stage: Stage, is_new: bool) {
+fn show_bar(shown: &mut Shown, stage: &Stage, is_new: bool) {
     if is_new && let Some(bar) = shown.bar.take() {
         bar.finish_and_clear();
     }
@@ -116,7 +124,7 @@ fn show_bar(shown: &mut Shown, stage: Stage, is_new: bool) {
     bar.set_position(stage.done);
 }
 
-fn new_bar(stage: Stage) -> ProgressBar {
+fn new_bar(stage: &Stage) -> ProgressBar {
     let template = if stage.total > 0 { MEASURED } else { WAITING };
     // The templates are constants that a test parses; indicatif's own style stands in for one that it refuses.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -130,7 +138,7 @@ fn new_bar(stage: Stage) -> ProgressBar {
 }
 
 /// `merging: 42 %, 2.77 GB of 6.60 GB, 1.20 GB/s, 3.2 s left`.
-fn line(stage: Stage, elapsed: Duration) -> String {
+fn line(stage: &Stage, elapsed: Duration) -> String {
     match stage.total {
         0 => stage.label.to_owned(),
         total => {
@@ -141,7 +149,10 @@ fn line(stage: Stage, elapsed: Duration) -> String {
 }
 
 /// `2.77 GB of 6.60 GB, 1.20 GB/s, 3.2 s left`, by the stage's average rate.
-fn figures(stage: Stage, elapsed: Duration) -> String {
+fn figures(stage: &Stage, elapsed: Duration) -> String {
+    if let Some(figures) = &stage.figures {
+        return figures.clone();
+    }
     let rate = stage.done as f64 / elapsed.as_secs_f64().max(1e-3);
     let left = stage.total.saturating_sub(stage.done) as f64 / rate;
     let left = if left.is_finite() { duration(left) } else { "? s".to_owned() };
@@ -180,11 +191,13 @@ mod tests {
 
     #[test]
     fn a_line_has_share_bytes_rate_and_time_left() {
-        let text = line(Stage::bytes("merging", 2_000_000_000, 8_000_000_000), Duration::from_secs(2));
+        let text = line(&Stage::bytes("merging", 2_000_000_000, 8_000_000_000), Duration::from_secs(2));
         assert_eq!(text, "merging: 25 %, 2.00 GB of 8.00 GB, 1.00 GB/s, 6.0 s left");
-        assert_eq!(line(Stage::waiting("syncing"), Duration::ZERO), "syncing");
-        let at_once = line(Stage::bytes("merging", 0, 10), Duration::ZERO);
+        assert_eq!(line(&Stage::waiting("syncing"), Duration::ZERO), "syncing");
+        let at_once = line(&Stage::bytes("merging", 0, 10), Duration::ZERO);
         assert_eq!(at_once, "merging: 0 %, 0 B of 10 B, 0 B/s, ? s left");
+        let other = line(&Stage::measured("training", 3, 12, "step 3 of 12".into()), Duration::ZERO);
+        assert_eq!(other, "training: 25 %, step 3 of 12");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::run::{Length, Run};
 const AHEAD: usize = 2;
 
 /// The data of a run.
-pub(super) struct Corpus {
+pub(crate) struct Corpus {
     train: Arc<Rows>,
     validation: Option<Arc<Rows>>,
     warnings: Vec<String>,
@@ -30,7 +30,7 @@ pub(super) struct Corpus {
 
 impl Corpus {
     /// Reads all rows once, and counts the steps where the run is measured in epochs.
-    pub(super) fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Self, Error> {
+    pub(crate) fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Self, Error> {
         let opened = data::Corpus::open(&run.data)?;
         let warnings = warnings(&opened);
         let data::Corpus { train, validation, .. } = opened;
@@ -56,24 +56,24 @@ impl Corpus {
     }
 
     /// Optimizer steps of the whole run.
-    pub(super) fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.steps
     }
 
     /// What the user should know of the data.
-    pub(super) fn warnings(&self) -> &[String] {
+    pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     /// Goes to where a checkpoint was written.
-    pub(super) fn seek(&mut self, position: &Value) -> Result<(), Error> {
+    pub(crate) fn seek(&mut self, position: &Value) -> Result<(), Error> {
         self.cursor = serde_json::from_value(position.clone()).map_err(|_| Error::Cursor)?;
         self.loader = None;
         Ok(())
     }
 
     /// The documents to evaluate on.
-    pub(super) fn validation(&self) -> Result<Vec<MicroBatch>, Error> {
+    pub(crate) fn validation(&self) -> Result<Vec<MicroBatch>, Error> {
         let Some(rows) = &self.validation else { return Ok(Vec::new()) };
         let mut stream = Stream::new(Arc::clone(rows), Arc::clone(&self.encoder), self.evaluation);
         let mut micro_batches = Vec::new();

@@ -62,7 +62,9 @@ pub struct StepEvent {
     pub loss: f64,
     /// Of this step.
     pub learning_rate: f64,
-    /// Tokens that went through the student since the run began or went on.
+    /// Steps taken since the run began or went on.
+    pub taken: u64,
+    /// Tokens that went through the student in them.
     pub tokens: u64,
     /// Seconds that they took, evaluations and checkpoints not counted.
     pub seconds: f64,

@@ -14,6 +14,7 @@ mod session;
 mod summary;
 mod values;
 
+pub(crate) use corpus::Corpus;
 pub use event::{Event, StepEvent};
 pub use finish::Outcome;
 pub use session::{Ending, Source};
@@ -36,7 +37,6 @@ use crate::record::{self, Fact, Record};
 use crate::run::Run;
 use crate::state::Progress;
 use crate::step::Trainer;
-use corpus::Corpus;
 use session::{Session, Standing};
 
 /// How a run is carried out; none of it changes what is trained.

@@ -130,6 +130,7 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
                 steps: self.steps,
                 loss: report.loss,
                 learning_rate: report.learning_rate,
+                taken: clock.steps,
                 tokens: clock.tokens,
                 seconds: clock.seconds,
             }));
@@ -254,6 +255,7 @@ impl Standing {
 /// Time spent in steps.
 #[derive(Default)]
 struct Clock {
+    steps: u64,
     tokens: u64,
     seconds: f64,
     /// Tokens a second of the last step.
@@ -263,6 +265,7 @@ struct Clock {
 impl Clock {
     fn add(&mut self, tokens: u64, begin: Instant) {
         let seconds = begin.elapsed().as_secs_f64();
+        self.steps += 1;
         self.tokens += tokens;
         self.seconds += seconds;
         self.last_rate = tokens as f64 / seconds.max(1e-9);

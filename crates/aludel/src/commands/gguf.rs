@@ -110,7 +110,7 @@ fn execute(
 /// Ends the process in the middle of a conversion, which has no other way to stop, and leaves no staging folder.
 fn abandon(folder: &OutputFolder, signal: u8, printer: &Printer) -> ! {
     let _ = std::fs::remove_dir_all(folder.path()); // If it stays, the next run on the target removes it.
-    let error = Interrupted { signal }.into();
+    let error = Interrupted { signal, left: None }.into();
     let code = failure::code_of(&error);
     printer.failure(&error, code);
     std::process::exit(code.into())

@@ -56,7 +56,7 @@ pub(super) fn execute(
     // What fails after a signal fails because of it: a stopped run has not written all that it planned, for one.
     match (result, signals.received()) {
         (Ok(report), _) => Ok(report),
-        (Err(_), Some(signal)) => Err(Interrupted { signal }.into()),
+        (Err(_), Some(signal)) => Err(Interrupted { signal, left: None }.into()),
         (Err(error), None) => Err(error.into()),
     }
 }

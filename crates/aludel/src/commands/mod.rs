@@ -1,11 +1,17 @@
 //! Runs one command each: settings in, library calls, results to the printer.
 
 mod convert;
+mod device;
+mod distill;
+mod eval;
+mod generate;
 mod gguf;
 mod merge;
 mod methods;
 mod plan;
 mod recipe;
+mod report;
+mod text;
 
 use crate::args::Command;
 use crate::printer::Printer;
@@ -17,5 +23,9 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Plan(arguments) => plan::run(&arguments, printer),
         Command::Convert(arguments) => convert::run(&arguments, printer),
         Command::Methods(arguments) => methods::run(&arguments, printer),
+        Command::Distill(arguments) => distill::run(&arguments, printer),
+        Command::Report(arguments) => report::run(&arguments, printer),
+        Command::Eval(arguments) => eval::run(&arguments, printer),
+        Command::Generate(arguments) => generate::run(&arguments, printer),
     }
 }

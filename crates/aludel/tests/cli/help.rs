@@ -7,16 +7,20 @@ use crate::sandbox::Sandbox;
 #[test]
 fn help_lists_the_commands_and_the_exit_codes() {
     Sandbox::new(&[]).aludel(&["--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
-Merge language models by recipe
+Merge and distil language models
 
 Usage: aludel [OPTIONS] <COMMAND>
 
 Commands:
-  merge    Merge the models of a recipe into a model folder
-  plan     Show what a merge would read, compute, hold and write, from the models' headers alone
-  convert  Turn a GGUF file into a model folder, or write a model folder with another type or shard
-           size
-  methods  List the merge methods, or the parameters of one
+  merge     Merge the models of a recipe into a model folder
+  plan      Show what a merge would read, compute, hold and write, from the models' headers alone
+  convert   Turn a GGUF file into a model folder, or write a model folder with another type or shard
+            size
+  methods   List the merge methods, or the parameters of one
+  distill   Train a student as a run file says: taught by a teacher, or on text alone
+  report    Render the record of a run as one HTML page
+  eval      Measure how well a model predicts text, and how near it is to another model
+  generate  Continue a text
 
 Options:
   -h, --help     Print help
@@ -32,9 +36,9 @@ Global options:
 
 Exit codes:
   0    done
-  1    failed while running: a file could not be read or written, or a model has NaN or infinities
+  1    failed while running: a file cannot be read or written, a model or a training has NaN
   2    the command line is wrong
-  3    refused before any weight was read: the recipe, the models or the output folder do not fit
+  3    refused before any work was done: recipe or run, models, data or the output folder do not fit
   130  interrupted (Ctrl-C); 143: terminated
 
 "#]]);
@@ -74,9 +78,9 @@ Global options:
 
 Exit codes:
   0    done
-  1    failed while running: a file could not be read or written, or a model has NaN or infinities
+  1    failed while running: a file cannot be read or written, a model or a training has NaN
   2    the command line is wrong
-  3    refused before any weight was read: the recipe, the models or the output folder do not fit
+  3    refused before any work was done: recipe or run, models, data or the output folder do not fit
   130  interrupted (Ctrl-C); 143: terminated
 
 "#]]);
@@ -116,9 +120,9 @@ Global options:
 
 Exit codes:
   0    done
-  1    failed while running: a file could not be read or written, or a model has NaN or infinities
+  1    failed while running: a file cannot be read or written, a model or a training has NaN
   2    the command line is wrong
-  3    refused before any weight was read: the recipe, the models or the output folder do not fit
+  3    refused before any work was done: recipe or run, models, data or the output folder do not fit
   130  interrupted (Ctrl-C); 143: terminated
 
 "#]]);

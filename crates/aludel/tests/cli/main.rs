@@ -5,6 +5,7 @@
 
 mod convert;
 mod determinism;
+mod distill;
 mod help;
 mod merge;
 mod methods;
@@ -15,4 +16,5 @@ mod sandbox;
 mod signals;
 #[cfg(unix)]
 mod terminal;
+mod text;
 mod weights;

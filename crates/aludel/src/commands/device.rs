@@ -1,0 +1,29 @@
+//! Opens the device that models are computed on, and says what it is.
+
+use std::sync::Arc;
+
+use aludel_distill::record::Fact;
+use aludel_kernels::nn::Cpu;
+
+use crate::args::{ComputingFlags, DeviceName};
+
+/// The device that the flags ask for.
+pub(super) fn open(flags: &ComputingFlags) -> anyhow::Result<Arc<Cpu>> {
+    match flags.device {
+        DeviceName::Cpu => Ok(Arc::new(Cpu::new(flags.threads)?)),
+    }
+}
+
+/// What the record of a run says of the machine.
+pub(super) fn facts(device: &Cpu) -> Vec<Fact> {
+    let processor = processor().map(|name| Fact::new("processor", name));
+    let threads = Fact::new("threads", device.threads());
+    processor.into_iter().chain([threads]).collect()
+}
+
+/// The processor's name, where the system tells.
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

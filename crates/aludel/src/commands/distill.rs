@@ -1,0 +1,178 @@
+//! `aludel distill`: trains a student as a run says.
+
+use std::path::Path;
+
+use aludel_checkpoint::DigestCache;
+use aludel_distill::Error;
+use aludel_distill::folder::Beginning;
+use aludel_distill::forecast::{self, Forecast, Timing};
+use aludel_distill::run::Run;
+use aludel_distill::train::{self, Ending, Event, Options, Outcome, StepEvent};
+use aludel_merge::plan::Bytes;
+
+use super::device;
+use super::text::{self, Kind};
+use crate::args::DistillArguments;
+use crate::failure::{Interrupted, Refusal};
+use crate::printer::Printer;
+use crate::progress::{Progress, Stage, duration};
+use crate::settings::Verbosity;
+use crate::signals::Signals;
+
+const RUN: Kind = Kind { noun: "run", hint: "give the run's YAML file" };
+
+/// Trains, and prints a summary; the outcome is the result where JSON is asked for.
+pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Result<()> {
+    let (name, text) = text::read(&arguments.run, RUN)?;
+    let refuse = |problems: aludel_document::Problems| Refusal {
+        recipe: Some(name.clone()),
+        problems: problems.in_order_of_place(),
+    };
+    let run = Run::parse(&text).map_err(refuse)?;
+    let device = device::open(&arguments.computing)?;
+    if arguments.dry_run {
+        return match forecast::forecast(&device, &run) {
+            Ok(forecast) => print_forecast(&forecast, printer),
+            Err(Error::Problems(problems)) => Err(refuse(problems).into()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    let signals = Signals::listen()?;
+    let progress = Progress::new(printer);
+    let environment = device::facts(&device);
+    let result = train::distil(
+        &device,
+        &run,
+        &text,
+        &Options {
+            beginning: beginning(arguments),
+            replace: arguments.force,
+            digests: DigestCache::user(),
+            environment,
+            cancel: signals.cancel(),
+            on_event: &|event| show(&event, &progress, printer),
+        },
+    );
+    drop(progress);
+    let outcome = match (result, signals.received()) {
+        (Ok(outcome), _) => outcome,
+        (Err(Error::Interrupted), Some(signal)) => return Err(Interrupted { signal, left: None }.into()),
+        (Err(Error::Problems(problems)), _) => return Err(refuse(problems).into()),
+        (Err(error), _) => return Err(error.into()),
+    };
+    if outcome.ending == Ending::Interrupted {
+        let left = left(&outcome, &arguments.run);
+        return Err(Interrupted { signal: signals.received().unwrap_or(2), left: Some(left) }.into());
+    }
+    printer.say(Verbosity::Normal, &summary(&outcome));
+    if printer.talk().json { printer.json(&outcome) } else { Ok(()) }
+}
+
+fn print_forecast(forecast: &Forecast, printer: &Printer) -> anyhow::Result<()> {
+    if printer.talk().json {
+        return printer.json(forecast);
+    }
+    let Forecast { steps, tokens_per_step, parameters, trained, memory, timing } = forecast;
+    let mut lines = vec![
+        format!("steps    {steps} of {tokens_per_step} tokens at the most"),
+        format!("student  {parameters} parameters, {trained} trained"),
+        format!("memory   {memory}"),
+    ];
+    match timing {
+        Some(Timing { tokens, tokens_per_second, seconds, .. }) => {
+            lines.push(format!(
+                "speed    {tokens_per_second:.0} tokens/s, timed on a micro-batch of {tokens} tokens"
+            ));
+            lines.push(format!("time     {}, evaluations and checkpoints not counted", duration(*seconds)));
+        }
+        None => lines.push("speed    not timed: the memory does not fit what is free".to_owned()),
+    }
+    Ok(printer.data(&lines.join("\n"))?)
+}
+
+const fn beginning(arguments: &DistillArguments) -> Beginning {
+    match (arguments.resume, arguments.force) {
+        (true, _) => Beginning::Resuming,
+        (false, true) => Beginning::Replacing,
+        (false, false) => Beginning::Fresh,
+    }
+}
+
+/// What an interrupted run leaves, and how to go on with it.
+fn left(outcome: &Outcome, run: &Path) -> String {
+    format!(
+        "with a checkpoint after step {} of {} in {}: go on by `aludel distill {} --resume`",
+        outcome.step,
+        outcome.steps,
+        outcome.run.display(),
+        run.display(),
+    )
+}
+
+fn show(event: &Event, progress: &Progress<'_>, printer: &Printer) {
+    match event {
+        Event::Hashing { done, total } => progress.show(Stage::bytes("hashing inputs", *done, *total)),
+        Event::Begun { done, steps, trained, parameters } => {
+            progress.clear();
+            let from = if *done > 0 {
+                format!("going on after step {done} of {steps}")
+            } else {
+                format!("{steps} steps")
+            };
+            let line = format!("training {trained} of {parameters} parameters: {from}");
+            printer.say(Verbosity::Normal, &line);
+        }
+        Event::Step(step) => progress.show(Stage::measured("training", step.step, step.steps, figures(step))),
+        Event::Evaluating { done, total } => {
+            let figures = format!("{done} of {total} tokens");
+            progress.show(Stage::measured("evaluating", *done, *total, figures));
+        }
+        Event::Evaluated { step, values } => {
+            progress.clear();
+            let shown = ["loss", "perplexity", "accuracy", "kl", "top1"];
+            let values = shown.iter().filter_map(|name| Some(format!("{name} {:.4}", values.get(*name)?)));
+            let line = format!("step {step}: held-out {}", values.collect::<Vec<_>>().join(", "));
+            printer.say(Verbosity::Normal, &line);
+        }
+        Event::Saved { step } => {
+            progress.clear();
+            printer.say(Verbosity::Verbose, &format_args!("step {step}: checkpoint written"));
+        }
+        Event::Writing => progress.show(Stage::waiting("writing")),
+        Event::Warning(warning) => {
+            progress.clear();
+            printer.warning(warning);
+        }
+        _ => {}
+    }
+}
+
+/// `step 12 of 100, loss 2.3456, rate 1.0e-4, 1520 tokens/s, 3 min 20 s left`.
+fn figures(event: &StepEvent) -> String {
+    let StepEvent { step, steps, loss, learning_rate, tokens, seconds, taken } = *event;
+    let left = seconds / taken.max(1) as f64 * steps.saturating_sub(step) as f64;
+    let rate = tokens as f64 / seconds.max(1e-9);
+    format!(
+        "step {step} of {steps}, loss {loss:.4}, rate {learning_rate:.1e}, {rate:.0} tokens/s, {} left",
+        duration(left)
+    )
+}
+
+/// `trained 100 steps into out in 3.2 s: loss 2.3456, 409600 tokens, peak memory 2.10 GB; report in out.run/report.html`.
+fn summary(outcome: &Outcome) -> String {
+    let output = outcome.output.as_deref().unwrap_or(Path::new("")).display();
+    let loss = outcome.loss.map_or(String::new(), |loss| format!("loss {loss:.4}, "));
+    let memory = outcome.peak_memory.map_or(String::new(), |bytes| format!(", peak memory {}", Bytes(bytes)));
+    let early = match (outcome.ending, outcome.output_step) {
+        (Ending::StoppedEarly, Some(step)) => format!(", stopped early with the weights of step {step}"),
+        (_, Some(step)) if step != outcome.step => format!(", with the weights of step {step}"),
+        _ => String::new(),
+    };
+    format!(
+        "trained {} steps into {output} in {}{early}: {loss}{} tokens{memory}; report in {}",
+        outcome.step,
+        duration(outcome.seconds),
+        outcome.tokens,
+        outcome.report.display(),
+    )
+}

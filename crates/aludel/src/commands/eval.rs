@@ -1,0 +1,66 @@
+//! `aludel eval`: measures how well a model predicts text.
+
+use std::num::NonZeroUsize;
+
+use aludel_distill::Error;
+use aludel_distill::evaluate::{self, Evaluation, Settings};
+
+use crate::args::EvalArguments;
+use crate::failure::{Interrupted, Refusal};
+use crate::printer::Printer;
+use crate::progress::{Progress, Stage};
+use crate::signals::Signals;
+
+use super::device;
+
+/// Evaluates, and prints what was measured.
+pub(super) fn run(arguments: &EvalArguments, printer: &Printer) -> anyhow::Result<()> {
+    let device = device::open(&arguments.computing)?;
+    let signals = Signals::listen()?;
+    let progress = Progress::new(printer);
+    let result = evaluate::evaluate(
+        &device,
+        &Settings {
+            model: &arguments.model,
+            against: arguments.against.as_deref(),
+            data: &arguments.data,
+            window: arguments.window.map(NonZeroUsize::get),
+            stride: arguments.stride.map(NonZeroUsize::get),
+            cancel: signals.cancel(),
+            on_progress: &|tokens| {
+                progress.show(Stage::measured("scoring", tokens, 0, format!("{tokens} tokens")));
+            },
+        },
+    );
+    drop(progress);
+    let evaluation = match (result, signals.received()) {
+        (Ok(evaluation), _) => evaluation,
+        (Err(Error::Interrupted), Some(signal)) => return Err(Interrupted { signal, left: None }.into()),
+        (Err(Error::Problems(problems)), _) => return Err(Refusal { recipe: None, problems }.into()),
+        (Err(error), _) => return Err(error.into()),
+    };
+    if printer.talk().json { printer.json(&evaluation) } else { Ok(printer.data(&table(&evaluation))?) }
+}
+
+fn table(evaluation: &Evaluation) -> String {
+    let mut rows = vec![
+        ("model", evaluation.model.display().to_string()),
+        ("tokens", format!("{} of {} documents", evaluation.tokens, evaluation.documents)),
+        ("window", format!("{} tokens, every {}", evaluation.window, evaluation.stride)),
+        ("cross-entropy", format!("{:.4} nats a token", evaluation.cross_entropy)),
+        ("perplexity", format!("{:.3}", evaluation.perplexity)),
+        ("token accuracy", percent(evaluation.accuracy)),
+    ];
+    if let Some(against) = &evaluation.against {
+        rows.push(("against", against.model.display().to_string()));
+        rows.push(("KL(against, model)", format!("{:.4} nats a token", against.kl)));
+        rows.push(("KL(model, against)", format!("{:.4} nats a token", against.reverse_kl)));
+        rows.push(("top-1 agreement", percent(against.top1)));
+    }
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", share * 100.0)
+}
