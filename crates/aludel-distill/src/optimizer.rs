@@ -222,3 +222,94 @@ impl<D: Device> Slot<D> {
         items
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aludel_kernels::nn::Cpu;
+
+    use super::*;
+
+    fn buffer(device: &Cpu, values: &[f32], element: Element) -> <Cpu as Device>::Buffer {
+        let mut buffer = device.zeros(values.len(), element).unwrap();
+        device.write(&mut buffer, 0, values).unwrap();
+        buffer
+    }
+
+    fn settings(clip: Option<f64>) -> AdamW {
+        let train = Train { weight_decay: 0.5, clip, betas: [0.9, 0.99], epsilon: 1e-8, ..Train::default() };
+        AdamW::of(&train)
+    }
+
+    /// Weights of a matrix and of a norm after steps with these gradients.
+    fn after(clip: Option<f64>, steps: &[[f32; 2]]) -> (Vec<f32>, Vec<f64>) {
+        let device = Cpu::new(None).unwrap();
+        let mut weights = [1.0, 2.0].map(|value| buffer(&device, &[value], Element::F32));
+        let mut optimizer = Optimizer::new(&device, settings(clip), &weights).unwrap();
+        let mut norms = Vec::new();
+        for step in steps {
+            let gradients = step.map(|value| buffer(&device, &[value], Element::F32));
+            let trained = weights.iter_mut().zip(&gradients).zip([true, false]);
+            let trained = trained.map(|((weights, gradient), decays)| Trained { weights, gradient, decays });
+            norms.push(optimizer.step(&device, 0.1, trained.collect()).unwrap());
+        }
+        (weights.iter().map(|weights| device.read(weights, 0..1).unwrap()[0]).collect(), norms)
+    }
+
+    fn assert_close(got: &[f32], want: &[f64]) {
+        assert!(
+            got.iter().zip(want).all(|(&got, want)| (f64::from(got) - want).abs() < 1e-6),
+            "{got:?} {want:?}"
+        );
+    }
+
+    /// The first step of Adam is one of size `rate` whatever the gradient; matrices shrink by `rate * decay` besides.
+    #[test]
+    fn only_matrices_decay_and_a_first_step_has_the_size_of_the_rate() {
+        let (weights, norms) = after(None, &[[3.0, -4.0]]);
+        assert_close(&weights, &[1.0 * (1.0 - 0.05) - 0.1, 2.0 + 0.1]);
+        assert_eq!(norms, [5.0]);
+    }
+
+    /// Written out: m and v of both steps, with their corrections.
+    #[test]
+    fn gradients_are_clipped_together() {
+        let clip = |gradient: f64, norm: f64| gradient * (1.0 / (norm + 1e-6)).min(1.0);
+        let second = |first: f64, second: f64| {
+            let m = (0.9 * 0.1 * first + 0.1 * second) / (1.0 - 0.81);
+            let v = (0.99 * 0.01 * first * first + 0.01 * second * second) / (1.0 - 0.9801);
+            0.1 * m / (v.sqrt() + 1e-8)
+        };
+        let (weights, norms) = after(Some(1.0), &[[3.0, -4.0], [0.3, 0.4]]);
+        assert!((norms[1] - 0.5).abs() < 1e-6);
+        let want = [
+            (1.0 * 0.95 - 0.1) * 0.95 - second(clip(3.0, 5.0), 0.3),
+            2.0 + 0.1 - second(clip(-4.0, 5.0), 0.4),
+        ];
+        assert_close(&weights, &want);
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_changes_nothing() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let (weights, norms) = after(Some(1.0), &[[bad, 1.0]]);
+            assert_eq!(weights, [1.0, 2.0]);
+            assert!(!norms[0].is_finite());
+        }
+    }
+
+    /// Steps that are too small for bfloat16 add up in the master.
+    #[test]
+    fn masters_keep_what_rounded_weights_lose() {
+        let device = Cpu::new(None).unwrap();
+        let mut weights = buffer(&device, &[1.0], Element::BF16);
+        let mut optimizer = Optimizer::new(&device, settings(None), [&weights]).unwrap();
+        let gradient = buffer(&device, &[1.0], Element::F32);
+        for _ in 0..10 {
+            let trained = vec![Trained { weights: &mut weights, gradient: &gradient, decays: false }];
+            optimizer.step(&device, 0.001, trained).unwrap();
+        }
+        assert_eq!(optimizer.steps(), 10);
+        // 0.99 rounded to eight bits; alone, each step would have been rounded away.
+        assert_eq!(device.read(&weights, 0..1).unwrap(), [0.98828125]);
+    }
+}

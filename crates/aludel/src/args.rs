@@ -243,7 +243,8 @@ pub(crate) struct TalkFlags {
     /// Print the result, or the error, as one JSON value on standard output
     #[arg(long, global = true, help_heading = TALK)]
     pub(crate) json: bool,
-    /// Say more: the plan's summary before a merge, every step in a plan; twice: every step before a merge
+    /// Say more: the plan's summary before a merge, every step in a plan, a training's checkpoints;
+    /// twice: every step before a merge
     #[arg(short, long, global = true, help_heading = TALK, action = ArgAction::Count, conflicts_with = "quiet")]
     pub(crate) verbose: u8,
     /// Say nothing but errors

@@ -60,7 +60,7 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
 
     /// Writes the student, and removes the checkpoints unless they were asked for.
     pub(super) fn finish(
-        mut self,
+        &mut self,
         ending: Ending,
         folder: &RunFolder,
         (text, inputs): (&str, &[Input]),

@@ -109,14 +109,17 @@ pub fn distil<D: LossDevice>(
         states: folder.states(),
         record,
         standing,
+        position: Value::Null,
         cancel: options.cancel,
         on_event: options.on_event,
     };
-    let ended = session.run();
-    let outcome = ended.and_then(|ending| match ending {
+    let outcome = session.run().and_then(|ending| match ending {
         Ending::Interrupted => session.interrupted_outcome(&folder, start),
         ending => session.finish(ending, &folder, (text, &inputs), options, start),
     });
+    if let Err(failure) = &outcome {
+        session.rescue(failure);
+    }
     if let Ok(outcome) = &outcome {
         summary.outcome = match outcome.ending {
             Ending::Complete => "complete".to_owned(),

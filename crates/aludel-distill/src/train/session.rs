@@ -66,6 +66,8 @@ pub(super) struct Session<'a, D: LossDevice, S> {
     pub(super) states: &'a States,
     pub(super) record: Record,
     pub(super) standing: Standing,
+    /// Where the step at hand begins in the data.
+    pub(super) position: Value,
     pub(super) cancel: &'a AtomicBool,
     pub(super) on_event: &'a dyn Fn(Event),
 }
@@ -94,27 +96,27 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
         let mut clock = Clock::default();
         loop {
             let done = self.trainer.done();
-            let position = self.source.position()?;
+            self.position = self.source.position()?;
             if self.is_evaluation_due(done) && !self.evaluate(&names)? {
-                return self.interrupted(position);
+                return self.interrupted();
             }
             if self.has_waited_enough() {
                 return Ok(Ending::StoppedEarly);
             }
             if self.is_checkpoint_due(done) {
-                self.save(position.clone())?;
+                self.save()?;
             }
             if done >= self.steps {
                 return Ok(Ending::Complete);
             }
             if self.is_cancelled() {
-                return self.interrupted(position);
+                return self.interrupted();
             }
             let micro_batches = self.source.next_step()?;
             let begin = Instant::now();
             let cancel = self.cancel;
             let Some(report) = self.trainer.step(&micro_batches, &|| cancel.load(Relaxed))? else {
-                return self.interrupted(position);
+                return self.interrupted();
             };
             clock.add(report.rows, begin);
             self.standing.tokens += report.rows;
@@ -192,14 +194,23 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
     }
 
     /// Writes a checkpoint of the step before.
-    fn interrupted(&mut self, position: Value) -> Result<Ending, Error> {
+    fn interrupted(&mut self) -> Result<Ending, Error> {
         if self.standing.saved != Some(self.trainer.done()) {
-            self.save(position)?;
+            self.save()?;
         }
         Ok(Ending::Interrupted)
     }
 
-    fn save(&mut self, position: Value) -> Result<(), Error> {
+    /// After a failure: keeps what was trained, if it is not saved yet and can be. The failure is what is told.
+    pub(super) fn rescue(&mut self, failure: &Error) {
+        // What diverged would diverge again.
+        let is_worth_it = self.trainer.done() > 0 && !matches!(failure, Error::Diverged { .. });
+        if is_worth_it && self.standing.saved != Some(self.trainer.done()) {
+            let _ = self.save();
+        }
+    }
+
+    fn save(&mut self) -> Result<(), Error> {
         let step = self.trainer.done();
         let progress = Progress {
             version: VERSION,
@@ -209,7 +220,7 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
             step,
             updates: self.trainer.updates(),
             tokens: self.standing.tokens,
-            data: position,
+            data: self.position.clone(),
             annealing: self.trainer.annealing(),
             record: self.record.positions()?,
             evaluated: self.standing.evaluated,

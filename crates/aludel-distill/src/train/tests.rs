@@ -79,13 +79,15 @@ struct Part {
     stops_at: u64,
     /// It dies before it takes the step after this one.
     dies_at: u64,
+    /// What it fails by is an error, and not the death of the process.
+    rescued: bool,
     threads: usize,
 }
 
 /// Everything that was trained, by name.
 type Weights32 = Vec<(String, Vec<f32>)>;
 
-const WHOLE: Part = Part { resume: false, stops_at: u64::MAX, dies_at: u64::MAX, threads: 2 };
+const WHOLE: Part = Part { resume: false, stops_at: u64::MAX, dies_at: u64::MAX, rescued: false, threads: 2 };
 
 /// Carries out a part of a run; returns how it ended and everything that was trained.
 fn carry_out(run: &Run, part: Part) -> (Result<Ending, Error>, Weights32) {
@@ -122,10 +124,14 @@ fn carry_out(run: &Run, part: Part) -> (Result<Ending, Error>, Weights32) {
         states: folder.states(),
         record,
         standing,
+        position: Value::Null,
         cancel: &cancel,
         on_event: &on_event,
     };
     let ending = session.run();
+    if let (Err(failure), true) = (&ending, part.rescued) {
+        session.rescue(failure);
+    }
     let device = session.trainer.shared_device();
     let weights = session.trainer.student().parameters().trainable().map(|parameter| {
         let values = device.read(&parameter.buffer, 0..device.len(&parameter.buffer)).unwrap();
@@ -187,6 +193,20 @@ fn check_resumes(lines: &str, train: &str) {
     assert_eq!(ending.unwrap(), Ending::Complete);
     assert_eq!(trained, expected);
     assert_eq!(measured(&killed), entries);
+}
+
+#[test]
+fn a_failure_that_leaves_the_process_alive_loses_no_step() {
+    let lines = "teacher: t\nobjective: forward_kl";
+    let (_keep, whole) = run_of(lines, "");
+    let (_, expected) = carry_out(&whole, WHOLE);
+    let (_keep, run) = run_of(lines, "");
+    assert!(carry_out(&run, Part { dies_at: 4, rescued: true, ..WHOLE }).0.is_err());
+    let states = RunFolder::open(&run.output, Beginning::Resuming).unwrap().states().clone();
+    assert_eq!(states.steps().unwrap(), [4]);
+    let (ending, trained) = carry_out(&run, Part { resume: true, ..WHOLE });
+    assert_eq!(ending.unwrap(), Ending::Complete);
+    assert_eq!(trained, expected);
 }
 
 #[test]
@@ -271,6 +291,12 @@ fn a_checkpoint_with_other_arrays_is_refused() {
     let device = trainer.shared_device();
     let error = states.restore(3, device.as_ref(), trainer.items_mut()).unwrap_err();
     assert!(error.to_string().contains("is missing"), "{error}");
+    let weights = states.path(3).join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    for damaged in [&bytes[..bytes.len() - 4], &bytes[..9], b"", b"\xff\xff\xff\xff\xff\xff\xff\xff{}"] {
+        std::fs::write(&weights, damaged).unwrap();
+        assert!(states.restore(3, device.as_ref(), trainer.items_mut()).is_err());
+    }
     std::fs::write(states.path(3).join("state.json"), "{\"version\": 2}").unwrap();
     assert!(states.read(3).unwrap_err().to_string().contains("another version of this program"));
 }

@@ -86,7 +86,7 @@ impl TermNames {
         values.insert("accuracy".into(), report.correct as f64 / valid);
         if has_teacher {
             values.insert("kl".into(), report.forward_kl / valid);
-            values.insert("reverse_kl".into(), report.reverse_kl / valid);
+            values.insert("kl_reverse".into(), report.reverse_kl / valid);
             values.insert("top1".into(), report.agreement as f64 / valid);
         }
         values

@@ -23,7 +23,7 @@ fn example() -> Sandbox {
 }
 
 /// A run of twelve steps with these lines under `train`.
-fn short(train: &str) -> Sandbox {
+pub(crate) fn short(train: &str) -> Sandbox {
     let sandbox = example();
     let text = format!(
         "teacher: examples/models/scripture\nstudent: {{from_teacher: {{layers: [0, 3]}}}}\noutput: out\ndata:\n  \

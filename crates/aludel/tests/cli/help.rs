@@ -28,8 +28,8 @@ Options:
 
 Global options:
       --json          Print the result, or the error, as one JSON value on standard output
-  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan; twice:
-                      every step before a merge
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan, a
+                      training's checkpoints; twice: every step before a merge
   -q, --quiet         Say nothing but errors
       --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
                       [default: auto] [possible values: auto, always, never]
@@ -70,8 +70,8 @@ Options:
 
 Global options:
       --json          Print the result, or the error, as one JSON value on standard output
-  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan; twice:
-                      every step before a merge
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan, a
+                      training's checkpoints; twice: every step before a merge
   -q, --quiet         Say nothing but errors
       --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
                       [default: auto] [possible values: auto, always, never]
@@ -112,8 +112,8 @@ Options:
 
 Global options:
       --json          Print the result, or the error, as one JSON value on standard output
-  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan; twice:
-                      every step before a merge
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan, a
+                      training's checkpoints; twice: every step before a merge
   -q, --quiet         Say nothing but errors
       --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
                       [default: auto] [possible values: auto, always, never]
@@ -126,6 +126,135 @@ Exit codes:
   130  interrupted (Ctrl-C); 143: terminated
 
 "#]]);
+}
+
+#[test]
+fn help_of_distill_lists_its_options() {
+    Sandbox::new(&[]).aludel(&["distill", "--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+Train a student as a run file says: taught by a teacher, or on text alone
+
+Usage: aludel distill [OPTIONS] <RUN>
+
+Arguments:
+  <RUN>  A run in YAML, or `-` for standard input; paths in it start at the current folder
+
+Options:
+      --resume           Go on from the last checkpoint of this run; begin where there is none
+      --dry-run          Predict memory, speed and time, and train nothing
+  -f, --force            Discard an earlier run, and replace the output folder once the new one is
+                         complete
+      --device <DEVICE>  Where models are computed [default: cpu] [possible values: cpu]
+      --threads <N>      Threads that compute; no result depends on it [default: one for each core]
+  -h, --help             Print help
+
+Global options:
+      --json          Print the result, or the error, as one JSON value on standard output
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan, a
+                      training's checkpoints; twice: every step before a merge
+  -q, --quiet         Say nothing but errors
+      --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
+                      [default: auto] [possible values: auto, always, never]
+
+Exit codes:
+  0    done
+  1    failed while running: a file cannot be read or written, a model or a training has NaN
+  2    the command line is wrong
+  3    refused before any work was done: recipe or run, models, data or the output folder do not fit
+  130  interrupted (Ctrl-C); 143: terminated
+
+"#]]);
+}
+
+#[test]
+fn help_of_eval_lists_its_options() {
+    Sandbox::new(&[]).aludel(&["eval", "--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+Measure how well a model predicts text, and how near it is to another model
+
+Usage: aludel eval [OPTIONS] --data <FILE> <MODEL>
+
+Arguments:
+  <MODEL>  A model folder or a .gguf file
+
+Options:
+      --data <FILE>      Text (.txt), JSON lines (.jsonl) or Parquet; may be given several times
+      --against <MODEL>  A model to compare with, such as the teacher: adds KL and top-1 agreement
+      --window <TOKENS>  Tokens of a window; longer documents are scored in windows that overlap
+                         [default: the positions of the model, 1024 at the most]
+      --stride <TOKENS>  Tokens from the beginning of a window to that of the next [default: half a
+                         window]
+      --device <DEVICE>  Where models are computed [default: cpu] [possible values: cpu]
+      --threads <N>      Threads that compute; no result depends on it [default: one for each core]
+  -h, --help             Print help
+
+Global options:
+      --json          Print the result, or the error, as one JSON value on standard output
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan, a
+                      training's checkpoints; twice: every step before a merge
+  -q, --quiet         Say nothing but errors
+      --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
+                      [default: auto] [possible values: auto, always, never]
+
+Exit codes:
+  0    done
+  1    failed while running: a file cannot be read or written, a model or a training has NaN
+  2    the command line is wrong
+  3    refused before any work was done: recipe or run, models, data or the output folder do not fit
+  130  interrupted (Ctrl-C); 143: terminated
+
+"#]]);
+}
+
+#[test]
+fn help_of_generate_lists_its_options() {
+    Sandbox::new(&[]).aludel(&["generate", "--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
+Continue a text
+
+Usage: aludel generate [OPTIONS] --prompt <TEXT> <MODEL>
+
+Arguments:
+  <MODEL>  A model folder or a .gguf file
+
+Options:
+  -p, --prompt <TEXT>    The text to continue
+      --chat             Take the prompt for a user's turn, by the model's chat template
+      --max-tokens <N>   The most tokens that are added [default: 256]
+      --temperature <X>  How freely tokens are chosen; 0 takes the most likely one [default: 0]
+      --top-p <SHARE>    Choose among the most likely tokens that have this share of the probability
+                         [default: 1]
+      --top-k <N>        Choose among so many of the most likely tokens; 0 for all [default: 0]
+      --seed <N>         Key of the random numbers: the same seed gives the same text [default: 0]
+      --device <DEVICE>  Where models are computed [default: cpu] [possible values: cpu]
+      --threads <N>      Threads that compute; no result depends on it [default: one for each core]
+  -h, --help             Print help
+
+Global options:
+      --json          Print the result, or the error, as one JSON value on standard output
+  -v, --verbose...    Say more: the plan's summary before a merge, every step in a plan, a
+                      training's checkpoints; twice: every step before a merge
+  -q, --quiet         Say nothing but errors
+      --color <WHEN>  When to colour messages; `auto` means on a terminal and without NO_COLOR
+                      [default: auto] [possible values: auto, always, never]
+
+Exit codes:
+  0    done
+  1    failed while running: a file cannot be read or written, a model or a training has NaN
+  2    the command line is wrong
+  3    refused before any work was done: recipe or run, models, data or the output folder do not fit
+  130  interrupted (Ctrl-C); 143: terminated
+
+"#]]);
+}
+
+#[test]
+fn numbers_out_of_range_are_usage_errors() {
+    let sandbox = Sandbox::new(&[]);
+    for [flag, value] in
+        [["--temperature", "-1"], ["--temperature", "inf"], ["--top-p", "1.5"], ["--top-k", "x"]]
+    {
+        let given = format!("{flag}={value}");
+        sandbox.aludel(&["generate", "m", "-p", "a", &given]).assert().code(2).stdout_eq("");
+    }
+    sandbox.aludel(&["distill", "run.yml", "--resume", "--force"]).assert().code(2).stdout_eq("");
 }
 
 #[test]

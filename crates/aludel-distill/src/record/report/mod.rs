@@ -151,6 +151,18 @@ fn heading(name: &str) -> (String, &'static str) {
         "perplexity" => ("Perplexity", ""),
         "accuracy" => ("Next token right", "share of tokens"),
         "kl" => ("KL from teacher to student", "nats a token"),
+        "kl_reverse" => ("KL from student to teacher", "nats a token"),
+        "forward_kl" => ("Forward KL", TERM),
+        "reverse_kl" => ("Reverse KL", TERM),
+        "jsd" => ("Jensen-Shannon divergence", TERM),
+        "skewed_forward_kl" => ("Skewed forward KL", TERM),
+        "skewed_reverse_kl" => ("Skewed reverse KL", TERM),
+        "total_variation" => ("Total variation", TERM),
+        "soft_cross_entropy" => ("Soft cross-entropy", TERM),
+        "logits_mse" => ("Squared difference of logits", TERM),
+        "hidden_mse" => ("Squared difference of hidden states", TERM),
+        "hidden_cosine" => ("Cosine distance of hidden states", TERM),
+        "attention_transfer" => ("Attention transfer", TERM),
         "top1" => ("Top-1 agreement with the teacher", "share of tokens"),
         "learning_rate" => ("Learning rate", ""),
         "gradient_norm" => ("Norm of the gradient", "before clipping"),
@@ -158,10 +170,13 @@ fn heading(name: &str) -> (String, &'static str) {
         "tokens_per_second" => ("Speed", "tokens a second"),
         "memory_bytes" => ("Memory", "bytes, peak so far"),
         "taid_t" => ("TAID's t", "share of the teacher"),
+        "taid_a" => ("Mixture's a", "share of the teacher"),
         other => return (other.replace('_', " "), ""),
     };
     (title.to_owned(), unit)
 }
+
+const TERM: &str = "a term of the objective";
 
 /// `2.1 GB`.
 fn bytes_text(bytes: f64) -> String {
