@@ -5,5 +5,6 @@
 mod adapters;
 mod consistency;
 mod families;
+mod loading;
 mod students;
 mod support;
