@@ -5,7 +5,7 @@
 use aludel_checkpoint::Config;
 use serde_json::{Value, json};
 
-use crate::config::{FeedForward, ModelConfig};
+use crate::config::{FeedForward, ModelConfig, Scaling};
 use crate::error::Error;
 
 /// How heads are cut.
@@ -23,6 +23,13 @@ impl HeadCut {
         let Some(attention) = config.layers.first().map(|layer| &layer.attention) else {
             return Err(Error::change("a model without layers has no heads"));
         };
+        let is_long = config.ropes.iter().any(|rope| matches!(rope.scaling, Scaling::Long { .. }));
+        if is_long && heads != attention.heads {
+            // transformers counts the factors of a head by the width of the model and the number of heads.
+            return Err(Error::change(
+                "heads are not cut where longrope has factors for each head's elements",
+            ));
+        }
         let (all, groups) = (attention.heads, attention.key_heads);
         let group = all / groups;
         let fits = |heads: usize| {

@@ -81,7 +81,7 @@ fn silence(decoder: &mut Decoder<Cpu>, name: &str, wanted: impl Fn(usize, usize)
 fn what_adds_nothing_is_cut_and_nothing_is_lost() {
     // Four heads of four elements, two for each key head; the width is 20.
     for (case, heads, silent) in
-        [("llama", 2, &[0, 1][..]), ("olmo2", 2, &[2, 3]), ("llama-biases", 2, &[2, 3]), ("phi3", 1, &[1])]
+        [("llama", 2, &[0, 1][..]), ("olmo2", 2, &[2, 3]), ("llama-biases", 2, &[2, 3]), ("phi3", 2, &[])]
     {
         let width = if case == "phi3" { 8 } else { 4 };
         let purpose = Use::Trainable(WeightType::Float32);
@@ -160,6 +160,10 @@ fn cuts_that_are_not_possible_are_refused() {
     assert_eq!(
         message("llama", Cut { heads: Some(3), ..Cut::default() }),
         "3 of 4 heads cannot be kept; 2, 4 can"
+    );
+    assert_eq!(
+        message("phi3", Cut { heads: Some(1), ..Cut::default() }),
+        "heads are not cut where longrope has factors for each head's elements"
     );
     let width = |width| Cut { feed_forward: Some(width), ..Cut::default() };
     assert_eq!(message("llama", width(21)), "21 of 20 feed-forward units cannot be kept");
