@@ -258,3 +258,7 @@ fn columns(fields: &mut Fields<'_, '_>) -> Columns {
         completion: name("completion", default.completion),
     }
 }
+
+/// For the test of the reference.
+#[cfg(test)]
+pub(super) const ALL_KEYS: [&[Key]; 2] = [KEYS, COLUMNS];

@@ -307,7 +307,7 @@ fn scaled_by_default(name: &str) -> bool {
     !matches!(name, "total_variation" | "logits_mse")
 }
 
-fn names() -> impl Iterator<Item = &'static str> {
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
     LOSSES.iter().map(|(name, _)| *name)
 }
 
@@ -412,3 +412,7 @@ fn mixture(mut fields: Fields<'_, '_>) -> Option<Taid> {
         difficulty: fields.number("difficulty", default.difficulty, &UNIT),
     }))
 }
+
+/// For the test of the reference.
+#[cfg(test)]
+pub(super) const ALL_KEYS: [&[Key]; 3] = [TERM, PUBLISHED, MIXTURE];

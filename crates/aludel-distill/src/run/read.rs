@@ -188,3 +188,7 @@ fn check(run: &Run, root: &Cursor<'_>, problems: &mut Problems) {
         report(&["output"], "the output is a folder that the run reads", "name a new folder");
     }
 }
+
+/// For the test of the reference.
+#[cfg(test)]
+pub(super) const ALL_KEYS: [&[Key]; 3] = [KEYS, STUDENT, FROM_TEACHER];

@@ -2,5 +2,6 @@
 
 mod accepted;
 mod arbitrary;
+mod documented;
 mod recorded;
 mod refused;

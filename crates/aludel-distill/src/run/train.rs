@@ -389,3 +389,7 @@ fn early_stopping(fields: &mut Fields<'_, '_>) -> Option<EarlyStopping> {
         minimum_improvement: fields.number("minimum_improvement", 0.0, &NOT_NEGATIVE),
     })
 }
+
+/// For the test of the reference.
+#[cfg(test)]
+pub(super) const ALL_KEYS: [&[Key]; 3] = [KEYS, LORA, EARLY_STOPPING];
