@@ -267,7 +267,15 @@ fn stream(seed: u64, name: &str) -> StreamKey {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use aludel_kernels::loss::IGNORED;
+    use aludel_kernels::nn::Cpu;
+    use aludel_model::{Batch, Decoder, Keep, Use, WeightType};
+
     use super::*;
+    use crate::run::ObjectiveTerm;
 
     #[test]
     fn layers_at_even_distances_end_with_the_last() {
@@ -276,6 +284,60 @@ mod tests {
         assert_eq!(pairs(2, 5), [(1, 2), (2, 5)]);
         assert_eq!(pairs(4, 2), [(1, 1), (2, 1), (3, 1), (4, 2)]);
         assert_eq!(pairs_of(&Layers::Last, 3, 7).unwrap(), [(3, 7)]);
+    }
+
+    /// The gradient of a projection is the slope of the objective's part, with weights, means and the step's factor in it.
+    #[test]
+    fn gradients_are_slopes_of_the_value() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/training");
+        let device = Arc::new(Cpu::new(None).unwrap());
+        let student =
+            Decoder::open(&Path::new(golden).join("student"), Arc::clone(&device), Use::Frozen).unwrap();
+        let text = std::fs::read_to_string(format!("{golden}/teacher/config.json")).unwrap();
+        let text = text.replace("\"hidden_size\": 16", "\"hidden_size\": 24");
+        let config = aludel_checkpoint::Config::parse(&text, Path::new("config.json")).unwrap();
+        let teacher = Decoder::fresh(config, Arc::clone(&device), WeightType::Float32, 5).unwrap();
+        let term = |loss, weight| ObjectiveTerm { loss, weight };
+        let objective = Objective {
+            terms: vec![
+                term(Loss::HiddenMse { layers: Layers::Every }, 3.0),
+                term(Loss::HiddenCosine { layers: Layers::Last }, 0.5),
+            ],
+        };
+        let mut terms =
+            HiddenTerms::new(device.as_ref(), &objective, student.config(), teacher.config(), 1).unwrap();
+        assert_eq!(terms.names(), ["projection.0.1", "projection.0.2", "projection.1.2"]);
+        let micro = MicroBatch {
+            batch: Batch::pack([&[1, 2, 3, 4, 5][..], &[6, 7, 8]]),
+            labels: vec![2, 3, IGNORED, 5, 6, 7, 8, IGNORED],
+        };
+        let pass = student.forward(&micro.batch, Keep::Nothing, &terms.student_states()).unwrap();
+        let taught = teacher.forward(&micro.batch, Keep::Nothing, &terms.teacher_states()).unwrap();
+        let mut value = |terms: &mut HiddenTerms<Cpu>| {
+            let mut values = [0.0; 2];
+            terms.gradients(device.as_ref(), (&pass, &taught), &micro, 0.125, &mut values).unwrap();
+            terms.value(&values)
+        };
+        terms.clear_gradients(device.as_ref());
+        value(&mut terms);
+        let slopes: Vec<Vec<f32>> =
+            terms.projections_mut().map(|p| device.read(&p.gradient, 0..24 * 16).unwrap()).collect();
+        for (place, slopes) in slopes.iter().enumerate() {
+            let largest = slopes.iter().fold(0f32, |most, slope| most.max(slope.abs()));
+            let element = slopes.iter().position(|slope| slope.abs() == largest).unwrap();
+            let mut at = |step: f32| {
+                let weights = terms.weights_mut().nth(place).unwrap();
+                let before = device.read(weights, element..element + 1).unwrap();
+                device.write(weights, element, &[before[0] + step]).unwrap();
+                let value = value(&mut terms);
+                let weights = terms.weights_mut().nth(place).unwrap();
+                device.write(weights, element, &before).unwrap();
+                value
+            };
+            let numeric = (at(0.01) - at(-0.01)) / 0.02;
+            let slope = f64::from(largest.copysign(slopes[element]));
+            assert!((numeric - slope).abs() < 0.01 * slope.abs(), "{place}: {numeric} is not {slope}");
+        }
     }
 
     #[test]

@@ -222,6 +222,20 @@ fn taid_with_rounded_weights_and_short_moments_resumes_to_the_bit() {
     );
 }
 
+/// The teacher's weight falls from 0.9 to 0.5 on half a cosine: step `i` of `N` is taken at `i / N`.
+#[test]
+fn a_mixture_moves_with_the_steps() {
+    let (_keep, run) =
+        run_of("teacher: t\nobjective: forward_kl\ntaid: {variant: mixture, difficulty: 0}", "");
+    carry_out(&run, WHOLE).0.unwrap();
+    let entries = measured(&run);
+    let trained = entries.iter().filter(|entry| entry.phase == Phase::Train);
+    for (taken, entry) in trained.enumerate() {
+        let want = 0.7 + 0.2 * (std::f64::consts::PI * taken as f64 / STEPS as f64).cos();
+        assert!((entry.values["taid_a"] - want).abs() < 1e-6, "{taken}: {entry:?}");
+    }
+}
+
 #[test]
 fn adapters_resume_to_the_bit() {
     check_resumes("teacher: t\nobjective: reverse_kl", "lora: {rank: 2, alpha: 4}");
