@@ -313,7 +313,7 @@ mod tests {
         };
         let pass = student.forward(&micro.batch, Keep::Nothing, &terms.student_states()).unwrap();
         let taught = teacher.forward(&micro.batch, Keep::Nothing, &terms.teacher_states()).unwrap();
-        let mut value = |terms: &mut HiddenTerms<Cpu>| {
+        let value = |terms: &mut HiddenTerms<Cpu>| {
             let mut values = [0.0; 2];
             terms.gradients(device.as_ref(), (&pass, &taught), &micro, 0.125, &mut values).unwrap();
             terms.value(&values)
