@@ -34,7 +34,7 @@ def main() -> None:
     apart = np.linalg.norm(got - expected) / np.linalg.norm(expected)
     changed = np.linalg.norm(without - expected) / np.linalg.norm(expected)
     print(f"{apart:.2e} from peft; the adapter changes the logits by {changed:.2e}")
-    sys.exit(not (apart < 1e-5 < changed))
+    sys.exit(not bool(apart < 1e-5 < changed))
 
 
 if __name__ == "__main__":

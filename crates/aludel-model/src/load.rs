@@ -4,6 +4,7 @@
 //! files where the device can use them there; trained ones are copied in the type that was asked for. Every tensor is held
 //! against the config before anything is allocated, and all that do not fit are named at once. It downloads nothing.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,15 +89,12 @@ fn check(checkpoint: &Checkpoint, inventory: &Inventory, tied: bool) -> Result<(
             Some(entry) => problems.extend(mismatch(stored, entry)),
         }
     }
-    let expected: std::collections::HashSet<&str> =
-        inventory.stored.iter().map(|stored| stored.name.as_str()).collect();
-    let superfluous = checkpoint.tensors().keys().filter(|name| {
-        let known = expected.contains(name.as_str());
+    let expected: HashSet<&str> = inventory.stored.iter().map(|stored| stored.name.as_str()).collect();
+    let is_known = |name: &str| {
         // Files of old versions have the frequencies; some have a tied head twice.
-        known || name.ends_with(".rotary_emb.inv_freq") || (tied && *name == HEAD)
-    });
-    let known: std::collections::HashSet<&String> = superfluous.collect();
-    let unknown = checkpoint.tensors().keys().filter(|name| !known.contains(name));
+        expected.contains(name) || name.ends_with(".rotary_emb.inv_freq") || (tied && name == HEAD)
+    };
+    let unknown = checkpoint.tensors().keys().filter(|name| !is_known(name));
     problems.extend(unknown.map(|name| format!("{name:?} belongs to nothing in the model")));
     Problems::none_or(problems, |problems| Error::Weights { path: checkpoint.path().to_path_buf(), problems })
 }

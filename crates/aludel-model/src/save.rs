@@ -4,6 +4,7 @@
 //! the source with what changed, and the source's tokenizer and other side files. Adapters are merged on the way, one
 //! matrix at a time; the model itself stays as it is. Values are rounded once.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use aludel_checkpoint::{Dtype, Layout, OutputFolder, OutputTensor, Placement, ShardWriter};
@@ -43,11 +44,12 @@ impl<D: Device> Decoder<D> {
         let config = self.source().config.with_dtype(stored_type);
         folder.write("config.json", config.to_json().as_bytes())?;
         self.copy_side_files(folder)?;
-        let parts_of = |name: &str| self.stored().iter().find(|stored| stored.name == name);
+        let parts: HashMap<&str, &[usize]> =
+            self.stored().iter().map(|stored| (stored.name.as_str(), &*stored.parts)).collect();
         let mut writer = folder.shards(&layout)?;
         for (index, tensor) in layout.tensors().iter().enumerate() {
             let mut output = Output { writer: &mut writer, at: layout.placement(index), done: 0, dtype };
-            for &part in parts_of(&tensor.name).map_or(&[][..], |stored| &stored.parts) {
+            for &part in parts[tensor.name.as_str()] {
                 match self.adapter_of(part) {
                     None => self.write_buffer(&self.parameters().at(part).buffer, &mut output)?,
                     Some(adapter) => self.write_buffer(&self.merged(part, adapter)?, &mut output)?,
