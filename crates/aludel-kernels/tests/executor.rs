@@ -134,6 +134,70 @@ fn cases() -> Vec<(&'static str, Build, usize)> {
             },
             1,
         ),
+        (
+            "powers",
+            |g, _| {
+                let (a, b, c) = (g.input(0), g.input(1), g.input(2));
+                (a * 9.0).exp() - (b.abs() + 1e-3).ln() + (c * 1e-3).exp_m1() * (b * b).ln_1p()
+            },
+            0,
+        ),
+        (
+            "columns",
+            |g, _| {
+                let (a, b, c) = (g.input(0), g.input(1), g.input(2));
+                a / (a.norm(Axis::Column) + 0.1) + b * b.dot(c, Axis::Column) * c.sum(Axis::Row)
+                    - c.greatest(Axis::Column) * b.largest(Axis::Column)
+                    + (a.sum(Axis::Column) * 0.5 + b.sum(Axis::Row)) * c.sum(Axis::Tensor).cos()
+            },
+            1,
+        ),
+        (
+            "softmax",
+            |g, _| {
+                let (a, b) = (g.input(0), g.input(1));
+                let power = (a - a.greatest(Axis::Row)).exp();
+                power / power.sum(Axis::Row) * b + g.input(2) * b.greatest(Axis::Tensor)
+            },
+            2,
+        ),
+        (
+            "quantiles",
+            |g, n| {
+                let x = g.input(0) - g.input(1);
+                let (first, last) = (x.kth(1u64), x.kth(n));
+                let middle = x.kth(n.div_ceil(2));
+                g.constant(0.0).less(x.abs() - middle).select(g.input(2), first) + last
+            },
+            1,
+        ),
+        (
+            "a counted count",
+            |g, _| {
+                let (a, b) = (g.input(0), g.input(1));
+                let differ = !(a * 8.0).abs().less(b.abs());
+                g.input(2)
+                    + b * (b * differ).top(differ.sum(Axis::Tensor) * 0.5)
+                    + a.kth(0u64).min(3.0) * a.kth(1u64 << 40)
+            },
+            2,
+        ),
+        (
+            "ranks",
+            |g, _| {
+                let (a, b, c) = (g.input(0), g.input(1), g.input(2));
+                c + (a - b) * (b - c).rank() - b * g.random(0).less((a * a.sum(Axis::Tensor)).rank() * 1e-3)
+            },
+            1,
+        ),
+        (
+            "sums of ranks",
+            |g, _| {
+                let (a, b) = (g.input(0), g.input(1));
+                g.input(2) + a * (a * (a - b).rank()).sum(Axis::Tensor) / (b.rank().sum(Axis::Row) + 1.0)
+            },
+            1,
+        ),
         ("nothing and everything", |g, n| g.input(0) * g.input(1).top(0) + g.input(1) * g.input(2).top(n), 1),
     ]
 }
@@ -176,7 +240,7 @@ fn job(formula: &Arc<Formula>, elements: u64, columns: u64) -> Job {
 }
 
 /// Formulas whose sums the interpreter adds in another order.
-const SUMMED: [&str; 4] = ["sums", "rows", "rescaled", "drawn"];
+const SUMMED: [&str; 7] = ["sums", "rows", "rescaled", "drawn", "columns", "softmax", "sums of ranks"];
 
 const SHAPES: [(u64, u64); 8] =
     [(1, 1), (41, 41), (401, 1), (1271, 31), (4096, 64), (70_000, 700), (140_000, 140_000), (262_710, 417)];

@@ -10,7 +10,6 @@ use super::block::Geometry;
 use super::dispatch::{Level, level};
 use super::program::Program;
 use super::rank::{Bracket, Cut, Outcome, Ranking};
-use super::reduce::combine;
 use super::sample::judge_sample;
 use super::values::Values;
 use super::wave::{Parts, Wave, WaveKind};
@@ -109,11 +108,16 @@ impl Evaluation {
         let elements = self.job.geometry.elements;
         let mut sampled = Vec::new();
         for &node in &self.schedule.passes[self.pass].reductions {
-            if let Op::Top(_, count) = self.job.formula.op(node) {
-                match Cut::trivial(count, elements) {
-                    Some(cut) => self.values.selected(node, cut),
-                    None => sampled.push(node),
+            let Some(count) = self.count(node) else { continue };
+            let is_magnitude = matches!(self.job.formula.op(node), Op::Kth(..));
+            match Cut::trivial(count, elements) {
+                // The least magnitude is not known without a look; anything keeps all.
+                Some(_) if is_magnitude && count == elements && count > 0 => sampled.push(node),
+                Some(_) if is_magnitude => {
+                    self.values.reduced(node, vec![if count == 0 { f64::INFINITY } else { 0.0 }]);
                 }
+                Some(cut) => self.values.selected(node, cut),
+                None => sampled.push(node),
             }
         }
         if sampled.is_empty() {
@@ -128,7 +132,7 @@ impl Evaluation {
             return self.wave(WaveKind::Write, Program::writing(&self.job.formula), Vec::new(), Vec::new());
         }
         let reductions = &self.schedule.passes[self.pass].reductions;
-        let is_sum = |node: &NodeId| !matches!(self.job.formula.op(*node), Op::Top(..));
+        let is_sum = |node: &NodeId| !self.job.formula.op(*node).is_selection();
         let mut nodes: Vec<NodeId> = reductions.iter().copied().filter(is_sum).collect();
         nodes.extend(self.sought.iter().map(|sought| sought.node));
         if nodes.is_empty() {
@@ -150,9 +154,9 @@ impl Evaluation {
     fn after_sample(&mut self, done: &Wave) -> Wave {
         let elements = self.job.geometry.elements;
         for (&node, sample) in done.program.ranks.iter().zip(done.magnitudes().iter_mut()) {
-            let Op::Top(_, count) = self.job.formula.op(node) else { continue };
+            let Some(count) = self.count(node) else { continue };
             match judge_sample(sample, count, elements) {
-                Ok(cut) => self.values.selected(node, cut),
+                Ok(cut) => self.found(node, cut),
                 Err(bracket) => self.sought.push(Sought { node, count, state: State::Bracketed(bracket) }),
             }
         }
@@ -167,7 +171,11 @@ impl Evaluation {
             let Some(at) = self.sought.iter().position(|sought| sought.node == node) else { continue };
             match outcome {
                 Outcome::Known(cut) => {
-                    self.values.selected(node, cut);
+                    self.found(node, cut);
+                    self.sought.remove(at);
+                }
+                Outcome::Locate { threshold, .. } if matches!(self.job.formula.op(node), Op::Kth(..)) => {
+                    self.found(node, Cut { threshold, last: None });
                     self.sought.remove(at);
                 }
                 Outcome::Closer(bracket) => self.sought[at].state = State::Bracketed(bracket),
@@ -185,11 +193,27 @@ impl Evaluation {
         }
     }
 
+    /// How many magnitudes a selection keeps.
+    fn count(&self, node: NodeId) -> Option<u64> {
+        match self.job.formula.op(node) {
+            Op::Top(_, count) | Op::Kth(_, count) => {
+                self.values.wide(count).first().map(|&count| count as u64)
+            }
+            _ => None,
+        }
+    }
+
+    fn found(&mut self, node: NodeId, cut: Cut) {
+        match self.job.formula.op(node) {
+            Op::Kth(..) => self.values.reduced(node, vec![f64::from(f32::from_bits(cut.threshold))]),
+            _ => self.values.selected(node, cut),
+        }
+    }
+
     fn take_sums(&mut self, done: &Wave) {
-        let partials = done.partials();
-        for (slot, &(node, axis)) in done.program.reductions.iter().enumerate() {
-            let chunks = partials.values().map(|chunk| &chunk[slot]);
-            self.values.reduced(node, combine(axis, done.fold(slot), self.job.geometry, chunks));
+        let mut sums = done.joined();
+        for (&(node, _), values) in done.program.reductions.iter().zip(sums.take()) {
+            self.values.reduced(node, values);
         }
     }
 

@@ -4,16 +4,18 @@
 //! thread's scratch memory, its accumulators and the output. Everything here is inlined into the function compiled for a
 //! level: what is not would run without its instructions.
 
-use super::block::{BLOCK, RUN, Segment, Source, rows_of};
+use super::block::{BLOCK, Geometry, RUN, Segment, Source, rows_of};
 use super::codec;
 use super::dispatch;
 use super::fused;
 use super::lanes::{self, Lanes};
+use super::ordinal::{self, Ordinals};
 use super::program::{Electors, Instruction, MaskSlot, Operand};
 use super::rank::{LocalHistogram, Tally, magnitude};
 use super::reduce::Accumulator;
 use super::values::spread;
 use super::wave::{Wave, WaveKind};
+use crate::formula::{Formula, Op};
 use crate::random::{unit, words_below};
 
 /// The memory that a thread computes in; reused from unit to unit.
@@ -25,12 +27,21 @@ pub struct Scratch {
     pub(super) inside: Vec<Vec<u32>>,
     pub(super) tallies: Vec<Tally>,
     pub(super) local: LocalHistogram,
+    /// Ranks within rows.
+    pub(super) ordinals: Vec<Ordinals>,
+    pub(super) ordering: ordinal::Buffers,
 }
 
 impl Scratch {
     /// Bytes that a formula of `registers` registers takes in a thread's scratch memory.
     pub const fn bytes(registers: usize) -> u64 {
         (registers * BLOCK * size_of::<f32>()) as u64
+    }
+
+    /// Bytes that the ranks of a formula take in a thread's scratch memory.
+    pub fn rank_bytes(formula: &Formula, geometry: Geometry) -> u64 {
+        let ranks = formula.nodes().iter().filter(|op| matches!(op, Op::Rank(_))).count() as u64;
+        ordinal::bytes(ranks, geometry)
     }
 }
 
@@ -72,6 +83,8 @@ impl<'a> Machine<'a> {
             Instruction::Load { input, .. } => self.load(usize::from(input), to),
             Instruction::Random { stream, .. } => self.random(stream, to),
             Instruction::Row { slot, .. } => self.row(usize::from(slot), to),
+            Instruction::Column { slot, .. } => self.column(usize::from(slot), to),
+            Instruction::Ordinal { slot, .. } => self.ordinal(usize::from(slot), to),
             Instruction::Unary { op, x, .. } => lanes::unary(op, self.each(x), to),
             Instruction::Binary { op, a, b, .. } => lanes::binary(op, self.lanes(a), self.lanes(b), to),
             Instruction::Select { c, a, b, .. } => {
@@ -94,7 +107,9 @@ impl<'a> Machine<'a> {
     #[inline(always)]
     fn consume(&mut self, instruction: Instruction) {
         match instruction {
-            Instruction::Sum { x, slot } | Instruction::Largest { x, slot } => self.reduce(x, None, slot),
+            Instruction::Sum { x, slot }
+            | Instruction::Largest { x, slot }
+            | Instruction::Greatest { x, slot } => self.reduce(x, None, slot),
             Instruction::Dot { x, y, slot } => self.reduce(x, Some(y), slot),
             Instruction::Rank { x, slot } => self.rank(x, usize::from(slot)),
             Instruction::Store { x } => {
@@ -229,6 +244,28 @@ impl<'a> Machine<'a> {
             for (row, lanes) in rows_of(segment, self.wave.geometry.columns) {
                 to[lanes].fill(spread(values, row as usize) as f32);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn column(&self, slot: usize, to: &mut [f32]) {
+        let values = &self.wave.columns[slot];
+        for &segment in self.segments {
+            for (row, lanes) in rows_of(segment, self.wave.geometry.columns) {
+                let start = segment.start + (lanes.start - segment.offset) as u64;
+                let first = (start - row * self.wave.geometry.columns) as usize;
+                match values.get(first..first + lanes.len()) {
+                    Some(values) => to[lanes].copy_from_slice(values),
+                    None => to[lanes].fill(values.first().copied().unwrap_or_default()),
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn ordinal(&self, slot: usize, to: &mut [f32]) {
+        for &segment in self.segments {
+            to[segment.lanes()].copy_from_slice(self.scratch.ordinals[slot].of(&segment.elements()));
         }
     }
 

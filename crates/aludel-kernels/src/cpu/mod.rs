@@ -12,6 +12,7 @@ mod evaluation;
 mod fused;
 mod lanes;
 mod machine;
+mod ordinal;
 mod patterns;
 mod program;
 mod rank;

@@ -33,6 +33,14 @@ pub(super) enum Instruction {
         to: Register,
         slot: u16,
     },
+    Column {
+        to: Register,
+        slot: u16,
+    },
+    Ordinal {
+        to: Register,
+        slot: u16,
+    },
     Unary {
         op: Unary,
         to: Register,
@@ -86,6 +94,10 @@ pub(super) enum Instruction {
         x: Register,
         slot: u16,
     },
+    Greatest {
+        x: Register,
+        slot: u16,
+    },
     Rank {
         x: Register,
         slot: u16,
@@ -121,9 +133,13 @@ pub(super) struct Program {
     pub scalars: Vec<NodeId>,
     /// Values per row.
     pub rows: Vec<NodeId>,
+    /// Values per column.
+    pub columns: Vec<NodeId>,
+    /// What is ranked within rows.
+    pub ordinals: Vec<NodeId>,
     /// Selections whose cut is known.
     pub cuts: Vec<NodeId>,
-    /// Sums, inner products and largest magnitudes being reduced.
+    /// Sums, inner products and extremes being reduced.
     pub reductions: Vec<(NodeId, Axis)>,
     /// Selections being made.
     pub ranks: Vec<NodeId>,
@@ -134,7 +150,7 @@ pub(super) struct Program {
 impl Program {
     /// Compiles the completion of `reductions`.
     pub(super) fn reducing(formula: &Formula, reductions: &[NodeId]) -> Self {
-        let roots = reductions.iter().flat_map(|&node| formula.op(node).operands());
+        let roots = reductions.iter().flat_map(|&node| formula.op(node).swept_operands());
         let mut compiler = Compiler::new(formula, roots);
         reductions.iter().for_each(|&node| compiler.reduce(node));
         compiler.finish()
@@ -142,8 +158,13 @@ impl Program {
 
     /// Compiles the output.
     pub(super) fn writing(formula: &Formula) -> Self {
-        let mut compiler = Compiler::new(formula, [formula.output()].into_iter());
-        let x = compiler.register(formula.output());
+        Self::storing(formula, formula.output())
+    }
+
+    /// Compiles one value for each element as what is stored.
+    pub(super) fn storing(formula: &Formula, node: NodeId) -> Self {
+        let mut compiler = Compiler::new(formula, [node].into_iter());
+        let x = compiler.register(node);
         compiler.program.instructions.push(Instruction::Store { x });
         compiler.finish()
     }
@@ -153,7 +174,9 @@ impl Program {
 pub fn registers_of(formula: &Formula) -> usize {
     let passes = Schedule::of(formula).passes;
     let reducing = passes.iter().map(|pass| Program::reducing(formula, &pass.reductions).registers);
-    reducing.chain([Program::writing(formula).registers]).max().unwrap_or_default()
+    let ranked = formula.nodes().iter().filter_map(|op| if let Op::Rank(x) = op { Some(*x) } else { None });
+    let ranking = ranked.map(|x| Program::storing(formula, x).registers);
+    reducing.chain(ranking).chain([Program::writing(formula).registers]).max().unwrap_or_default()
 }
 
 /// Emits one virtual register per value; `finish` maps them to as few as possible.
@@ -184,7 +207,7 @@ impl<'f> Compiler<'f> {
             Op::Sum(..) => magnitudes(self.formula, &self.extents, x).unwrap_or(x),
             _ => x,
         };
-        let operands: Vec<NodeId> = op.operands().map(summed).collect();
+        let operands: Vec<NodeId> = op.swept_operands().map(summed).collect();
         let registers: Vec<Register> = operands.into_iter().map(|x| self.register(x)).collect();
         let slot = self.program.reductions.len() as u16;
         let instruction = match op {
@@ -199,6 +222,10 @@ impl<'f> Compiler<'f> {
             Op::Largest(_, axis) => {
                 self.program.reductions.push((node, axis));
                 Instruction::Largest { x: registers[0], slot }
+            }
+            Op::Greatest(_, axis) => {
+                self.program.reductions.push((node, axis));
+                Instruction::Greatest { x: registers[0], slot }
             }
             _ => {
                 self.program.ranks.push(node);
@@ -220,6 +247,16 @@ impl<'f> Compiler<'f> {
             _ if self.extents[node.index()] == Extent::Row => {
                 let slot = slot(&mut self.program.rows, node);
                 Instruction::Row { to: self.fresh(), slot }
+            }
+            _ if self.extents[node.index()] == Extent::Column => {
+                let slot = slot(&mut self.program.columns, node);
+                Instruction::Column { to: self.fresh(), slot }
+            }
+            Op::Rank(x) => {
+                // Its operand is computed over whole rows before the block: a program of its own, which reads inputs.
+                self.program.inputs.extend(Program::storing(self.formula, x).inputs);
+                let slot = slot(&mut self.program.ordinals, node);
+                Instruction::Ordinal { to: self.fresh(), slot }
             }
             Op::Input(input) => {
                 self.program.inputs.push(input);
@@ -244,7 +281,14 @@ impl<'f> Compiler<'f> {
                 let slot = slot(&mut self.program.cuts, node);
                 Instruction::Keep { to: self.fresh(), x, slot }
             }
-            Op::Constant(_) | Op::Sum(..) | Op::Dot(..) | Op::Largest(..) => return self.filled(node),
+            Op::Constant(_)
+            | Op::Sum(..)
+            | Op::Dot(..)
+            | Op::Largest(..)
+            | Op::Greatest(..)
+            | Op::Kth(..) => {
+                return self.filled(node);
+            }
         };
         self.emit(node, instruction)
     }
@@ -307,7 +351,7 @@ impl<'f> Compiler<'f> {
     fn operand(&mut self, node: NodeId) -> Operand {
         match self.extents[node.index()] {
             Extent::Tensor => Operand::Scalar(slot(&mut self.program.scalars, node)),
-            Extent::Row | Extent::Element => Operand::Register(self.register(node)),
+            Extent::Row | Extent::Column | Extent::Element => Operand::Register(self.register(node)),
         }
     }
 
@@ -362,6 +406,8 @@ impl Instruction {
             Self::Load { to, .. }
             | Self::Random { to, .. }
             | Self::Row { to, .. }
+            | Self::Column { to, .. }
+            | Self::Ordinal { to, .. }
             | Self::Unary { to, .. }
             | Self::Binary { to, .. }
             | Self::Select { to, .. }
@@ -372,6 +418,7 @@ impl Instruction {
             Self::Sum { .. }
             | Self::Dot { .. }
             | Self::Largest { .. }
+            | Self::Greatest { .. }
             | Self::Rank { .. }
             | Self::Store { .. } => None,
         }
@@ -385,7 +432,11 @@ impl Instruction {
             }
         };
         match self {
-            Self::Load { to, .. } | Self::Random { to, .. } | Self::Row { to, .. } => visit(to, true),
+            Self::Load { to, .. }
+            | Self::Random { to, .. }
+            | Self::Row { to, .. }
+            | Self::Column { to, .. }
+            | Self::Ordinal { to, .. } => visit(to, true),
             Self::Unary { to, x, .. }
             | Self::Keep { to, x, .. }
             | Self::Difference { to, x, .. }
@@ -408,7 +459,11 @@ impl Instruction {
                 operand(a, visit);
                 operand(b, visit);
             }
-            Self::Sum { x, .. } | Self::Largest { x, .. } | Self::Rank { x, .. } | Self::Store { x } => {
+            Self::Sum { x, .. }
+            | Self::Largest { x, .. }
+            | Self::Greatest { x, .. }
+            | Self::Rank { x, .. }
+            | Self::Store { x } => {
                 visit(x, false);
             }
             Self::Dot { x, y, .. } => {

@@ -1,4 +1,4 @@
-//! Holds what is known between passes: values per tensor and per row, and the cuts of selections.
+//! Holds what is known between passes: values per tensor, row and column, and the cuts of selections.
 
 use super::block::Geometry;
 use super::rank::Cut;
@@ -28,7 +28,7 @@ impl Values {
         self.cuts[node.index()] = Some(cut);
     }
 
-    /// The value of an operation below elements; one, or one per row.
+    /// The value of an operation below elements; one, or one per row or column.
     pub(super) fn wide(&self, node: NodeId) -> &[f64] {
         self.wide[node.index()].as_deref().unwrap_or_default()
     }
@@ -44,6 +44,7 @@ impl Values {
                 Extent::Element => continue,
                 Extent::Tensor => 1,
                 Extent::Row => geometry.rows() as usize,
+                Extent::Column => geometry.columns as usize,
             };
             if self.wide[node.index()].is_none() {
                 self.wide[node.index()] = self.compute(formula.op(node), count);
@@ -70,7 +71,7 @@ impl Values {
     }
 }
 
-/// One value stands for all rows.
+/// One value stands for all rows or columns.
 #[inline(always)]
 pub(super) fn spread(values: &[f64], row: usize) -> f64 {
     if values.len() == 1 { values[0] } else { values[row] }

@@ -3,17 +3,17 @@
 //! In: a compiled program with everything known bound to it, and a unit's index. Out: partial reductions kept in the
 //! wave, or the encoded elements of one tile of the output.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::block::{BLOCK, CHUNK, Geometry, NonFinite, Segment, Source};
 use super::dispatch::{self, Level};
 use super::machine::{Machine, Scratch};
+use super::ordinal::{self, Ordinals};
 use super::patterns::magnitudes;
 use super::program::Program;
 use super::rank::{Cut, Ranking, Tally};
-use super::reduce::{Accumulator, Fold, Partial};
+use super::reduce::{Accumulator, Fold, Joined};
 use super::sample::SMALL;
 use super::values::Values;
 use crate::element::Element;
@@ -53,13 +53,16 @@ pub struct Wave {
     pub(super) checked: Vec<u16>,
     pub(super) scalars: Vec<f32>,
     pub(super) rows: Vec<Vec<f64>>,
+    pub(super) columns: Vec<Vec<f32>>,
+    /// What is ranked within rows, as waves that compute it.
+    ordinals: Vec<Self>,
     pub(super) cuts: Vec<Cut>,
     pub(super) streams: Vec<StreamKey>,
     folds: Vec<Fold>,
     pub(super) rankings: Vec<Ranking>,
     /// For a wave that locates: which chunk each selection is sought in.
     pub(super) located: Vec<u64>,
-    partials: Mutex<BTreeMap<u64, Vec<Partial>>>,
+    joined: Mutex<Joined>,
     /// For a wave that samples or locates: the magnitudes met, for each selection.
     magnitudes: Mutex<Vec<Vec<u32>>>,
 }
@@ -82,36 +85,61 @@ pub(super) struct Parts<'a> {
 
 impl Wave {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { program, values, formula, .. } = parts;
+        let Parts { ref program, values, formula, geometry, .. } = parts;
         let scalars = program.scalars.iter().map(|&node| values.wide(node)[0] as f32).collect();
         let rows = program.rows.iter().map(|&node| values.wide(node).to_vec()).collect();
+        let narrowed = |&node: &NodeId| {
+            let values = values.wide(node).iter();
+            values.map(|&value| value as f32).collect::<Vec<_>>()
+        };
+        let columns = program.columns.iter().map(narrowed).collect();
+        let ordinals = program.ordinals.iter().filter_map(|&node| Self::ranked(node, &parts)).collect();
         let cuts = program.cuts.iter().filter_map(|&node| values.cut(node)).collect();
         let extents = formula.extents();
         let fold = |&(node, _): &(NodeId, _)| match formula.op(node) {
             Op::Largest(..) => Fold::Largest,
+            Op::Greatest(..) => Fold::Greatest,
             Op::Sum(x, _) if magnitudes(formula, &extents, x).is_some() => Fold::Magnitudes,
             _ => Fold::Sum,
         };
-        let folds = program.reductions.iter().map(fold).collect();
+        let folds: Vec<Fold> = program.reductions.iter().map(fold).collect();
+        let axes = program.reductions.iter().map(|&(_, axis)| axis);
+        let joined = Joined::new(&axes.zip(folds.iter().copied()).collect::<Vec<_>>(), geometry);
         let magnitudes = Mutex::new(vec![Vec::new(); program.ranks.len()]);
         Self {
             kind: parts.kind,
-            geometry: parts.geometry,
+            geometry,
             tile: parts.tile,
             level: parts.level,
             output: parts.output,
             checked: parts.checked,
             scalars,
             rows,
+            columns,
+            ordinals,
             cuts,
             streams: parts.streams.to_vec(),
             folds,
             rankings: parts.rankings,
             located: parts.located,
-            partials: Mutex::default(),
+            joined: Mutex::new(joined),
             magnitudes,
-            program,
+            program: parts.program,
         }
+    }
+
+    /// Computes what a rank of the formula ranks.
+    fn ranked(rank: NodeId, parts: &Parts<'_>) -> Option<Self> {
+        let Op::Rank(operand) = parts.formula.op(rank) else { return None };
+        Some(Self::new(Parts {
+            kind: WaveKind::Write,
+            program: Program::storing(parts.formula, operand),
+            output: Element::F32,
+            checked: parts.checked.clone(),
+            rankings: Vec::new(),
+            located: Vec::new(),
+            ..*parts
+        }))
     }
 
     /// What the units do.
@@ -161,6 +189,7 @@ impl Wave {
         out: &mut [u8],
     ) -> Result<(), NonFinite> {
         self.prepare(scratch);
+        scratch.ordinals.iter_mut().for_each(Ordinals::forget);
         let unit = self.unit(index);
         match self.kind {
             WaveKind::Sample => self.sample(source, scratch),
@@ -172,18 +201,14 @@ impl Wave {
         Ok(())
     }
 
-    /// The partial results of all chunks, in chunk order.
-    pub(super) fn partials(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Partial>>> {
-        self.partials.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The results of the chunks that have run.
+    pub(super) fn joined(&self) -> MutexGuard<'_, Joined> {
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The magnitudes met in a wave that samples or locates.
     pub(super) fn magnitudes(&self) -> MutexGuard<'_, Vec<Vec<u32>>> {
         self.magnitudes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn fold(&self, slot: usize) -> Fold {
-        self.folds[slot]
     }
 
     /// Whether an input's elements are checked to be finite.
@@ -196,7 +221,10 @@ impl Wave {
         if scratch.words.is_empty() {
             scratch.words = vec![0; BLOCK].into_boxed_slice();
         }
-        while scratch.registers.len() < self.program.registers {
+        let ranked = self.ordinals.iter().map(|wave| wave.program.registers);
+        let registers = ranked.fold(self.program.registers, usize::max);
+        scratch.ordinals.resize_with(self.ordinals.len().max(scratch.ordinals.len()), Ordinals::default);
+        while scratch.registers.len() < registers {
             scratch.registers.push(vec![0.0; BLOCK].into_boxed_slice());
         }
         scratch.inside.resize_with(self.program.ranks.len().max(scratch.inside.len()), Vec::new);
@@ -231,8 +259,10 @@ impl Wave {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<(), NonFinite> {
-        let first_row = elements.start / self.geometry.columns.max(1);
-        let fresh = |(&(_, axis), &fold)| Accumulator::new(axis, fold, first_row);
+        for (slot, wave) in self.ordinals.iter().enumerate() {
+            wave.rank_rows(&elements, source, scratch, slot)?;
+        }
+        let fresh = |(&(_, axis), &fold)| Accumulator::new(axis, fold, elements.start);
         let mut accumulators: Vec<_> = self.program.reductions.iter().zip(&self.folds).map(fresh).collect();
         let mut at = elements.start;
         while at < elements.end {
@@ -247,13 +277,45 @@ impl Wave {
             at += length as u64;
         }
         if !accumulators.is_empty() {
-            self.partials().insert(chunk, accumulators.into_iter().map(Accumulator::finish).collect());
+            let columns = self.geometry.columns.max(1);
+            let partials = accumulators.into_iter().map(|accumulator| accumulator.finish(columns)).collect();
+            self.joined().add(chunk, partials);
         }
         for (slot, ranking) in self.rankings.iter().enumerate() {
             let Scratch { inside, tallies, local, .. } = &mut *scratch;
             ranking.absorb(chunk, std::mem::take(&mut tallies[slot]), &inside[slot], local);
             inside[slot].clear();
         }
+        Ok(())
+    }
+
+    /// Ranks the elements of all rows that hold some of `elements`, unless that was done.
+    fn rank_rows(
+        &self,
+        elements: &Range<u64>,
+        source: &dyn Source,
+        scratch: &mut Scratch,
+        slot: usize,
+    ) -> Result<(), NonFinite> {
+        let rows = ordinal::rows_around(elements, self.geometry);
+        if scratch.ordinals[slot].covers(&rows) {
+            return Ok(());
+        }
+        let mut buffers = std::mem::take(&mut scratch.ordering);
+        let values = buffers.values(&rows);
+        let mut at = rows.start;
+        while at < rows.end {
+            let length = BLOCK.min((rows.end - at) as usize);
+            let segments = [Segment { start: at, offset: 0, length }];
+            let from = (at - rows.start) as usize * size_of::<f32>();
+            let out = &mut values[from..from + length * size_of::<f32>()];
+            if self.run_block(&segments, length, source, scratch, &mut [], out) {
+                self.find_non_finite(source, at..at + length as u64)?;
+            }
+            at += length as u64;
+        }
+        scratch.ordinals[slot].rank(rows, self.geometry, &mut buffers);
+        scratch.ordering = buffers;
         Ok(())
     }
 

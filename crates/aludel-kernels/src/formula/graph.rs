@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::{Add, Div, Mul, Neg, Not, Sub};
 
-use super::{Axis, Binary, Formula, FormulaError, Literal, NodeId, Op, Unary};
+use super::{Axis, Binary, Extent, Formula, FormulaError, Literal, NodeId, Op, Unary};
 
 /// A formula under construction.
 ///
@@ -89,6 +89,31 @@ impl<'g> Expr<'g> {
         self.unary(Unary::SquareRoot)
     }
 
+    /// The exponential.
+    pub fn exp(self) -> Self {
+        self.unary(Unary::Exponential)
+    }
+
+    /// The exponential less 1.
+    pub fn exp_m1(self) -> Self {
+        self.unary(Unary::ExponentialLessOne)
+    }
+
+    /// The natural logarithm.
+    pub fn ln(self) -> Self {
+        self.unary(Unary::Logarithm)
+    }
+
+    /// The natural logarithm of 1 more.
+    pub fn ln_1p(self) -> Self {
+        self.unary(Unary::LogarithmOfOneMore)
+    }
+
+    /// The cosine of a value per tensor or row, in radians.
+    pub fn cos(self) -> Self {
+        self.unary(Unary::Cosine)
+    }
+
     /// The sine of a value per tensor or row, in radians.
     pub fn sin(self) -> Self {
         self.unary(Unary::Sine)
@@ -160,9 +185,33 @@ impl<'g> Expr<'g> {
         self.graph.push(Op::Largest(self.node, axis))
     }
 
+    /// The greatest value over `axis`.
+    pub fn greatest(self, axis: Axis) -> Self {
+        self.graph.push(Op::Greatest(self.node, axis))
+    }
+
     /// 1 for the `count` largest magnitudes of the tensor, the lowest flat index first among equals; else 0.
-    pub fn top(self, count: u64) -> Self {
-        self.graph.push(Op::Top(self.node, count))
+    pub fn top(self, count: impl IntoExpr<'g>) -> Self {
+        let count = count.on(self.graph);
+        self.graph.push(Op::Top(self.node, count.node))
+    }
+
+    /// The magnitude at place `count`, from 1, among those of the tensor, the largest first.
+    pub fn kth(self, count: impl IntoExpr<'g>) -> Self {
+        let count = count.on(self.graph);
+        self.graph.push(Op::Kth(self.node, count.node))
+    }
+
+    /// How many elements of its row are smaller in magnitude, or equal and earlier.
+    pub fn rank(self) -> Self {
+        self.graph.push(Op::Rank(self.node))
+    }
+
+    /// The extent of the value.
+    pub fn extent(self) -> Extent {
+        let nodes = self.graph.nodes.borrow()[..=self.node.index()].to_vec();
+        let last = Formula { nodes, output: self.node, inputs: 0, streams: 0 }.extents().pop();
+        last.unwrap_or(Extent::Tensor)
     }
 
     fn unary(self, op: Unary) -> Self {
@@ -191,6 +240,13 @@ impl<'g> IntoExpr<'g> for Expr<'g> {
 impl<'g> IntoExpr<'g> for f64 {
     fn on(self, graph: &'g Graph) -> Expr<'g> {
         graph.constant(self)
+    }
+}
+
+/// A count; exact, as no tensor has 2^53 elements.
+impl<'g> IntoExpr<'g> for u64 {
+    fn on(self, graph: &'g Graph) -> Expr<'g> {
+        graph.constant(self as f64)
     }
 }
 

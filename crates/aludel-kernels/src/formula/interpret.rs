@@ -4,7 +4,7 @@
 //! to: elementwise operations agree with it bit for bit, reductions to f64 rounding. It is not for use on real
 //! tensors.
 
-use super::{Axis, Binary, Extent, Formula, Op, Unary};
+use super::{Axis, Binary, Extent, Formula, NodeId, Op, Unary, elementary};
 use crate::random::{self, StreamKey};
 
 /// Computes a formula by its definition. All inputs have the same length, a multiple of `columns` (the row length).
@@ -20,8 +20,8 @@ pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: 
 }
 
 enum Value {
-    /// Per tensor or per row.
-    Wide(Vec<f64>),
+    /// Per tensor, row or column.
+    Wide(Extent, Vec<f64>),
     Element(Vec<f32>),
 }
 
@@ -38,7 +38,7 @@ impl Machine<'_> {
     fn value(&self, op: &Op) -> Value {
         match *op {
             Op::Input(input) => Value::Element(self.inputs[input as usize].to_vec()),
-            Op::Constant(value) => Value::Wide(vec![value.0]),
+            Op::Constant(value) => Value::Wide(Extent::Tensor, vec![value.0]),
             Op::Random(stream) => {
                 let key = self.streams[stream as usize];
                 Value::Element((0..self.elements as u64).map(|i| random::uniform(key, i)).collect())
@@ -52,65 +52,118 @@ impl Machine<'_> {
                 |v| if v[0] != 0.0 { v[1] } else { v[2] },
                 |v| if v[0] != 0.0 { v[1] } else { v[2] },
             ),
-            Op::Sum(x, axis) => self.fold(axis, |i| f64::from(self.element(x, i)), |a, b| a + b),
+            Op::Sum(x, axis) => self.fold(axis, 0.0, |i| f64::from(self.element(x, i)), |a, b| a + b),
             Op::Dot(x, y, axis) => {
                 let product = |i| f64::from(self.element(x, i)) * f64::from(self.element(y, i));
-                self.fold(axis, product, |a, b| a + b)
+                self.fold(axis, 0.0, product, |a, b| a + b)
             }
-            Op::Largest(x, axis) => self.fold(axis, |i| f64::from(self.element(x, i).abs()), f64::max),
-            Op::Top(x, count) => Value::Element(self.top(x, count)),
+            Op::Largest(x, axis) => self.fold(axis, 0.0, |i| f64::from(self.element(x, i).abs()), f64::max),
+            Op::Greatest(x, axis) => {
+                self.fold(axis, f64::NEG_INFINITY, |i| f64::from(self.element(x, i)), f64::max)
+            }
+            Op::Top(x, count) => Value::Element(self.top(x, self.count(count))),
+            Op::Kth(x, count) => Value::Wide(Extent::Tensor, vec![self.kth(x, self.count(count))]),
+            Op::Rank(x) => Value::Element(self.ranks(x)),
         }
     }
 
-    fn map(&self, operands: &[super::NodeId], f: impl Fn(&[f32]) -> f32, g: impl Fn(&[f64]) -> f64) -> Value {
+    fn map(&self, operands: &[NodeId], f: impl Fn(&[f32]) -> f32, g: impl Fn(&[f64]) -> f64) -> Value {
         let extents = self.formula.extents();
-        let extent = operands.iter().map(|x| extents[x.index()]).max().unwrap_or(Extent::Tensor);
+        let extent = operands.iter().map(|x| extents[x.index()]).fold(Extent::Tensor, Extent::join);
         let count = match extent {
             Extent::Tensor => 1,
             Extent::Row => self.rows(),
+            Extent::Column => self.columns,
             Extent::Element => {
                 let at = |i| f(&operands.iter().map(|&x| self.element(x, i)).collect::<Vec<_>>());
                 return Value::Element((0..self.elements).map(at).collect());
             }
         };
         let at = |row| g(&operands.iter().map(|&x| self.wide(x, row)).collect::<Vec<_>>());
-        Value::Wide((0..count).map(at).collect())
+        Value::Wide(extent, (0..count).map(at).collect())
     }
 
-    fn fold(&self, axis: Axis, value: impl Fn(usize) -> f64, combine: impl Fn(f64, f64) -> f64) -> Value {
-        let (count, length) = match axis {
-            Axis::Tensor => (1, self.elements),
-            Axis::Row => (self.rows(), self.columns),
+    fn fold(
+        &self,
+        axis: Axis,
+        start: f64,
+        value: impl Fn(usize) -> f64,
+        combine: impl Fn(f64, f64) -> f64,
+    ) -> Value {
+        let (extent, count) = match axis {
+            Axis::Tensor => (Extent::Tensor, 1),
+            Axis::Row => (Extent::Row, self.rows()),
+            Axis::Column => (Extent::Column, self.columns),
         };
-        let group = |n: usize| (n * length..(n + 1) * length).map(&value).fold(0.0, &combine);
-        Value::Wide((0..count).map(group).collect())
+        let mut values = vec![start; count];
+        for i in 0..self.elements {
+            let group = match axis {
+                Axis::Tensor => 0,
+                Axis::Row => i / self.columns,
+                Axis::Column => i % self.columns,
+            };
+            values[group] = combine(values[group], value(i));
+        }
+        Value::Wide(extent, values)
     }
 
-    fn top(&self, x: super::NodeId, count: u64) -> Vec<f32> {
-        let magnitude = |i: usize| self.element(x, i).to_bits() & 0x7fff_ffff;
+    fn count(&self, count: NodeId) -> usize {
+        self.wide(count, 0) as usize
+    }
+
+    fn magnitude(&self, x: NodeId, i: usize) -> u32 {
+        self.element(x, i).to_bits() & 0x7fff_ffff
+    }
+
+    /// All elements, the largest magnitude first, the lowest flat index first among equals.
+    fn order(&self, x: NodeId) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.elements).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(magnitude(i)), i));
+        order.sort_by_key(|&i| (std::cmp::Reverse(self.magnitude(x, i)), i));
+        order
+    }
+
+    fn top(&self, x: NodeId, count: usize) -> Vec<f32> {
         let mut kept = vec![0.0; self.elements];
-        for &i in order.iter().take(usize::try_from(count).unwrap_or(usize::MAX)) {
+        for &i in self.order(x).iter().take(count) {
             kept[i] = 1.0;
         }
         kept
+    }
+
+    fn kth(&self, x: NodeId, count: usize) -> f64 {
+        match count.checked_sub(1) {
+            None => f64::INFINITY,
+            Some(at) => {
+                self.order(x).get(at).map_or(0.0, |&i| f64::from(f32::from_bits(self.magnitude(x, i))))
+            }
+        }
+    }
+
+    fn ranks(&self, x: NodeId) -> Vec<f32> {
+        let mut ranks = vec![0.0; self.elements];
+        for row in 0..self.rows() {
+            let mut order: Vec<usize> = (row * self.columns..(row + 1) * self.columns).collect();
+            order.sort_by_key(|&i| (self.magnitude(x, i), i));
+            (0..).zip(order).for_each(|(rank, i): (u32, usize)| ranks[i] = rank as f32);
+        }
+        ranks
     }
 
     fn rows(&self) -> usize {
         self.elements / self.columns
     }
 
-    fn element(&self, node: super::NodeId, i: usize) -> f32 {
+    fn element(&self, node: NodeId, i: usize) -> f32 {
         match &self.values[node.index()] {
             Value::Element(values) => values[i],
-            Value::Wide(_) => self.wide(node, i / self.columns) as f32,
+            Value::Wide(Extent::Column, _) => self.wide(node, i % self.columns) as f32,
+            Value::Wide(..) => self.wide(node, i / self.columns) as f32,
         }
     }
 
-    fn wide(&self, node: super::NodeId, row: usize) -> f64 {
+    fn wide(&self, node: NodeId, group: usize) -> f64 {
         match &self.values[node.index()] {
-            Value::Wide(values) => values[if values.len() == 1 { 0 } else { row }],
+            Value::Wide(_, values) => values[if values.len() == 1 { 0 } else { group }],
             Value::Element(_) => unreachable!("verified: a value per element never meets a lower extent"),
         }
     }
@@ -122,7 +175,12 @@ pub(crate) fn unary_f64(op: Unary, x: f64) -> f64 {
         Unary::Negate => -x,
         Unary::Absolute => x.abs(),
         Unary::SquareRoot => x.sqrt(),
+        Unary::Exponential => elementary::exp(x),
+        Unary::ExponentialLessOne => elementary::exp_m1(x),
+        Unary::Logarithm => elementary::ln(x),
+        Unary::LogarithmOfOneMore => elementary::ln_1p(x),
         Unary::Sine => x.sin(),
+        Unary::Cosine => x.cos(),
         Unary::ArcCosine => x.acos(),
     }
 }
@@ -159,7 +217,10 @@ fn unary_f32(op: Unary, x: f32) -> f32 {
         Unary::Negate => -x,
         Unary::Absolute => x.abs(),
         Unary::SquareRoot => x.sqrt(),
-        Unary::Sine | Unary::ArcCosine => unreachable!("verified: not on elements"),
+        Unary::Exponential | Unary::ExponentialLessOne | Unary::Logarithm | Unary::LogarithmOfOneMore => {
+            unary_f64(op, f64::from(x)) as f32
+        }
+        Unary::Sine | Unary::Cosine | Unary::ArcCosine => unreachable!("verified: not on elements"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! In: expressions built with ordinary operators on a [`Graph`]. Out: a verified [`Formula`], which a
 //! [`Schedule`] splits into passes and which [`interpret()`] defines element by element. Nothing here is fast.
 
+pub(crate) mod elementary;
 mod graph;
 mod interpret;
 mod op;

@@ -1,8 +1,8 @@
 //! Defines the whole instruction set of formulas.
 //!
-//! A [`Formula`] is a list of [`Op`]s in which operands precede their users. Values have one of three extents: one per
-//! tensor, one per row, one per element. Element values are f32, all others f64; a lower extent spreads over a higher
-//! one, rounded to f32 once when it meets elements.
+//! A [`Formula`] is a list of [`Op`]s in which operands precede their users. Values have one of four extents: one per
+//! tensor, one per row, one per column, one per element. Element values are f32, all others f64; a lower extent spreads
+//! over a higher one, rounded to f32 once when it meets elements. A value per row and one per column meet at elements.
 
 /// The position of an operation in its formula.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,17 +38,33 @@ pub enum Axis {
     Tensor,
     /// The elements of each row: one value per row.
     Row,
+    /// The elements at the same place of all rows: one value per column.
+    Column,
 }
 
 /// How many values an operation has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     /// One for the tensor (f64).
     Tensor,
     /// One for each row (f64).
     Row,
+    /// One for each column (f64).
+    Column,
     /// One for each element (f32).
     Element,
+}
+
+impl Extent {
+    /// The extent of an operation on values of two extents.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Tensor, extent) | (extent, Self::Tensor) => extent,
+            (a, b) if a == b => a,
+            _ => Self::Element,
+        }
+    }
 }
 
 /// Operations with one operand.
@@ -60,8 +76,18 @@ pub enum Unary {
     Absolute,
     /// The square root.
     SquareRoot,
+    /// The exponential.
+    Exponential,
+    /// The exponential less 1, exact to f32 near 0 too.
+    ExponentialLessOne,
+    /// The natural logarithm; NaN below 0.
+    Logarithm,
+    /// The natural logarithm of 1 more, exact to f32 near 0 too.
+    LogarithmOfOneMore,
     /// The sine; not on elements.
     Sine,
+    /// The cosine; not on elements.
+    Cosine,
     /// The arc cosine; not on elements.
     ArcCosine,
 }
@@ -110,9 +136,16 @@ pub enum Op {
     Dot(NodeId, NodeId, Axis),
     /// `max |x|`
     Largest(NodeId, Axis),
-    /// 1 where `|x|` is among the given number of largest magnitudes of the tensor, else 0. Among equal magnitudes the
-    /// lowest flat index wins; NaN counts as larger than infinity.
-    Top(NodeId, u64),
+    /// `max x`
+    Greatest(NodeId, Axis),
+    /// 1 where `|x|` is among the given number (rounded down) of largest magnitudes of the tensor, else 0. Among equal
+    /// magnitudes the lowest flat index wins; NaN counts as larger than infinity.
+    Top(NodeId, NodeId),
+    /// The magnitude that comes at the given place (rounded down, from 1) among those of the tensor, the largest first:
+    /// infinity before the first, 0 after the last.
+    Kth(NodeId, NodeId),
+    /// How many elements of its row are smaller in magnitude, or equal and earlier: 0 for the smallest.
+    Rank(NodeId),
 }
 
 impl Op {
@@ -120,18 +153,33 @@ impl Op {
     pub fn operands(&self) -> impl Iterator<Item = NodeId> + use<> {
         let operands = match *self {
             Self::Input(_) | Self::Constant(_) | Self::Random(_) => [None; 3],
-            Self::Unary(_, x) | Self::Sum(x, _) | Self::Largest(x, _) | Self::Top(x, _) => {
-                [Some(x), None, None]
+            Self::Unary(_, x)
+            | Self::Sum(x, _)
+            | Self::Largest(x, _)
+            | Self::Greatest(x, _)
+            | Self::Rank(x) => [Some(x), None, None],
+            Self::Binary(_, a, b) | Self::Dot(a, b, _) | Self::Top(a, b) | Self::Kth(a, b) => {
+                [Some(a), Some(b), None]
             }
-            Self::Binary(_, a, b) | Self::Dot(a, b, _) => [Some(a), Some(b), None],
             Self::Select(c, a, b) => [Some(c), Some(a), Some(b)],
         };
         operands.into_iter().flatten()
     }
 
+    /// The operands of which a sweep computes every element: all but the count of a selection.
+    pub fn swept_operands(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.operands().take(if self.is_selection() { 1 } else { 3 })
+    }
+
     /// Whether all elements must be seen before this value is known.
     pub const fn is_reduction(&self) -> bool {
-        matches!(self, Self::Sum(..) | Self::Dot(..) | Self::Largest(..) | Self::Top(..))
+        matches!(self, Self::Sum(..) | Self::Dot(..) | Self::Largest(..) | Self::Greatest(..))
+            || self.is_selection()
+    }
+
+    /// Whether magnitudes are ranked over the whole tensor.
+    pub const fn is_selection(&self) -> bool {
+        matches!(self, Self::Top(..) | Self::Kth(..))
     }
 }
 
@@ -175,13 +223,19 @@ impl Formula {
         let mut extents = Vec::with_capacity(self.nodes.len());
         for op in &self.nodes {
             let extent = match *op {
-                Op::Input(_) | Op::Random(_) | Op::Top(..) => Extent::Element,
-                Op::Constant(_) => Extent::Tensor,
-                Op::Sum(_, axis) | Op::Dot(_, _, axis) | Op::Largest(_, axis) => match axis {
-                    Axis::Tensor => Extent::Tensor,
-                    Axis::Row => Extent::Row,
-                },
-                _ => op.operands().map(|x| extents[x.index()]).max().unwrap_or(Extent::Tensor),
+                Op::Input(_) | Op::Random(_) | Op::Top(..) | Op::Rank(_) => Extent::Element,
+                Op::Constant(_) | Op::Kth(..) => Extent::Tensor,
+                Op::Sum(_, axis) | Op::Dot(_, _, axis) | Op::Largest(_, axis) | Op::Greatest(_, axis) => {
+                    match axis {
+                        Axis::Tensor => Extent::Tensor,
+                        Axis::Row => Extent::Row,
+                        Axis::Column => Extent::Column,
+                    }
+                }
+                _ => op
+                    .operands()
+                    .map(|x| extents.get(x.index()).copied().unwrap_or(Extent::Element))
+                    .fold(Extent::Tensor, Extent::join),
             };
             extents.push(extent);
         }

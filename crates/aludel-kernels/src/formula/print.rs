@@ -6,8 +6,7 @@ use super::{Axis, Binary, Formula, NodeId, Op, Unary};
 
 impl fmt::Display for Formula {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut uses = vec![0usize; self.nodes.len()];
-        self.count_uses(self.output, &mut uses);
+        let uses = self.uses();
         let mut names = vec![None; self.nodes.len()];
         let mut count = 0;
         for node in self.ids() {
@@ -22,11 +21,16 @@ impl fmt::Display for Formula {
 }
 
 impl Formula {
-    fn count_uses(&self, node: NodeId, uses: &mut [usize]) {
-        uses[node.index()] += 1;
-        if uses[node.index()] == 1 {
-            self.op(node).operands().for_each(|x| self.count_uses(x, uses));
+    /// How often each operation is used by those that the output needs. Users come after what they use.
+    fn uses(&self) -> Vec<usize> {
+        let mut uses = vec![0usize; self.nodes.len()];
+        uses[self.output.index()] = 1;
+        for node in self.ids().collect::<Vec<_>>().into_iter().rev() {
+            if uses[node.index()] > 0 {
+                self.op(node).operands().for_each(|x| uses[x.index()] += 1);
+            }
         }
+        uses
     }
 
     fn deserves_a_name(&self, node: NodeId, uses: &[usize]) -> bool {
@@ -38,7 +42,11 @@ impl Formula {
     fn text(&self, node: NodeId, names: &[Option<usize>]) -> String {
         let show =
             |x: NodeId| names[x.index()].map_or_else(|| self.text(x, names), |name| format!("t{name}"));
-        let over = |axis| if axis == Axis::Row { "row_" } else { "" };
+        let over = |axis| match axis {
+            Axis::Tensor => "",
+            Axis::Row => "row_",
+            Axis::Column => "column_",
+        };
         match self.op(node) {
             Op::Input(input) => format!("x{input}"),
             Op::Constant(value) => format!("{}", value.0),
@@ -53,7 +61,10 @@ impl Formula {
             Op::Sum(x, axis) => format!("{}sum({})", over(axis), show(x)),
             Op::Dot(x, y, axis) => format!("{}dot({}, {})", over(axis), show(x), show(y)),
             Op::Largest(x, axis) => format!("{}largest({})", over(axis), show(x)),
-            Op::Top(x, count) => format!("top({}, {count})", show(x)),
+            Op::Greatest(x, axis) => format!("{}greatest({})", over(axis), show(x)),
+            Op::Top(x, count) => format!("top({}, {})", show(x), show(count)),
+            Op::Kth(x, count) => format!("kth({}, {})", show(x), show(count)),
+            Op::Rank(x) => format!("row_rank({})", show(x)),
         }
     }
 }
@@ -63,7 +74,12 @@ fn unary_name(op: Unary) -> &'static str {
         Unary::Negate => "negate",
         Unary::Absolute => "abs",
         Unary::SquareRoot => "sqrt",
+        Unary::Exponential => "exp",
+        Unary::ExponentialLessOne => "expm1",
+        Unary::Logarithm => "log",
+        Unary::LogarithmOfOneMore => "log1p",
         Unary::Sine => "sin",
+        Unary::Cosine => "cos",
         Unary::ArcCosine => "acos",
     }
 }

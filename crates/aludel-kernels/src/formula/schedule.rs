@@ -36,7 +36,8 @@ impl Schedule {
             let reads = if level == last {
                 reads(formula, &[formula.output()])
             } else {
-                let operands: Vec<_> = reductions.iter().flat_map(|&r| formula.op(r).operands()).collect();
+                let swept = |&r: &NodeId| formula.op(r).swept_operands();
+                let operands: Vec<_> = reductions.iter().flat_map(swept).collect();
                 reads(formula, &operands)
             };
             passes.push(Pass { reductions, reads });
@@ -79,7 +80,8 @@ fn reads(formula: &Formula, roots: &[NodeId]) -> Vec<u16> {
         }
         match formula.op(node) {
             Op::Input(input) => inputs.push(input),
-            Op::Sum(..) | Op::Dot(..) | Op::Largest(..) => {}
+            Op::Sum(..) | Op::Dot(..) | Op::Largest(..) | Op::Greatest(..) | Op::Kth(..) => {}
+            Op::Top(x, _) => stack.push(x),
             op => stack.extend(op.operands()),
         }
     }

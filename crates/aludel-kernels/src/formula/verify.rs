@@ -22,11 +22,31 @@ pub enum FormulaError {
         /// The index of its operand.
         operand: usize,
     },
-    /// Sine or arc cosine of elements.
-    #[error("operation {user}: sine and arc cosine take a value per tensor or row, not elements")]
+    /// Sine, cosine or arc cosine of elements.
+    #[error(
+        "operation {user}: sine, cosine and arc cosine take a value per tensor, row or column, not elements"
+    )]
     Elements {
         /// The index of the operation.
         user: usize,
+    },
+    /// A count that is not one value for the tensor.
+    #[error("operation {user} counts by operation {operand}, which is not one value for the tensor")]
+    Count {
+        /// The index of the selection.
+        user: usize,
+        /// The index of its count.
+        operand: usize,
+    },
+    /// A rank where whole rows are not at hand, or of random numbers.
+    #[error(
+        "operation {user} ranks or selects by operation {operand}, which itself needs whole rows or random numbers"
+    )]
+    Rank {
+        /// The index of the rank or selection.
+        user: usize,
+        /// The index of what it may not depend on.
+        operand: usize,
     },
     /// The output is not one value per element.
     #[error("the output has no value per element")]
@@ -43,19 +63,48 @@ impl Formula {
         }
         let extents = self.extents();
         for (user, op) in self.nodes.iter().enumerate() {
-            let not_element = op.operands().map(NodeId::index).find(|&x| extents[x] != Extent::Element);
-            if let (true, Some(operand)) = (op.is_reduction(), not_element) {
+            let not_element = op.swept_operands().map(NodeId::index).find(|&x| extents[x] != Extent::Element);
+            if let (true, Some(operand)) = (op.is_reduction() || matches!(op, Op::Rank(_)), not_element) {
                 return Err(FormulaError::NotElements { user, operand });
             }
-            if matches!(op, Op::Unary(Unary::Sine | Unary::ArcCosine, _)) && extents[user] == Extent::Element
-            {
+            let is_angle = matches!(op, Op::Unary(Unary::Sine | Unary::Cosine | Unary::ArcCosine, _));
+            if is_angle && extents[user] == Extent::Element {
                 return Err(FormulaError::Elements { user });
             }
+            if let Op::Top(_, count) | Op::Kth(_, count) = *op
+                && extents[count.index()] != Extent::Tensor
+            {
+                return Err(FormulaError::Count { user, operand: count.index() });
+            }
+            self.verify_rows(user, *op)?;
         }
         match extents.get(self.output.index()) {
             Some(Extent::Element) => Ok(()),
             _ => Err(FormulaError::Output),
         }
+    }
+
+    /// Ranks are taken over whole rows before a block is computed, and selections look at samples of a few elements: what
+    /// is ranked or selected by cannot itself need whole rows. Random numbers come in groups that rows may cut.
+    fn verify_rows(&self, user: usize, op: Op) -> Result<(), FormulaError> {
+        let ranks = matches!(op, Op::Rank(_));
+        if !ranks && !op.is_selection() {
+            return Ok(());
+        }
+        let mut stack: Vec<NodeId> = op.swept_operands().collect();
+        let mut visited = vec![false; self.nodes.len()];
+        while let Some(node) = stack.pop() {
+            if std::mem::replace(&mut visited[node.index()], true) {
+                continue;
+            }
+            match self.op(node) {
+                Op::Rank(_) => return Err(FormulaError::Rank { user, operand: node.index() }),
+                Op::Random(_) if ranks => return Err(FormulaError::Rank { user, operand: node.index() }),
+                Op::Sum(..) | Op::Dot(..) | Op::Largest(..) | Op::Greatest(..) | Op::Kth(..) => {}
+                op => stack.extend(op.swept_operands()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -79,6 +128,18 @@ mod tests {
         let graph = Graph::new();
         let x = graph.input(0);
         assert_eq!(graph.finish(x.sin()), Err(FormulaError::Elements { user: 1 }));
+
+        let graph = Graph::new();
+        let x = graph.input(0);
+        let kept = x * x.top(x.sum(Axis::Row));
+        assert_eq!(graph.finish(kept), Err(FormulaError::Count { user: 2, operand: 1 }));
+
+        let graph = Graph::new();
+        let x = graph.input(0);
+        assert_eq!(graph.finish(x.rank().kth(1.0) * x), Err(FormulaError::Rank { user: 3, operand: 1 }));
+        let graph = Graph::new();
+        let ranked = (graph.input(0) + graph.random(0)).rank();
+        assert_eq!(graph.finish(ranked), Err(FormulaError::Rank { user: 3, operand: 1 }));
 
         let nodes = vec![Op::Unary(Unary::Negate, NodeId(1)), Op::Input(0)];
         let formula = Formula { nodes, output: NodeId(0), inputs: 1, streams: 0 };
