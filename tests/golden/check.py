@@ -15,14 +15,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import directions
 import philox
+import selections
 
 ROOT = Path(__file__).resolve().parent
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SPARSE = {"ties": "magnitude", "dare_linear": "random", "dare_ties": "random"}
-SPARSE |= {"breadcrumbs": "band", "breadcrumbs_ties": "band"}
-CONSENSUS = {"ties", "dare_ties", "breadcrumbs_ties"}
-RESCALED = {"dare_linear", "dare_ties"}
+SPARSE |= {"breadcrumbs": "band", "breadcrumbs_ties": "band", "della": "ranked", "della_linear": "ranked"}
+CONSENSUS = {"ties", "dare_ties", "breadcrumbs_ties", "della"}
+RESCALED = {"dare_linear", "dare_ties", "della", "della_linear"}
 
 
 def main() -> None:
@@ -77,7 +79,7 @@ class Merge:
 
     def output(self, tensor: str) -> torch.Tensor:
         values = {model: weights[tensor].float().numpy().astype(self.real) for model, weights in self.weights.items()}
-        if self.method in ("linear", "slerp", "model_stock", "passthrough"):
+        if hasattr(self, self.method):
             result = getattr(self, self.method)(tensor, values)
         else:
             result = self.task_vectors(tensor, values)
@@ -129,6 +131,61 @@ class Merge:
         scale = self.parameter("scale", tensor, None, entry)
         return values[entry["model"]] if scale is None else values[entry["model"]] * self.real(scale)
 
+    def others(self, values: dict) -> list:
+        """The entries that are not the base, and their values: task vectors where there is a base."""
+        start = values[self.base] if self.base else 0
+        return [(e, values[e["model"]] - start) for e in self.entries if e["model"] != self.base]
+
+    def start(self, values: dict):
+        return values[self.base] if self.base else 0
+
+    def nuslerp(self, tensor: str, values: dict) -> np.ndarray:
+        (first, a), (second, b) = self.others(values)
+        wa, wb = (self.parameter("weight", tensor, None, entry) for entry in (first, second))
+        flatten, row_wise = self.parameter("nuslerp_flatten", tensor, True), self.parameter("nuslerp_row_wise", tensor, False)
+        return self.start(values) + directions.nuslerp(a, b, wa, wb, flatten, row_wise)
+
+    def multislerp(self, tensor: str, values: dict) -> np.ndarray:
+        entries, xs = zip(*self.others(values))
+        weights = [self.parameter("weight", tensor, None, entry) for entry in entries]
+        normalize, eps = self.parameter("normalize_weights", tensor, True), self.parameter("eps", tensor, 1e-8)
+        return self.start(values) + directions.multislerp(list(xs), weights, normalize, eps)
+
+    def karcher(self, tensor: str, values: dict) -> np.ndarray:
+        xs = [values[entry["model"]] for entry in self.entries]
+        return directions.karcher(xs, self.parameter("max_iter", tensor, 10), self.parameter("tol", tensor, 1e-5))
+
+    def nearswap(self, tensor: str, values: dict) -> np.ndarray:
+        [other] = [value for model, value in values.items() if model != self.base]
+        return selections.nearswap(values[self.base], other, self.parameter("t", tensor, None))
+
+    def sce(self, tensor: str, values: dict) -> np.ndarray:
+        deltas = [delta for _, delta in self.others(values)]
+        return values[self.base] + selections.sce(deltas, self.parameter("select_topk", tensor, 1.0))
+
+    def arcee_fusion(self, tensor: str, values: dict) -> np.ndarray:
+        [other] = [value for model, value in values.items() if model != self.base]
+        return selections.arcee_fusion(values[self.base], other)
+
+    def ram(self, tensor: str, values: dict) -> np.ndarray:
+        deltas = [delta for _, delta in self.others(values)]
+        return values[self.base] + selections.ram(deltas, self.parameter("epsilon", tensor, 1e-5))
+
+    def ramplus_tl(self, tensor: str, values: dict) -> np.ndarray:
+        deltas = [delta for _, delta in self.others(values)]
+        r, alpha = self.parameter("r", tensor, 0.1), self.parameter("alpha", tensor, 0.2)
+        return values[self.base] + selections.ram(deltas, self.parameter("epsilon", tensor, 1e-5), r, alpha)
+
+    def expo(self, tensor: str, values: dict) -> np.ndarray:
+        [(entry, delta)] = self.others(values)
+        return values[entry["model"]] + delta * self.real(self.parameter("alpha", tensor, None))
+
+    def geometric_median(self, tensor: str, values: dict) -> np.ndarray:
+        xs = [values[entry["model"]] for entry in self.entries]
+        weights = [self.parameter("weight", tensor, 1.0, entry) for entry in self.entries]
+        steps, smoothing = self.parameter("iterations", tensor, 32), self.parameter("smoothing", tensor, 1e-6)
+        return directions.geometric_median(xs, weights, steps, smoothing)
+
     def task_vectors(self, tensor: str, values: dict) -> np.ndarray:
         start, weights, weighted = values[self.base], [], []
         for index, entry in enumerate(self.entries):
@@ -143,7 +200,7 @@ class Merge:
             divisor = add([weight * yes for weight, yes in zip(weights, agree)])
         else:
             mixed, divisor = add(weighted), add(weights)
-        if self.parameter("normalize", tensor, self.method == "ties"):
+        if self.parameter("normalize", tensor, self.method in ("ties", "della")):
             mixed = mixed / np.where(divisor == 0, self.real(1), divisor)
         return start + mixed * self.real(self.parameter("lambda", tensor, 1.0))
 
@@ -154,6 +211,9 @@ class Merge:
             return delta
         if kind == "random":
             keep = philox.kept(self.seed, index, tensor, delta.size, density)
+        elif kind == "ranked":
+            numbers = philox.uniform(philox.stream_key(self.seed, index, tensor), delta.size)
+            keep = selections.della(delta, numbers, density, self.parameter("epsilon", tensor, 0.15, entry))
         else:
             gamma = self.parameter("gamma", tensor, 0.01, entry) if kind == "band" else 0.0
             keep = band(np.abs(delta).astype(np.float32).reshape(-1), density, gamma)

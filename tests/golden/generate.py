@@ -19,6 +19,7 @@ from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from mergekit import sparsify
@@ -30,6 +31,7 @@ from mergekit.options import MergeOptions
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import check
 import philox
 
 ROOT = Path(__file__).resolve().parent
@@ -62,6 +64,9 @@ def record(name: str) -> None:
     folder = ROOT / "cases" / name
     recipe = yaml.safe_load((folder / "recipe.yml").read_text())
     case = json.loads((folder / "case.json").read_text())
+    if case.get("source") == "formulas":
+        record_from_formulas(folder, recipe, case)
+        return
     inject(recipe, seed=case.get("seed", 0))
     recipe.get("parameters", {}).pop("consensus", None)
     options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
@@ -70,6 +75,15 @@ def record(name: str) -> None:
         tensors = written_tensors(Path(out))
     save_file(tensors, folder / "expected.safetensors", metadata={"format": "pt"})
     print(f"{name}: {len(tensors)} tensors")
+
+
+def record_from_formulas(folder: Path, recipe: dict, case: dict) -> None:
+    """What mergekit has no method for is computed by check.py, from the papers' formulas."""
+    real = np.float32 if case["tier"] == "exact" else np.float64
+    merge = check.Merge(recipe, case.get("seed", 0), real)
+    tensors = {tensor: merge.output(tensor) for tensor in merge.tensor_names()}
+    save_file(tensors, folder / "expected.safetensors", metadata={"format": "pt"})
+    print(f"{folder.name}: {len(tensors)} tensors, from the formulas")
 
 
 def written_tensors(out: Path) -> dict[str, torch.Tensor]:
@@ -113,8 +127,8 @@ def inject_masks(models: list[str], seed: int) -> None:
 
     def bernoulli(density: torch.Tensor) -> torch.Tensor:
         [(model_index, tensor)] = current
-        threshold = density.reshape(-1)[0].numpy()
-        mask = philox.kept(seed, model_index, tensor, density.numel(), threshold)
+        numbers = philox.uniform(philox.stream_key(seed, model_index, tensor), density.numel())
+        mask = numbers < density.reshape(-1).numpy()
         return torch.from_numpy(mask).reshape(density.shape).to(density.dtype)
 
     task_vectors.get_task_vectors = collect_and_note

@@ -116,6 +116,10 @@ def with_zeros(start: Weights, *parts: str) -> Weights:
     }
 
 
+def every_fourth(values: np.ndarray) -> np.ndarray:
+    return np.arange(values.size).reshape(values.shape) % 4 == 0
+
+
 def write(name: str, shape: Shape, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
     folder = MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,9 @@ def main() -> None:
     for name in ("d", "e", "f", "g"):
         write(name, SMALL, tuned(start, name, 0.02))
     write("base-copy", SMALL, start)
-    write("a-near", SMALL, tuned(a, "a-near", 1e-4))
+    for name in ("a-near", "a-near-2"):
+        write(name, SMALL, tuned(a, name, 1e-4))
+    write("part", SMALL, {tensor: np.where(every_fourth(a[tensor]), b[tensor], a[tensor]) for tensor in a})
     write("a-zeros", SMALL, with_zeros(a, "k_proj", "layers.1.input_layernorm"))
     steps = coarse(start)
     write("equal-base", SMALL, steps)

@@ -99,8 +99,34 @@ fn bytes_do_not_depend_on_threads_or_tiles() {
         ("breadcrumbs", "weight: 0.7, density: 0.6"),
         ("model_stock", ""),
         ("task_arithmetic", "weight: 0.7"),
+        ("della", "weight: 0.7, density: 0.4"),
+        ("della_linear", "weight: 0.7, density: 0.6, epsilon: 0.3"),
+        ("sce", "; select_topk: 0.4"),
+        ("ramplus_tl", "; epsilon: 0.1"),
+        ("multislerp", "weight: 0.7"),
+        ("karcher", "; max_iter: 20"),
+        ("nuslerp", "weight: 0.7; nuslerp_flatten: false"),
+        ("nuslerp", "weight: 0.7; nuslerp_flatten: false, nuslerp_row_wise: true"),
+        (
+            "formula",
+            "share: 0.4; formula: 'd = model[0] - base; base + average(share * (model - base)) * d / row_norm(d)'",
+        ),
+        ("geometric_median", "; without: base"),
+        ("arcee_fusion", "; without: b"),
+        ("nearswap", "; t: 0.1, without: b"),
+        ("expo", "; alpha: 0.1, without: b"),
     ] {
-        let recipe = recipe(folder.path(), method, parameters);
+        let (own, global) = parameters.split_once(';').unwrap_or((parameters, ""));
+        let (global, without) = global.split_once("without: ").unwrap_or((global, ""));
+        let mut recipe = recipe(folder.path(), method, own) + &format!("parameters: {{{global}}}\n");
+        match without {
+            "base" => recipe = recipe.replace("base_model:", "# base_model:"),
+            "b" => {
+                let listed = format!("  - model: {}/b\n    parameters: {{{own}}}\n", folder.path().display());
+                recipe = recipe.replace(&listed, "");
+            }
+            _ => {}
+        }
         let mut first: Option<Vec<u8>> = None;
         for (threads, tile) in [(1, 1), (2, 1), (7, 2), (2, 4), (1, 16)] {
             let options =

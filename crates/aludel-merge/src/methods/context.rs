@@ -3,7 +3,7 @@
 use aludel_kernels::formula::{Expr, Graph};
 
 use crate::problem::Problem;
-use crate::recipe::{DefaultValue, Kind, ParameterSpec, Recipe};
+use crate::recipe::{DefaultValue, Kind, Located, ParameterSpec, Recipe};
 
 /// A model that takes part in the merge of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +21,15 @@ pub struct Member {
 pub struct Tensor<'a> {
     /// Its name.
     pub name: &'a str,
+    /// Its sides.
+    pub shape: &'a [usize],
     /// Its elements.
     pub elements: u64,
     /// The elements of each of its rows.
     pub columns: u64,
     /// Where it stands among the layers, from 0 to 1.
     pub position: f64,
-    /// The base model, for methods that require one.
+    /// The base model, where it is no member.
     pub base: Option<&'a Member>,
     /// The members, in the recipe's order.
     pub members: &'a [Member],
@@ -43,9 +45,20 @@ impl<'a> Tensor<'a> {
         graph.input(self.base.or(self.members.first()).map_or(0, |member| member.input))
     }
 
+    /// The base model's elements, where there is one that is no member.
+    pub(crate) fn optional_base<'g>(&self, graph: &'g Graph) -> Option<Expr<'g>> {
+        self.base.map(|base| graph.input(base.input))
+    }
+
     /// A number of the whole merge.
     pub(crate) fn number(&self, name: &'static str) -> Result<f64, Problem> {
         self.number_of(name, None)
+    }
+
+    /// A number of the whole merge that lies in a range.
+    pub(crate) fn number_within(&self, name: &'static str, range: (f64, f64)) -> Result<f64, Problem> {
+        let value = self.number(name)?;
+        self.within(name, None, value, range)
     }
 
     /// A number of a member.
@@ -78,6 +91,12 @@ impl<'a> Tensor<'a> {
         };
         let default = if let Some(DefaultValue::Text(word)) = default { word } else { "" };
         Ok(self.recipe.choice(name, words, None, self.name, self.position)?.unwrap_or(default))
+    }
+
+    /// A text of the whole merge.
+    pub(crate) fn text(&self, name: &'static str) -> Result<Located<String>, Problem> {
+        let given = self.recipe.string(name, None, self.name, self.position)?;
+        given.ok_or_else(|| self.missing(name, None))
     }
 
     fn number_of(&self, name: &'static str, member: Option<&Member>) -> Result<f64, Problem> {
@@ -123,14 +142,26 @@ impl<'a> Tensor<'a> {
         if (low..=high).contains(&value) {
             return Ok(value);
         }
-        let scalar =
-            self.recipe.scalar(name, member.and_then(|member| member.entry), self.name, self.position);
-        let message =
-            format!("`{name}` is {value} for {}, but has to lie between {low} and {high}", self.name);
-        Err(scalar.map_or_else(
-            || Problem::general(message.clone()),
-            |scalar| Problem::at(scalar.place, message.clone()),
-        ))
+        let range = match (low, high) {
+            (f64::MIN_POSITIVE, f64::MAX) => "be positive".to_owned(),
+            (low, f64::MAX) => format!("be at least {low}"),
+            (low, high) => format!("lie between {low} and {high}"),
+        };
+        let message = format!("`{name}` is {value} for {}, but has to {range}", self.name);
+        Err(self.problem_at(name, member, message))
+    }
+
+    /// A problem of a member's parameter, where it is given.
+    pub(crate) fn problem_of(&self, name: &str, member: &Member, message: String) -> Problem {
+        self.problem_at(name, Some(member), message)
+    }
+
+    fn problem_at(&self, name: &str, member: Option<&Member>, message: String) -> Problem {
+        let entry = member.and_then(|member| member.entry);
+        match self.recipe.scalar(name, entry, self.name, self.position) {
+            Some(scalar) => Problem::at(scalar.place, message),
+            None => Problem::general(message),
+        }
     }
 
     fn spec(&self, name: &str) -> Option<&'static ParameterSpec> {

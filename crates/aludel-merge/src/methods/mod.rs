@@ -3,12 +3,24 @@
 //! In: which tensors stand where and the method's parameters for one tensor, through a [`Tensor`]. Out: an expression
 //! over them. A method reads no weights, knows no files and decides nothing about passes, threads or memory.
 
+mod arcee_fusion;
 mod breadcrumbs;
 mod context;
 mod dare;
+mod della;
+mod directions;
+mod expo;
+mod formula;
+mod geometric_median;
+mod karcher;
 mod linear;
 mod model_stock;
+mod multislerp;
+mod nearswap;
+mod nuslerp;
 mod passthrough;
+mod ram;
+mod sce;
 mod slerp;
 mod task_arithmetic;
 mod task_vectors;
@@ -18,8 +30,8 @@ pub use context::{Member, Tensor};
 
 use aludel_kernels::formula::{Expr, Graph};
 
-use crate::problem::Problem;
-use crate::recipe::{ParameterSpec, nearest};
+use crate::problem::{Problem, Problems};
+use crate::recipe::{ParameterSpec, Recipe, nearest};
 
 /// How a method treats the base model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +40,10 @@ pub enum Base {
     Required,
     /// It has to be one of the models, and is the first of them.
     First,
+    /// It may be given, and is no member of the merge.
+    Optional,
+    /// It is a member like any other, listed or not.
+    Member,
     /// It plays no part; a model of the list that is named as base is a member like any other.
     Unused,
 }
@@ -49,6 +65,23 @@ pub trait Method: Sync {
     /// The parameters that it takes.
     fn parameters(&self) -> &'static [ParameterSpec];
 
+    /// The names of numbers that the recipe itself makes parameters of this method.
+    ///
+    /// # Errors
+    /// Everything wrong with what says so.
+    fn own_numbers(&self, recipe: &Recipe) -> Result<Vec<String>, Problems> {
+        let _ = recipe;
+        Ok(Vec::new())
+    }
+
+    /// The elements of what counts as a row of the tensor: of its last dimension, unless the method sees it otherwise.
+    ///
+    /// # Errors
+    /// A parameter that has to be known for it is wrong.
+    fn row_length(&self, tensor: &Tensor<'_>) -> Result<u64, Problem> {
+        Ok(tensor.columns)
+    }
+
     /// The merged tensor.
     ///
     /// # Errors
@@ -60,14 +93,27 @@ pub trait Method: Sync {
 pub const METHODS: &[&dyn Method] = &[
     &linear::Linear,
     &slerp::Slerp,
+    &nuslerp::NuSlerp,
+    &multislerp::MultiSlerp,
+    &karcher::Karcher,
+    &geometric_median::GeometricMedian,
     &task_arithmetic::TaskArithmetic,
     &ties::Ties,
     &dare::DareLinear,
     &dare::DareTies,
     &breadcrumbs::Breadcrumbs,
     &breadcrumbs::BreadcrumbsTies,
+    &della::DellaLinear,
+    &della::Della,
+    &sce::Sce,
+    &ram::Ram,
+    &ram::RamPlus,
     &model_stock::ModelStock,
+    &nearswap::NearSwap,
+    &arcee_fusion::ArceeFusion,
+    &expo::Expo,
     &passthrough::Passthrough,
+    &formula::ByFormula,
 ];
 
 /// The method of a name.

@@ -4,7 +4,7 @@
 //! the pages of a few tiles of each input are resident, and encoded tiles wait in a fixed number of buffers.
 
 use aludel_checkpoint::WeightMap;
-use aludel_kernels::cpu::{CHUNK, Scratch};
+use aludel_kernels::cpu::{CHUNK, Geometry, Scratch};
 use serde::Serialize;
 
 use super::{Action, PlannedFormula, Step};
@@ -79,7 +79,13 @@ impl Needs {
         self.output_width = self.output_width.max(output);
         self.largest = self.largest.max(step.elements());
         if let Some(formula) = formula {
-            self.scratch = self.scratch.max(Scratch::bytes(formula.registers));
+            let ranks = match step.action {
+                Action::Compute { columns, .. } => {
+                    Scratch::rank_bytes(&formula.formula, Geometry { elements: step.elements(), columns })
+                }
+                Action::Copy => 0,
+            };
+            self.scratch = self.scratch.max(Scratch::bytes(formula.registers) + ranks);
             self.selections = self.selections.max(formula.selections() as u64);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{Config, Dtype, Layout, OutputTensor, element_bytes, free_space, is_float};
 use aludel_kernels::cpu::registers_of;
-use aludel_kernels::formula::{Formula, Graph, Op, Schedule};
+use aludel_kernels::formula::{Formula, Graph, Schedule};
 
 use super::budget::{self, Needs, Work};
 use super::layers::Layers;
@@ -32,7 +32,10 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
             Problem::at(recipe.merge_method.place.clone(), format!("unknown merge method `{name}`"));
         return Err(problem.with_hint(methods::hint_for(name)).into());
     };
-    problems.append(recipe.check_parameters(method.parameters()));
+    match method.own_numbers(recipe) {
+        Ok(numbers) => problems.append(recipe.check_parameters_and(method.parameters(), &numbers)),
+        Err(faults) => problems.append(faults),
+    }
     check_unsupported(recipe, &mut problems);
     let before = problems.count();
     let cast = sources::cast(recipe, method, &mut problems);
@@ -91,20 +94,22 @@ impl Builder<'_> {
             let inputs = tensor.inputs.clone();
             return Ok(Step { tensor: name, shape, dtype: tensor.dtype, action: Action::Copy, inputs });
         }
-        let formula = self.formula(tensor, layers.position(&tensor.name))?;
+        let (formula, columns) = self.formula(tensor, layers.position(&tensor.name))?;
         let output = self.recipe.out_dtype.or(self.recipe.dtype).map_or(tensor.dtype, Dtype::from);
-        let action = Action::Compute { formula: self.intern(formula), columns: columns(&tensor.shape) };
+        let action = Action::Compute { formula: self.intern(formula), columns };
         Ok(Step { tensor: name, shape, dtype: output, action, inputs: tensor.inputs.clone() })
     }
 
-    fn formula(&self, tensor: &Matched, position: f64) -> Result<Formula, Problem> {
+    /// The formula, and the elements of a row.
+    fn formula(&self, tensor: &Matched, position: f64) -> Result<(Formula, u64), Problem> {
         let numbered =
             |(source, member): &(usize, Member)| Member { input: *source as u16, ..member.clone() };
         let base = self.cast.base.as_ref().map(numbered);
         let members: Vec<Member> = self.cast.members.iter().map(numbered).collect();
         let elements = tensor.shape.iter().map(|&side| side as u64).product();
-        let context = Tensor {
+        let mut context = Tensor {
             name: &tensor.name,
+            shape: &tensor.shape,
             elements,
             columns: columns(&tensor.shape),
             position,
@@ -113,10 +118,11 @@ impl Builder<'_> {
             recipe: self.recipe,
             specs: self.method.parameters(),
         };
+        context.columns = self.method.row_length(&context)?;
         let graph = Graph::new();
         let output = self.method.formula(&graph, &context)?;
         let internal = |error| Problem::general(format!("internal: {}: {error}", self.method.name()));
-        graph.finish(output).map_err(internal)
+        Ok((graph.finish(output).map_err(internal)?, context.columns))
     }
 
     fn intern(&mut self, formula: Formula) -> usize {
@@ -138,7 +144,7 @@ impl Builder<'_> {
 impl PlannedFormula {
     /// How many thresholds it seeks.
     pub(super) fn selections(&self) -> usize {
-        self.formula.nodes().iter().filter(|op| matches!(op, Op::Top(..))).count()
+        self.formula.nodes().iter().filter(|op| op.is_selection()).count()
     }
 }
 

@@ -41,7 +41,7 @@ pub enum Role {
 #[derive(Debug)]
 pub(super) struct Cast {
     pub sources: Vec<Source>,
-    /// The source of the base, for methods that require one.
+    /// The source of the base, where it is no member.
     pub base: Option<(usize, Member)>,
     /// Sources of the members, in order.
     pub members: Vec<(usize, Member)>,
@@ -62,7 +62,7 @@ pub(super) fn cast(recipe: &Recipe, method: &dyn Method, problems: &mut Problems
     check_parts(recipe, method, problems);
     let mut cast = Cast { sources: Vec::new(), base: None, members: Vec::new() };
     for input in in_order(recipe, method) {
-        let is_base = input.is_base && method.base() == Base::Required;
+        let is_base = input.is_base && matches!(method.base(), Base::Required | Base::Optional);
         let Some(source) = open(&mut cast.sources, &input, is_base, problems) else { continue };
         let name = input.reference.value.text().to_owned();
         let part = (source, Member { input: 0, entry: input.entry, name });
@@ -81,7 +81,7 @@ fn in_order<'r>(recipe: &'r Recipe, method: &dyn Method) -> Vec<Input<'r>> {
     match method.base() {
         Base::Unused => inputs.retain(|input| input.entry.is_some()),
         Base::First => inputs.sort_by_key(|input| !input.is_base),
-        Base::Required => {}
+        Base::Required | Base::Optional | Base::Member => {}
     }
     inputs
 }
@@ -103,13 +103,14 @@ fn check_parts(recipe: &Recipe, method: &dyn Method, problems: &mut Problems) {
         problems.push(problem.with_hint("list it under `models` or remove `base_model`"));
     }
     let is_member = |input: &&Input<'_>| match method.base() {
-        Base::Required => !input.is_base,
-        Base::First => true,
+        Base::Required | Base::Optional => !input.is_base,
+        Base::First | Base::Member => true,
         Base::Unused => input.entry.is_some(),
     };
     let count = inputs.iter().filter(is_member).count();
     let (least, most) = method.members();
-    let besides = if method.base() == Base::Required { " besides the base" } else { "" };
+    let is_apart = matches!(method.base(), Base::Required | Base::Optional);
+    let besides = if is_apart && !lacks_base { " besides the base" } else { "" };
     if count < least && !(lacks_base && method.base() == Base::First) {
         let message = format!("`{name}` merges at least {least} model(s){besides}, but {count} is listed");
         problems.push(Problem::at(place.clone(), message));

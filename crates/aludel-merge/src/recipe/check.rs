@@ -42,6 +42,8 @@ pub enum Kind {
     Bool,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// Any text.
+    Text,
 }
 
 /// A default.
@@ -59,7 +61,12 @@ impl Recipe {
     /// Everything wrong with the recipe's parameters for a method that takes `specs`: unknown names, names at the wrong
     /// level, values of the wrong kind under any filter.
     pub fn check_parameters(&self, specs: &[ParameterSpec]) -> Problems {
-        let check = Check { method: &self.merge_method.value, specs };
+        self.check_parameters_and(specs, &[])
+    }
+
+    /// As [`Recipe::check_parameters`], where numbers of these names are parameters too, at any level.
+    pub fn check_parameters_and(&self, specs: &[ParameterSpec], numbers: &[String]) -> Problems {
+        let check = Check { method: &self.merge_method.value, specs, numbers };
         let mut problems = Problems::new();
         for model in &self.models {
             check.level(&model.parameters, Level::Model, &mut problems);
@@ -125,17 +132,37 @@ impl Recipe {
     ) -> Result<Option<&'static str>, Problem> {
         self.scalar(name, model, tensor, position).map(|scalar| as_choice(&scalar, words)).transpose()
     }
+
+    /// As [`Recipe::scalar`], as text.
+    ///
+    /// # Errors
+    /// The value is a number or a truth value.
+    pub fn string(
+        &self,
+        name: &str,
+        model: Option<usize>,
+        tensor: &str,
+        position: f64,
+    ) -> Result<Option<Located<String>>, Problem> {
+        self.scalar(name, model, tensor, position).map(|scalar| as_text(&scalar)).transpose()
+    }
 }
 
 struct Check<'a> {
     method: &'a str,
     specs: &'a [ParameterSpec],
+    numbers: &'a [String],
 }
 
 impl Check<'_> {
     fn level(&self, parameters: &Parameters, level: Level, problems: &mut Problems) {
         for (name, parameter) in parameters.iter() {
+            let is_number = self.numbers.iter().any(|number| number == name);
             match self.specs.iter().find(|spec| spec.name == name) {
+                None if is_number => {
+                    let wrong = |value| Kind::Number.check(value).err();
+                    problems.extend(parameter.setting.values().filter_map(wrong));
+                }
                 None => problems.push(self.unknown(name, &parameter.place, level)),
                 Some(spec) if spec.level == Level::Global && level == Level::Model => {
                     problems.push(misplaced(name, &parameter.place));
@@ -150,7 +177,8 @@ impl Check<'_> {
 
     fn unknown(&self, name: &str, place: &Place, level: Level) -> Problem {
         let allowed = |spec: &&ParameterSpec| level == Level::Global || spec.level == Level::Model;
-        let names: Vec<&str> = self.specs.iter().filter(allowed).map(|spec| spec.name).collect();
+        let specs = self.specs.iter().filter(allowed).map(|spec| spec.name);
+        let names: Vec<&str> = specs.chain(self.numbers.iter().map(String::as_str)).collect();
         let message = format!("{} takes no parameter {}", quoted(self.method), quoted(name));
         let problem = Problem::at(place.clone(), message);
         match nearest(name, names.iter().copied()) {
@@ -189,6 +217,7 @@ impl Kind {
             Self::Number => as_number(scalar).map(|_| ()),
             Self::Bool => as_bool(scalar).map(|_| ()),
             Self::Choice(words) => as_choice(scalar, words).map(|_| ()),
+            Self::Text => as_text(scalar).map(|_| ()),
         }
     }
 
@@ -197,6 +226,7 @@ impl Kind {
             Self::Number => "a number".into(),
             Self::Bool => "`true` or `false`".into(),
             Self::Choice(words) => format!("one of {}", listed(words.iter().copied())),
+            Self::Text => "text".into(),
         }
     }
 }
@@ -214,6 +244,13 @@ fn as_bool(scalar: &Located<Scalar>) -> Result<bool, Problem> {
         Scalar::Number(1.0) => Ok(true),
         Scalar::Number(0.0) => Ok(false),
         _ => Err(mismatch(scalar, Kind::Bool.noun())),
+    }
+}
+
+fn as_text(scalar: &Located<Scalar>) -> Result<Located<String>, Problem> {
+    match &scalar.value {
+        Scalar::Text(text) => Ok(Located { value: text.clone(), place: scalar.place.clone() }),
+        _ => Err(mismatch(scalar, Kind::Text.noun())),
     }
 }
 

@@ -59,6 +59,8 @@ fn members(method: &dyn Method) -> String {
     match method.base() {
         Base::Required => format!("{count} and `base_model`"),
         Base::First => format!("{count}, one of which is `base_model`"),
+        Base::Optional => format!("{count} and, if given, `base_model`"),
+        Base::Member => format!("{count}, `base_model` counted if given"),
         Base::Unused => format!("{count}; `base_model` only says whose tokenizer and config are kept"),
     }
 }
@@ -77,6 +79,7 @@ fn kind(kind: Kind) -> String {
         Kind::Number => "number or gradient".to_owned(),
         Kind::Bool => "true or false".to_owned(),
         Kind::Choice(words) => words.join(" | "),
+        Kind::Text => "text".to_owned(),
     }
 }
 
@@ -85,6 +88,8 @@ fn method_json(method: &dyn Method) -> Value {
     let base = match method.base() {
         Base::Required => "required",
         Base::First => "one of the models",
+        Base::Optional => "optional",
+        Base::Member => "counted",
         Base::Unused => "unused",
     };
     json!({
@@ -101,6 +106,7 @@ fn parameter_json(spec: &ParameterSpec) -> Value {
         Kind::Number => ("number", None),
         Kind::Bool => ("bool", None),
         Kind::Choice(words) => ("choice", Some(words)),
+        Kind::Text => ("text", None),
     };
     json!({
         "name": spec.name,

@@ -1,0 +1,239 @@
+//! Holds merge methods to what goldens cannot show: what they refuse and where, convergence, and shares of random masks.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
+use aludel_kernels::element::Element;
+use aludel_kernels::random::{StreamKey, uniform};
+use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::plan::{Plan, PlanOptions};
+use aludel_merge::problem::Problems;
+use aludel_merge::recipe::Recipe;
+
+fn plan(recipe: &str) -> Result<Plan, Problems> {
+    let models =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models").canonicalize().unwrap();
+    let text = recipe.replace('@', &format!("{}/", models.display()));
+    Plan::new(&Recipe::parse(&text)?, &PlanOptions::default())
+}
+
+#[test]
+fn what_a_method_cannot_do_is_refused_at_its_place() {
+    for (recipe, expected) in [
+        (
+            "merge_method: della\nbase_model: @base\nmodels:\n- model: @a\n  parameters: {weight: 1, density: 0.9}\n",
+            "5:36 models[0].parameters.density: `density` 0.9 with `epsilon` 0.15 for lm_head.weight: density - epsilon \
+             and density + epsilon have to lie between 0 and 1 (choose a smaller `epsilon`, or `density: 1` to keep everything)",
+        ),
+        (
+            "merge_method: sce\nbase_model: @base\nmodels: [{model: @a}]\nparameters: {select_topk: 0.5}\n",
+            "1:15 merge_method: `select_topk` selects by the variance between models, and there is one (list another model or \
+             remove `select_topk`)",
+        ),
+        (
+            "merge_method: sce\nbase_model: @base\nmodels: [{model: @a}]\nparameters: {select_topk: 1.5}\n",
+            "4:27 parameters.select_topk: `select_topk` is 1.5 for lm_head.weight, but has to lie between 0 and 1",
+        ),
+        (
+            "merge_method: karcher\nmodels: [{model: @a}, {model: @b}]\nparameters: {max_iter: 1001}\n",
+            "3:24 parameters.max_iter: `max_iter` is 1001 for lm_head.weight, but has to lie between 0 and 1000",
+        ),
+        (
+            "merge_method: multislerp\nmodels:\n- {model: @a, parameters: {weight: 1}}\n- {model: @b, parameters: {weight: -1}}\n",
+            "1:15 merge_method: the weights for lm_head.weight sum to 0, so they cannot be normalised (change a weight \
+             or set `normalize_weights: false`)",
+        ),
+        (
+            "merge_method: nuslerp\nmodels: [{model: @a}, {model: @b}, {model: @c}]\nparameters: {weight: 1}\n",
+            "1:15 merge_method: `nuslerp` merges at most 2 model(s), but 3 are listed",
+        ),
+        (
+            "merge_method: nuslerp\nbase_model: @base\nmodels: [{model: @a}]\nparameters: {weight: 1}\n",
+            "1:15 merge_method: `nuslerp` merges at least 2 model(s) besides the base, but 1 is listed",
+        ),
+        (
+            "merge_method: nuslerp\nmodels: [{model: @a}, {model: @b}]\n",
+            "2:18 models[0].model: `nuslerp` needs `weight` for model",
+        ),
+        (
+            "merge_method: geometric_median\nmodels: [{model: @a, parameters: {weight: -1}}, {model: @b}]\n",
+            "`weight` is -1 for lm_head.weight, but has to be at least 0",
+        ),
+        (
+            "merge_method: geometric_median\nmodels: [{model: @a}, {model: @b}]\nparameters: {smoothing: 0}\n",
+            "3:25 parameters.smoothing: `smoothing` is 0 for lm_head.weight, but has to be positive",
+        ),
+        (
+            "merge_method: geometric_median\nmodels: [{model: @a}, {model: @b}]\nparameters: {weight: 0}\n",
+            "1:15 merge_method: all weights for lm_head.weight are 0",
+        ),
+        (
+            "merge_method: nearswap\nbase_model: @base\nmodels: [{model: @a}]\n",
+            "1:15 merge_method: `nearswap` needs `t` for the merge",
+        ),
+        (
+            "merge_method: arcee_fusion\nmodels: [{model: @a}, {model: @b}]\n",
+            "1:15 merge_method: `arcee_fusion` needs a base model (add `base_model:` at the top of the recipe)",
+        ),
+        (
+            "merge_method: expo\nbase_model: @base\nmodels: [{model: @a}]\n",
+            "1:15 merge_method: `expo` needs `alpha` for the merge",
+        ),
+        (
+            "merge_method: ram\nbase_model: @base\nmodels: [{model: @a}]\nparameters: {r: 0.1}\n",
+            "4:14 parameters.r: `ram` takes no parameter `r`",
+        ),
+    ] {
+        let problems = plan(&format!("{recipe}dtype: float32\n")).unwrap_err();
+        let said = problems.to_string();
+        assert!(said.contains(expected), "{said:?} does not contain {expected:?}");
+    }
+}
+
+/// A model of one tensor.
+fn model(folder: &Path, shape: &[usize], values: &[f32]) -> PathBuf {
+    let tensor = OutputTensor { name: "w".into(), dtype: Dtype::F32, shape: shape.to_vec() };
+    let layout = Layout::plan(vec![tensor], u64::MAX).unwrap();
+    let mut output = OutputFolder::create(folder, false).unwrap();
+    output.skip_sync();
+    let mut shards = output.shards(&layout).unwrap();
+    shards.write_at(&layout.placement(0), 0, &Element::F32.encode(values)).unwrap();
+    shards.finish().unwrap();
+    output.write("config.json", b"{}").unwrap();
+    output.finish().unwrap()
+}
+
+/// The one tensor of the merge of models of `shape`, `@0` the first of them.
+fn merged(recipe: &str, shape: &[usize], models: &[Vec<f32>]) -> Vec<f32> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = format!("{recipe}dtype: float32\n");
+    for (index, values) in models.iter().enumerate() {
+        let path = model(&folder.path().join(format!("m{index}")), shape, values);
+        text = text.replace(&format!("@{index}"), &path.display().to_string());
+    }
+    let plan = Plan::new(&Recipe::parse(&text).unwrap(), &PlanOptions::default());
+    let target = folder.path().join("out");
+    let options = ExecuteOptions {
+        replace: false,
+        digests: DigestCache::disabled(),
+        cancel: &AtomicBool::new(false),
+        on_progress: &|_| {},
+        sync: false,
+    };
+    execute(&plan.map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
+    let checkpoint = Checkpoint::open(&target).unwrap();
+    let entry = checkpoint.tensor("w").unwrap();
+    Element::F32.decode(WeightMap::open(&checkpoint).unwrap().bytes(entry, 0..entry.bytes))
+}
+
+fn noise(model: u64, count: usize) -> Vec<f32> {
+    (0..count as u64).map(|i| uniform(StreamKey(model), i) - 0.5).collect()
+}
+
+/// At the solution the unit vectors towards the models cancel: after the default number of steps they do so to 1e-6.
+#[test]
+fn the_geometric_median_converges() {
+    let models: Vec<Vec<f32>> = (0..5)
+        .map(|i| noise(i, 1000).into_iter().map(|x| x * if i == 4 { 30.0 } else { 1.0 }).collect())
+        .collect();
+    let recipe = "merge_method: geometric_median\nmodels: [{model: @0}, {model: @1}, {model: @2}, {model: @3}, {model: @4}]\n";
+    let median = merged(recipe, &[10, 100], &models);
+    let mut pull = vec![0.0f64; 1000];
+    for model in &models {
+        let towards: Vec<f64> =
+            model.iter().zip(&median).map(|(&x, &m)| f64::from(x) - f64::from(m)).collect();
+        let distance = towards.iter().map(|t| t * t).sum::<f64>().sqrt();
+        pull.iter_mut().zip(&towards).for_each(|(pull, t)| *pull += t / distance);
+    }
+    let rest = pull.iter().map(|p| p * p).sum::<f64>().sqrt();
+    assert!(rest < 1e-6, "{rest:e}");
+    // The outlier is thirty times as large as the others and moves the result by less than their size.
+    let size = median.iter().map(|&m| f64::from(m) * f64::from(m)).sum::<f64>().sqrt();
+    assert!(size < 1000f64.sqrt() * 0.3, "{size}");
+}
+
+/// In every row the larger elements are kept more often, and the mean share is the density.
+#[test]
+fn della_keeps_large_elements_more_often() {
+    let (rows, columns) = (2000, 50);
+    let values: Vec<f32> = (0..rows * columns).map(|i| 1.0 + (i % columns) as f32).collect();
+    let recipe = "merge_method: della_linear\nbase_model: @0\nmodels:\n- model: @1\n  parameters: {weight: 1, density: 0.5, \
+                  epsilon: 0.4}\nparameters: {rescale: false}\n";
+    let kept = merged(recipe, &[rows, columns], &[vec![0.0; rows * columns], values]);
+    let share = |column: usize| {
+        kept.iter().skip(column).step_by(columns).filter(|&&x| x != 0.0).count() as f64 / rows as f64
+    };
+    for (column, probability) in [(0, 0.1), (25, 0.5 + 0.8 * (25.0 / 49.0 - 0.5)), (49, 0.9)] {
+        // Five standard deviations of 2000 draws.
+        let spread = 5.0 * (probability * (1.0 - probability) / rows as f64).sqrt();
+        assert!((share(column) - probability).abs() < spread, "{column}: {}", share(column));
+    }
+}
+
+/// mergekit divides 0 by 0 here and drops everything.
+#[test]
+fn della_keeps_a_row_of_one_element_by_its_density() {
+    let recipe = "merge_method: della_linear\nbase_model: @0\nmodels:\n- model: @1\n  parameters: {weight: 1, density: 0.5}\n\
+                  parameters: {rescale: false}\n";
+    let kept = merged(recipe, &[10_000, 1], &[vec![0.0; 10_000], vec![1.0; 10_000]]);
+    let share = kept.iter().filter(|&&x| x == 1.0).count();
+    assert!(share.abs_diff(5000) < 250 && kept.iter().all(|&x| x == 0.0 || x == 1.0), "{share}");
+}
+
+/// Opposite directions have no mean: the first model's direction, the weighted mean, the straight line.
+#[test]
+fn opposite_models_have_a_result() {
+    let a = noise(3, 60);
+    let opposite: Vec<f32> = a.iter().map(|x| -x).collect();
+    let pair = [a.clone(), opposite];
+    let close = |got: &[f32], factor: f32| got.iter().zip(&a).all(|(g, x)| (g - factor * x).abs() < 1e-6);
+    let karcher = merged("merge_method: karcher\nmodels: [{model: @0}, {model: @1}]\n", &[6, 10], &pair);
+    assert!(close(&karcher, 1.0), "{karcher:?}");
+    let weighted =
+        "models: [{model: @0, parameters: {weight: 0.75}}, {model: @1, parameters: {weight: 0.25}}]\n";
+    let nuslerp = merged(&format!("merge_method: nuslerp\n{weighted}"), &[60], &pair);
+    assert!(close(&nuslerp, 0.5), "{nuslerp:?}");
+    let even = "merge_method: multislerp\nmodels: [{model: @0}, {model: @1}]\nparameters: {weight: 1}\n";
+    let multislerp = merged(even, &[60], &pair);
+    assert!(close(&multislerp, 0.0), "{multislerp:?}");
+}
+
+/// The first dimension of three: one angle for each place of the other two.
+#[test]
+fn nuslerp_along_the_first_of_three_dimensions() {
+    let (a, b) = (noise(1, 3 * 4 * 5), noise(2, 3 * 4 * 5));
+    let recipe = "merge_method: nuslerp\nmodels: [{model: @0}, {model: @1}]\nparameters: {weight: 1, nuslerp_flatten: false, \
+                  nuslerp_row_wise: true}\n";
+    let got = merged(recipe, &[3, 4, 5], &[a.clone(), b.clone()]);
+    for place in 0..20 {
+        let of = |x: &[f32]| -> Vec<f64> { (0..3).map(|i| f64::from(x[i * 20 + place])).collect() };
+        let (a, b) = (of(&a), of(&b));
+        let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+        let angle = (dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()).acos();
+        let share = (angle / 2.0).sin() / angle.sin();
+        for i in 0..3 {
+            let expected = share * (a[i] + b[i]);
+            assert!((f64::from(got[i * 20 + place]) - expected).abs() < 1e-6, "{place} {i}");
+        }
+    }
+}
+
+/// Where nothing varies nothing can be selected, and where every weight is 0 all weigh the same.
+#[test]
+fn sce_of_equal_models() {
+    let (base, x) = (noise(1, 60), noise(2, 60));
+    let recipe = |topk: f64, floor: f64| {
+        format!(
+            "merge_method: sce\nbase_model: @0\nmodels: [{{model: @1}}, {{model: @2}}, {{model: @3}}]\nparameters: {{select_topk: \
+             {topk}, weight_floor: {floor}}}\n"
+        )
+    };
+    let equal = [base.clone(), x.clone(), x.clone(), x.clone()];
+    assert_eq!(merged(&recipe(0.5, 1e-6), &[60], &equal), base);
+    let whole = merged(&recipe(1.0, 0.0), &[60], &equal);
+    assert!(whole.iter().zip(&x).all(|(got, x)| (got - x).abs() < 1e-6), "{whole:?}");
+    let none = [base.clone(), base.clone(), base.clone(), base.clone()];
+    assert_eq!(merged(&recipe(1.0, 0.0), &[60], &none), base);
+}
