@@ -26,7 +26,7 @@ pub fn uniform(key: StreamKey, index: u64) -> f32 {
     unit(philox(counter(index / 4), split(key))[(index % 4) as usize])
 }
 
-/// Fills `out` with the random words of elements `start..start + out.len()`; [`unit`] makes uniform numbers of them.
+/// Fills `out` with the random words of elements `start..start + out.len()`; [`unit()`] makes uniform numbers of them.
 ///
 /// `start` is a multiple of four; the length may be anything.
 #[inline(always)]
