@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import averages
 import directions
 import philox
 import selections
@@ -185,6 +186,22 @@ class Merge:
         weights = [self.parameter("weight", tensor, 1.0, entry) for entry in self.entries]
         steps, smoothing = self.parameter("iterations", tensor, 32), self.parameter("smoothing", tensor, 1e-6)
         return directions.geometric_median(xs, weights, steps, smoothing)
+
+    def statistics(self, parameter: str, tensor: str) -> list:
+        """Each entry's statistics of a tensor; None where its file has none."""
+        files = [load_file(ROOT / self.parameter(parameter, tensor, None, entry)) for entry in self.entries]
+        return [file[tensor].double().numpy() if tensor in file else None for file in files]
+
+    def fisher(self, tensor: str, values: dict) -> np.ndarray:
+        xs = [values[entry["model"]] for entry in self.entries]
+        weights = [self.parameter("weight", tensor, 1.0, entry) for entry in self.entries]
+        return averages.fisher(xs, weights, self.statistics("fisher", tensor), self.parameter("fisher_floor", tensor, 1e-6))
+
+    def regmean(self, tensor: str, values: dict) -> np.ndarray:
+        xs = [values[entry["model"]] for entry in self.entries]
+        weights = [self.parameter("weight", tensor, 1.0, entry) for entry in self.entries]
+        alpha, ridge = self.parameter("alpha", tensor, 0.9), self.parameter("ridge", tensor, 1e-6)
+        return averages.regmean(xs, weights, self.statistics("gram", tensor), alpha, ridge)
 
     def task_vectors(self, tensor: str, values: dict) -> np.ndarray:
         start, weights, weighted = values[self.base], [], []

@@ -1,4 +1,4 @@
-"""Write the tiny model folders of the goldens: models/<name>/{config.json, model.safetensors}.
+"""Write the tiny model folders of the goldens: models/<name>/{config.json, model.safetensors}, and statistics/ of some.
 
 In:  nothing but the table at the end. Out: Llama folders of a few KB with weights drawn from a generator seeded by the family
 and model name. No tokenizer: the goldens are about tensors. Overwrites what is there, byte for byte the same.
@@ -128,6 +128,34 @@ def write(name: str, shape: Shape, weights: Weights, dtype: torch.dtype = torch.
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def fisher(weights: Weights, name: str) -> Weights:
+    """Squares over several orders of magnitude, and some elements of which nothing is known."""
+    random = generator(name)
+    return {
+        tensor: (np.exp(3 * random.standard_normal(values.shape)) * (random.random(values.shape) > 0.1)).astype(np.float32)
+        for tensor, values in weights.items()
+    }
+
+
+def gram(weights: Weights, name: str) -> Weights:
+    """X^T X of more inputs than there are columns, one column of which is always 0, for every linear layer."""
+    random = generator(name)
+    grams = {}
+    for tensor, values in weights.items():
+        if "proj" in tensor:
+            inputs = random.standard_normal((3 * values.shape[1], values.shape[1])) + 0.5
+            inputs[:, 0] = 0 if "down_proj" in tensor else inputs[:, 0]
+            grams[tensor] = (inputs.T @ inputs).astype(np.float32)
+    return grams
+
+
+def write_statistics(name: str, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
+    folder = MODELS.parent / "statistics"
+    folder.mkdir(exist_ok=True)
+    tensors = {tensor: torch.from_numpy(values).to(dtype).contiguous() for tensor, values in weights.items()}
+    save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
+
+
 def main() -> None:
     start = base(SMALL, "base")
     a, b, c = (tuned(start, name, 0.02) for name in ("a", "b", "c"))
@@ -146,6 +174,12 @@ def main() -> None:
     write("equal-base", SMALL, steps)
     for name in ("equal-a", "equal-b"):
         write(name, SMALL, equal_steps(steps, name))
+    for name, weights in [("a", a), ("b", b), ("c", c)]:
+        write_statistics(f"fisher-{name}", fisher(weights, f"fisher-{name}"))
+        write_statistics(f"gram-{name}", gram(weights, f"gram-{name}"))
+    matrices = {tensor: values for tensor, values in a.items() if "norm" not in tensor}
+    write_statistics("fisher-a-matrices", fisher(matrices, "fisher-a"), torch.bfloat16)
+    write_statistics("fisher-b-matrices", fisher({tensor: b[tensor] for tensor in matrices}, "fisher-b"))
     write_family("tied", TIED, 0.02)
     write_family("odd", ODD, 0.02)
     write_family("one", ONE, 0.02)

@@ -37,6 +37,7 @@ fn replay(folder: &Path, case: &Path, output: &Path) -> Result<bool, String> {
     let description: Value = serde_json::from_slice(&std::fs::read(case.join("case.json")).unwrap()).unwrap();
     let text = std::fs::read_to_string(case.join("recipe.yml")).unwrap();
     let text = text.replace("model: models/", &format!("model: {}/models/", folder.display()));
+    let text = text.replace(": statistics/", &format!(": {}/statistics/", folder.display()));
     let recipe = Recipe::parse(&text);
     if description.get("requires").is_some_and(|requires| requires.to_string().contains("slices")) {
         return recipe.map_or(Ok(false), |_| Err("slices are not refused any more: replay this case".into()));

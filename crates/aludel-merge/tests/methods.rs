@@ -13,9 +13,9 @@ use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
 
 fn plan(recipe: &str) -> Result<Plan, Problems> {
-    let models =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models").canonicalize().unwrap();
-    let text = recipe.replace('@', &format!("{}/", models.display()));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").canonicalize().unwrap();
+    let text = recipe.replace('@', &format!("{}/models/", golden.display()));
+    let text = text.replace('%', &format!("{}/statistics/", golden.display()));
     Plan::new(&Recipe::parse(&text)?, &PlanOptions::default())
 }
 
@@ -90,6 +90,41 @@ fn what_a_method_cannot_do_is_refused_at_its_place() {
         let said = problems.to_string();
         assert!(said.contains(expected), "{said:?} does not contain {expected:?}");
     }
+}
+
+#[test]
+fn statistics_have_to_fit_the_models() {
+    let recipe = |a: &str, b: &str| {
+        format!(
+            "merge_method: fisher\ndtype: float32\nmodels:\n- {{model: @a, parameters: {{{a}}}}}\n- {{model: @b, parameters: {{{b}}}}}\n"
+        )
+    };
+    for (a, b, expected) in [
+        ("fisher: '%fisher-a.safetensors'", "", "models[1].model: `fisher` needs `fisher` for model"),
+        ("fisher: '%none.safetensors'", "fisher: '%fisher-b.safetensors'", "4:"),
+        (
+            "fisher: 3",
+            "fisher: '%fisher-b.safetensors'",
+            "models[0].parameters.fisher: expected text, found the number 3",
+        ),
+        (
+            "fisher: '%gram-a.safetensors'",
+            "fisher: '%fisher-b.safetensors'",
+            "`model.layers.0.mlp.down_proj.weight` is F32 [12, 12] in",
+        ),
+        (
+            "fisher: '%fisher-a-matrices.safetensors'",
+            "fisher: '%fisher-b.safetensors'",
+            "have no tensor model.norm.weight, which those of",
+        ),
+    ] {
+        let said = plan(&recipe(a, b)).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said:?} does not contain {expected:?}");
+    }
+    let whole = plan(&recipe("fisher: '%fisher-a.safetensors'", "fisher: '%fisher-b.safetensors'")).unwrap();
+    let norm = whole.steps.iter().find(|step| step.tensor == "model.norm.weight").unwrap();
+    assert_eq!(norm.inputs.iter().map(|input| input.source).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert!(whole.dropped.is_empty() && whole.sources.len() == 4);
 }
 
 /// A model of one tensor.

@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use aludel_checkpoint::card::{block, cell, quoted};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Role};
 
 /// The card in Markdown with a YAML front matter, as model hubs read it. `digests` are those of each source's files.
 pub(super) fn render(plan: &Plan, digests: &[Vec<String>]) -> String {
     let mut card = String::from("---\nlibrary_name: transformers\nbase_model:\n");
-    for source in &plan.sources {
+    for source in plan.sources.iter().filter(|source| source.role != Role::Statistics) {
         let _ = writeln!(card, "- {}", quoted(&source.model));
     }
     let _ = writeln!(card, "tags:\n- merge\n- aludel\n---\n\n# Merged model\n");

@@ -33,6 +33,8 @@ pub struct Tensor<'a> {
     pub base: Option<&'a Member>,
     /// The members, in the recipe's order.
     pub members: &'a [Member],
+    /// The input with each member's statistics of the tensor, where its file has them; empty for methods that read none.
+    pub statistics: &'a [Option<u16>],
     /// The recipe, for its parameters.
     pub recipe: &'a Recipe,
     /// What the method declares.
@@ -48,6 +50,23 @@ impl<'a> Tensor<'a> {
     /// The base model's elements, where there is one that is no member.
     pub(crate) fn optional_base<'g>(&self, graph: &'g Graph) -> Option<Expr<'g>> {
         self.base.map(|base| graph.input(base.input))
+    }
+
+    /// The inputs with the members' statistics; `None` where no file has any of this tensor.
+    pub(crate) fn statistics_of_all(&self) -> Result<Option<Vec<u16>>, Problem> {
+        let lacking = self.members.iter().zip(self.statistics).find(|(_, input)| input.is_none());
+        let having = self.members.iter().zip(self.statistics).find(|(_, input)| input.is_some());
+        match (lacking, having) {
+            (_, None) => Ok(None),
+            (None, Some(_)) => Ok(Some(self.statistics.iter().flatten().copied().collect())),
+            (Some((lacking, _)), Some((having, _))) => {
+                let message = format!(
+                    "the statistics of `{}` have no tensor {}, which those of `{}` have",
+                    lacking.name, self.name, having.name
+                );
+                Err(Problem::general(message).with_hint("collect the statistics of all models alike"))
+            }
+        }
     }
 
     /// A number of the whole merge.

@@ -10,6 +10,7 @@ mod dare;
 mod della;
 mod directions;
 mod expo;
+mod fisher;
 mod formula;
 mod geometric_median;
 mod karcher;
@@ -74,6 +75,16 @@ pub trait Method: Sync {
         Ok(Vec::new())
     }
 
+    /// The parameter that names each member's file of statistics, for methods that read some.
+    fn statistics(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The sides of a member's statistics of a tensor of these sides.
+    fn statistics_shape(&self, shape: &[usize]) -> Vec<usize> {
+        shape.to_vec()
+    }
+
     /// The elements of what counts as a row of the tensor: of its last dimension, unless the method sees it otherwise.
     ///
     /// # Errors
@@ -97,6 +108,7 @@ pub const METHODS: &[&dyn Method] = &[
     &multislerp::MultiSlerp,
     &karcher::Karcher,
     &geometric_median::GeometricMedian,
+    &fisher::Fisher,
     &task_arithmetic::TaskArithmetic,
     &ties::Ties,
     &dare::DareLinear,

@@ -12,7 +12,7 @@ use super::budget::{self, Needs, Work};
 use super::layers::Layers;
 use super::sources::{self, Cast};
 use super::tensors::{self, Matched};
-use super::{Action, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
+use super::{Action, Plan, PlanOptions, PlannedFormula, SideFiles, Source, Step, StepInput};
 use crate::methods::{self, Member, Method, Tensor};
 use crate::problem::{Problem, Problems};
 use crate::recipe::{Located, Recipe, TokenizerSource};
@@ -94,14 +94,45 @@ impl Builder<'_> {
             let inputs = tensor.inputs.clone();
             return Ok(Step { tensor: name, shape, dtype: tensor.dtype, action: Action::Copy, inputs });
         }
-        let (formula, columns) = self.formula(tensor, layers.position(&tensor.name))?;
+        let statistics = self.statistics(tensor)?;
+        let mut inputs = tensor.inputs.clone();
+        let mut numbered = Vec::new();
+        for input in statistics {
+            numbered.push(input.is_some().then_some(inputs.len() as u16));
+            inputs.extend(input);
+        }
+        let (formula, columns) = self.formula(tensor, layers.position(&tensor.name), &numbered)?;
         let output = self.recipe.out_dtype.or(self.recipe.dtype).map_or(tensor.dtype, Dtype::from);
         let action = Action::Compute { formula: self.intern(formula), columns };
-        Ok(Step { tensor: name, shape, dtype: output, action, inputs: tensor.inputs.clone() })
+        Ok(Step { tensor: name, shape, dtype: output, action, inputs })
+    }
+
+    /// Each member's statistics of a tensor, where its file has them.
+    fn statistics(&self, tensor: &Matched) -> Result<Vec<Option<StepInput>>, Problem> {
+        let expected = self.method.statistics_shape(&tensor.shape);
+        let of_source = |&source: &usize| {
+            let Source { model, checkpoint, .. } = &self.cast.sources[source];
+            let Some(entry) = checkpoint.tensor(&tensor.name) else { return Ok(None) };
+            if entry.shape != expected || !is_float(entry.dtype) {
+                let (name, found) = (&tensor.name, &entry.shape);
+                let message = format!(
+                    "`{name}` is {} {found:?} in `{model}`, but has to be F32, F16 or BF16 {expected:?}",
+                    entry.dtype
+                );
+                return Err(Problem::general(message).with_hint("are these the statistics of this model?"));
+            }
+            Ok(Some(StepInput { source, tensor: tensor.name.clone() }))
+        };
+        self.cast.statistics.iter().map(of_source).collect()
     }
 
     /// The formula, and the elements of a row.
-    fn formula(&self, tensor: &Matched, position: f64) -> Result<(Formula, u64), Problem> {
+    fn formula(
+        &self,
+        tensor: &Matched,
+        position: f64,
+        statistics: &[Option<u16>],
+    ) -> Result<(Formula, u64), Problem> {
         let numbered =
             |(source, member): &(usize, Member)| Member { input: *source as u16, ..member.clone() };
         let base = self.cast.base.as_ref().map(numbered);
@@ -115,6 +146,7 @@ impl Builder<'_> {
             position,
             base: base.as_ref(),
             members: &members,
+            statistics,
             recipe: self.recipe,
             specs: self.method.parameters(),
         };
@@ -258,7 +290,7 @@ fn side_files(recipe: &Recipe, cast: &Cast, primary: usize, problems: &mut Probl
     let source = match &recipe.tokenizer_source {
         None | Some(Located { value: TokenizerSource::Base, .. }) => primary,
         Some(Located { value: TokenizerSource::Model(model), place }) => {
-            match cast.sources.iter().position(|source| source.model == model.text()) {
+            match cast.models().iter().position(|source| source.model == model.text()) {
                 Some(source) => source,
                 None => {
                     let message = format!("`{}` is none of the merge's models", model.text());
@@ -285,7 +317,7 @@ fn side_files(recipe: &Recipe, cast: &Cast, primary: usize, problems: &mut Probl
 
 fn have_same_tokenizer(cast: &Cast) -> bool {
     let read = |name: &str| -> Vec<Option<Vec<u8>>> {
-        cast.sources.iter().map(|source| std::fs::read(source.path.join(name)).ok()).collect()
+        cast.models().iter().map(|source| std::fs::read(source.path.join(name)).ok()).collect()
     };
     let all_same = |files: &[Option<Vec<u8>>]| files.windows(2).all(|pair| pair[0] == pair[1]);
     ["tokenizer.json", "tokenizer.model"].iter().all(|name| all_same(&read(name)))

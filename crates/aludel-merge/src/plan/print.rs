@@ -9,7 +9,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "method   {}", self.method)?;
         for source in &self.sources {
-            let role = if source.role == Role::Base { "base " } else { "model" };
+            let role = match source.role {
+                Role::Base => "base ",
+                Role::Member => "model",
+                Role::Statistics => "stats",
+            };
             writeln!(f, "{role}    {} ({} tensors, {})", source.model, source.tensors, Bytes(source.bytes))?;
         }
         self.print_output(f)?;

@@ -35,12 +35,19 @@ pub enum Role {
     Base,
     /// A member.
     Member,
+    /// Statistics of a member, which is a model of its own.
+    Statistics,
 }
 
 /// The models of a merge and the parts that they play. A model that is listed twice is one source and two members.
 #[derive(Debug)]
 pub(super) struct Cast {
+    /// The models, then the files of statistics.
     pub sources: Vec<Source>,
+    /// How many of the sources are models.
+    pub models: usize,
+    /// The source of each member's statistics, for methods that read some.
+    pub statistics: Vec<usize>,
     /// The source of the base, where it is no member.
     pub base: Option<(usize, Member)>,
     /// Sources of the members, in order.
@@ -48,6 +55,11 @@ pub(super) struct Cast {
 }
 
 impl Cast {
+    /// The sources that are models.
+    pub(super) fn models(&self) -> &[Source] {
+        &self.sources[..self.models]
+    }
+
     /// The source that gives the output its tensors' order, its config and its side files: the base model where the recipe
     /// names one, else the first model.
     pub(super) fn primary(&self, recipe: &Recipe) -> usize {
@@ -60,7 +72,8 @@ impl Cast {
 /// cast all the same, so that what is wrong between them is told too.
 pub(super) fn cast(recipe: &Recipe, method: &dyn Method, problems: &mut Problems) -> Cast {
     check_parts(recipe, method, problems);
-    let mut cast = Cast { sources: Vec::new(), base: None, members: Vec::new() };
+    let mut cast =
+        Cast { sources: Vec::new(), models: 0, statistics: Vec::new(), base: None, members: Vec::new() };
     for input in in_order(recipe, method) {
         let is_base = input.is_base && matches!(method.base(), Base::Required | Base::Optional);
         let Some(source) = open(&mut cast.sources, &input, is_base, problems) else { continue };
@@ -72,7 +85,53 @@ pub(super) fn cast(recipe: &Recipe, method: &dyn Method, problems: &mut Problems
             cast.members.push(part);
         }
     }
+    cast.models = cast.sources.len();
+    if let Some(parameter) = method.statistics() {
+        open_statistics(recipe, parameter, &mut cast, problems);
+    }
     cast
+}
+
+/// Opens the file of statistics of every member.
+fn open_statistics(recipe: &Recipe, parameter: &str, cast: &mut Cast, problems: &mut Problems) {
+    for (_, member) in &cast.members {
+        let place =
+            member.entry.and_then(|entry| recipe.models.get(entry)).map(|model| &model.reference.place);
+        let given = match recipe.string(parameter, member.entry, "", 0.0) {
+            Ok(Some(given)) => given,
+            Ok(None) => {
+                let message = format!(
+                    "`{}` needs `{parameter}` for model `{}`",
+                    recipe.merge_method.value, member.name
+                );
+                let problem = place.map_or_else(
+                    || Problem::general(message.clone()),
+                    |place| Problem::at(place.clone(), message.clone()),
+                );
+                problems.push(problem.with_hint("name the file with its statistics, without a filter"));
+                continue;
+            }
+            Err(problem) => {
+                problems.push(problem);
+                continue;
+            }
+        };
+        let path = PathBuf::from(&given.value);
+        match Checkpoint::open(&path) {
+            Ok(checkpoint) => {
+                cast.statistics.push(cast.sources.len());
+                cast.sources.push(Source {
+                    model: given.value,
+                    path,
+                    role: Role::Statistics,
+                    tensors: checkpoint.tensors().len(),
+                    bytes: checkpoint.files().iter().map(|file| file.bytes).sum(),
+                    checkpoint: Arc::new(checkpoint),
+                });
+            }
+            Err(error) => problems.push(Problem::at(given.place, error.to_string())),
+        }
+    }
 }
 
 /// The models that take part, the base first where the method wants it so.

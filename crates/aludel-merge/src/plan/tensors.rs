@@ -3,6 +3,8 @@
 //! In: the cast of a merge. Out: one [`Matched`] for each output tensor, in the primary model's order. Every input tensor
 //! ends up in an output tensor or among the dropped; nothing disappears silently.
 
+use std::collections::HashSet;
+
 use aludel_checkpoint::{Dtype, TensorEntry, is_float};
 use indexmap::IndexSet;
 
@@ -26,7 +28,7 @@ pub(super) struct Matched {
 
 /// All output tensors, and the input tensors that are not among them.
 pub(super) fn matched(cast: &Cast, primary: usize, problems: &mut Problems) -> (Vec<Matched>, Vec<Dropped>) {
-    let sources = &cast.sources;
+    let sources = cast.models();
     let mut names: IndexSet<&str> =
         sources[primary].checkpoint.tensors().keys().map(String::as_str).collect();
     names.extend(sources.iter().flat_map(|source| source.checkpoint.tensors().keys().map(String::as_str)));
@@ -45,7 +47,20 @@ pub(super) fn matched(cast: &Cast, primary: usize, problems: &mut Problems) -> (
             tensors.push(matched);
         }
     }
+    dropped.extend(unused_statistics(cast, &tensors));
     (tensors, dropped)
+}
+
+/// Statistics of tensors that are not merged.
+fn unused_statistics(cast: &Cast, tensors: &[Matched]) -> Vec<Dropped> {
+    let merged: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+    let of_source = |&source: &usize| {
+        let names = cast.sources[source].checkpoint.tensors().keys();
+        let unused = names.filter(|name| !merged.contains(name.as_str()));
+        let reason = "statistics of no tensor of the output";
+        unused.map(move |tensor| Dropped { source, tensor: tensor.clone(), reason: reason.to_owned() })
+    };
+    cast.statistics.iter().flat_map(of_source).collect()
 }
 
 fn match_one(name: &str, sources: &[Source], primary: usize, problems: &mut Problems) -> Option<Matched> {

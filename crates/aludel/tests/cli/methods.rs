@@ -13,6 +13,7 @@ nuslerp           spherical interpolation by weight, of models or of task vector
 multislerp        weighted mean of directions and lengths, of models or of task vectors
 karcher           mean of directions on the sphere, by iteration
 geometric_median  the point nearest to all models in sum of distances
+fisher            average weighted by each model's Fisher information, read from files
 task_arithmetic   base model plus weighted task vectors
 ties              task vectors trimmed to their largest elements, with elected signs
 dare_linear       task vectors with elements dropped at random, added
