@@ -40,7 +40,7 @@ impl OutputFolder {
     /// it, or is a folder with content and `replace` is false; [`Error::Io`].
     pub fn create(target: &Path, replace: bool) -> Result<Self, Error> {
         let resolved = resolve(target)?;
-        check_target(target, &resolved, replace)?;
+        check_resolved(target, &resolved, replace)?;
         remove_stale(&resolved)?;
         Ok(Self {
             given: target.to_path_buf(),
@@ -99,7 +99,7 @@ impl OutputFolder {
             let detail = "a shard writer has not finished".into();
             return Err(Error::NotAsPlanned { file: self.given, detail });
         }
-        check_target(&self.given, &self.target, self.replace)?;
+        check_resolved(&self.given, &self.target, self.replace)?;
         if self.sync {
             sync_tree(self.path())?;
         }
@@ -162,7 +162,17 @@ fn resolve(target: &Path) -> Result<PathBuf, Error> {
     Ok(parent.canonicalize().map_err(Error::io("resolve", parent))?.join(name))
 }
 
-fn check_target(given: &Path, resolved: &Path, replace: bool) -> Result<(), Error> {
+/// Whether [`OutputFolder::create`] would take the target, without creating anything: for telling before any work.
+///
+/// Errors: as [`OutputFolder::create`].
+pub fn check_target(target: &Path, replace: bool) -> Result<(), Error> {
+    match target.canonicalize() {
+        Ok(resolved) => check_resolved(target, &resolved, replace),
+        Err(_) => Ok(()), // Nothing is there, or what is in the way shows itself when the folder is created.
+    }
+}
+
+fn check_resolved(given: &Path, resolved: &Path, replace: bool) -> Result<(), Error> {
     let taken = |detail: &str| Err(Error::TargetExists { path: given.to_path_buf(), detail: detail.into() });
     if !resolved.exists() {
         return Ok(());

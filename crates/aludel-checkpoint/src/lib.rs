@@ -49,7 +49,7 @@ pub use config::Config;
 pub use digest::{DigestCache, user_cache};
 pub use dtype::{element_bytes, is_float, tensor_bytes, torch_name};
 pub use error::Error;
-pub use folder::{OutputFolder, remove_stale};
+pub use folder::{OutputFolder, check_target, remove_stale};
 pub use layout::{Layout, OutputTensor, Placement, Shard};
 pub use map::WeightMap;
 pub use safetensors::Dtype;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 
 /// Bytes that an unprivileged user can still write to the file system that holds `path`, or, where that does not exist
-/// yet, its nearest existing parent.
+/// yet, its nearest existing parent; `None` on systems other than Unix, where a full disk shows while writing.
 ///
-/// Errors: [`Error::Io`]; [`Error::Unsupported`] on systems other than Unix.
-pub fn free_space(path: &Path) -> Result<u64, Error> {
+/// Errors: [`Error::Io`].
+pub fn free_space(path: &Path) -> Result<Option<u64>, Error> {
     let absolute = std::path::absolute(path).map_err(Error::io("resolve", path))?;
     let existing =
         absolute.ancestors().find(|part| part.exists()).map_or_else(|| PathBuf::from("/"), PathBuf::from);
@@ -16,15 +16,15 @@ pub fn free_space(path: &Path) -> Result<u64, Error> {
 }
 
 #[cfg(unix)]
-fn free_at(path: &Path) -> Result<u64, Error> {
+fn free_at(path: &Path) -> Result<Option<u64>, Error> {
     let statistics = rustix::fs::statvfs(path)
         .map_err(|errno| Error::io("read the free space at", path)(std::io::Error::from(errno)))?;
-    Ok(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+    Ok(Some(statistics.f_bavail.saturating_mul(statistics.f_frsize)))
 }
 
 #[cfg(not(unix))]
-fn free_at(path: &Path) -> Result<u64, Error> {
-    Err(Error::unsupported(path, "the free space of a file system is only known on Unix"))
+fn free_at(_: &Path) -> Result<Option<u64>, Error> {
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -44,7 +44,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let expected = available(folder.path());
         for path in [folder.path(), &folder.path().join("not/yet/there")] {
-            let free = free_space(path).unwrap();
+            let free = free_space(path).unwrap().unwrap();
             // Other processes write meanwhile, so the answers need not be equal to the byte.
             assert!(free.abs_diff(expected) < expected / 4, "{free} where df says {expected}");
         }

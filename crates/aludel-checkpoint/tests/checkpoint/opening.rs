@@ -82,6 +82,10 @@ fn a_sharded_folder_is_read_in_file_then_offset_order() {
     let map = WeightMap::open(&checkpoint).unwrap();
     assert_eq!(map.bytes(checkpoint.tensor("a").unwrap(), 0..3), b"345");
     assert_eq!(map.bytes(checkpoint.tensor("c").unwrap(), 0..1), b"6");
+    let mut copied = [0; 2];
+    map.copy(checkpoint.tensor("a").unwrap(), 1..3, &mut copied);
+    assert_eq!(&copied, b"45");
+    map.copy(checkpoint.tensor("c").unwrap(), 0..0, &mut []);
 }
 
 #[test]

@@ -182,16 +182,15 @@ impl Run<'_> {
         let mut busy = Duration::ZERO;
         while let Some(task) = queue.claim(self.options.cancel) {
             let begin = Instant::now();
-            let result = self.run_task(&task, &mut scratch, &sink);
+            let source = StepSource::new(self.plan, &self.maps, task.step, task.kept);
+            let result = self.run_task(&task, &source, &mut scratch, &sink);
             busy += begin.elapsed();
             self.counters.read.fetch_add(task.bytes_read(self.plan), Relaxed);
             match result {
                 Ok(true) => {
-                    if let Some(passed) =
-                        queue.complete(&task, &self.counters.sweeps).filter(|_| task.sweeps())
-                    {
-                        let source = StepSource::new(self.plan, &self.maps, task.step);
-                        source.release_passed(&task.reads(self.plan), &passed);
+                    let passed = queue.complete(&task, &self.counters.sweeps).filter(|_| task.sweeps());
+                    if let Some(passed) = passed.filter(|passed| !passed.is_kept) {
+                        source.release_passed(&passed);
                     }
                 }
                 Ok(false) => break, // The writer has failed and says why.
@@ -202,8 +201,13 @@ impl Run<'_> {
     }
 
     /// Runs one unit; `false` when the writer is gone.
-    fn run_task(&self, task: &Task, scratch: &mut Scratch, sink: &writer::Sink) -> Result<bool, MergeError> {
-        let source = StepSource::new(self.plan, &self.maps, task.step);
+    fn run_task(
+        &self,
+        task: &Task,
+        source: &StepSource<'_>,
+        scratch: &mut Scratch,
+        sink: &writer::Sink,
+    ) -> Result<bool, MergeError> {
         let width = source.output_width();
         let elements = task.elements();
         let length = (elements.end - elements.start) as usize * width;

@@ -27,6 +27,8 @@ pub(super) struct Task {
     pub kind: TaskKind,
     unit: usize,
     elements: Range<u64>,
+    /// Elements at the start of the step's tensors whose pages stay mapped for the next pass.
+    pub kept: u64,
 }
 
 #[derive(Debug)]
@@ -77,12 +79,7 @@ impl Task {
     /// Bytes of the inputs that count as read when the unit has run: those of a sweep, and of a sample that took in the whole
     /// tensor and so stands for one.
     pub(super) fn bytes_read(&self, plan: &Plan) -> u64 {
-        let step = &plan.steps[self.step];
-        let width = |input: usize| {
-            let input = &step.inputs[input];
-            let entry = plan.checkpoint(input).tensor(&input.tensor);
-            entry.map_or(0, |entry| aludel_checkpoint::element_bytes(entry.dtype))
-        };
+        let width = |input: usize| plan.width(&plan.steps[self.step].inputs[input]);
         if !self.sweeps() && !self.is_whole_sample() {
             return 0;
         }
@@ -97,6 +94,8 @@ pub(super) struct Passed {
     pub elements: Range<u64>,
     /// Whether they reach the end of the tensor.
     pub is_end: bool,
+    /// Whether their pages stay mapped for the next pass.
+    pub is_kept: bool,
 }
 
 /// The work of a plan, shared by all threads.
@@ -110,6 +109,8 @@ pub(super) struct Queue<'p> {
 struct State {
     next_step: usize,
     active: VecDeque<Active>,
+    /// Bytes of inputs kept mapped, over all steps.
+    kept: u64,
     stopped: bool,
     error: Option<MergeError>,
 }
@@ -122,11 +123,13 @@ struct Active {
     running: Vec<usize>,
     /// Elements that all have been passed.
     passed: u64,
+    /// Elements, from the first, whose pages stay mapped until the last pass has used them.
+    kept: u64,
 }
 
 impl Active {
     fn new(step: usize, work: Work, units: usize) -> Self {
-        Self { step, work, units, next: 0, running: Vec::new(), passed: 0 }
+        Self { step, work, units, next: 0, running: Vec::new(), passed: 0, kept: 0 }
     }
 
     /// Takes note that a unit has run; what the wave has passed by that.
@@ -135,7 +138,24 @@ impl Active {
         let first = self.running.iter().copied().min().unwrap_or(self.next);
         let end = (first as u64 * tile).min(elements).max(self.passed);
         let from = std::mem::replace(&mut self.passed, end);
-        Passed { elements: from..end, is_end: end == elements }
+        Passed { elements: from..end, is_end: end == elements, is_kept: false }
+    }
+
+    /// Decides whether pages that a sweep has passed stay mapped: from the first element on, while there is room in `kept`
+    /// bytes of `limit`. The sweep that writes keeps nothing and makes room.
+    fn keep(&mut self, passed: &mut Passed, width: u64, kept: &mut u64, limit: u64) {
+        let Work::Compute { wave, .. } = &self.work else { return };
+        let Range { start, end } = passed.elements;
+        match wave.kind() {
+            WaveKind::Reduce if end <= self.kept => passed.is_kept = true,
+            WaveKind::Reduce if start <= self.kept && *kept + (end - self.kept) * width <= limit => {
+                *kept += (end - self.kept) * width;
+                self.kept = end;
+                passed.is_kept = true;
+            }
+            WaveKind::Write => *kept -= (end.min(self.kept) - start.min(self.kept)) * width,
+            _ => {}
+        }
     }
 
     /// Whether a unit may start: it exists and is not too far ahead of the slowest one running, so that what has been read
@@ -197,8 +217,11 @@ impl<'p> Queue<'p> {
     /// the queue being free meanwhile.
     pub(super) fn complete(&self, task: &Task, sweeps: &AtomicU64) -> Option<Passed> {
         let mut state = self.lock();
-        let active = state.active.iter_mut().find(|active| active.step == task.step)?;
-        let passed = active.finish(task.unit, self.plan.work.tile, self.plan.steps[task.step].elements());
+        let State { active, kept, .. } = &mut *state;
+        let active = active.iter_mut().find(|active| active.step == task.step)?;
+        let mut passed = active.finish(task.unit, self.plan.work.tile, self.plan.steps[task.step].elements());
+        active.keep(&mut passed, self.plan.input_width(task.step), kept, self.plan.work.kept);
+        let kept = active.kept;
         if !active.is_done() {
             self.changed.notify_all();
             return Some(passed);
@@ -213,7 +236,8 @@ impl<'p> Queue<'p> {
                         let units = wave.units();
                         if let Some(active) = state.active.iter_mut().find(|active| active.step == task.step)
                         {
-                            *active = Active::new(task.step, Work::Compute { evaluation, wave }, units);
+                            let work = Work::Compute { evaluation, wave };
+                            *active = Active { kept, ..Active::new(task.step, work, units) };
                         }
                     }
                     None => {
@@ -295,17 +319,17 @@ impl<'p> Queue<'p> {
         let unit = active.next;
         active.next += 1;
         active.running.push(unit);
-        let step = active.step;
+        let (step, kept) = (active.step, active.kept);
         Some(match &active.work {
             Work::Compute { wave, .. } => {
                 let elements = wave.unit(unit).elements;
-                Task { step, kind: TaskKind::Compute(Arc::clone(wave)), unit, elements }
+                Task { step, kind: TaskKind::Compute(Arc::clone(wave)), unit, elements, kept }
             }
             Work::Copy | Work::Advancing => {
                 let tile = self.plan.work.tile;
                 let start = unit as u64 * tile;
                 let end = self.plan.steps[step].elements().min(start + tile);
-                Task { step, kind: TaskKind::Copy, unit, elements: start..end }
+                Task { step, kind: TaskKind::Copy, unit, elements: start..end, kept }
             }
         })
     }

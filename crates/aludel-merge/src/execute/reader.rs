@@ -17,6 +17,8 @@ pub(super) struct StepSource<'a> {
     plan: &'a Plan,
     step: &'a Step,
     inputs: Vec<Input<'a>>,
+    /// Elements from the first on whose pages stay mapped.
+    kept: u64,
 }
 
 struct Input<'a> {
@@ -27,14 +29,14 @@ struct Input<'a> {
 }
 
 impl<'a> StepSource<'a> {
-    pub(super) fn new(plan: &'a Plan, maps: &'a [WeightMap], step: usize) -> Self {
+    pub(super) fn new(plan: &'a Plan, maps: &'a [WeightMap], step: usize, kept: u64) -> Self {
         let step = &plan.steps[step];
         let input = |input: &'a crate::plan::StepInput| {
             let entry = plan.checkpoint(input).tensor(&input.tensor)?;
             let element = element_of(entry.dtype).unwrap_or(Element::F32);
             Some(Input { map: &maps[input.source], entry, element, width: element_bytes(entry.dtype) })
         };
-        Self { plan, step, inputs: step.inputs.iter().filter_map(input).collect() }
+        Self { plan, step, inputs: step.inputs.iter().filter_map(input).collect(), kept }
     }
 
     /// Bytes of one element of the output.
@@ -84,9 +86,9 @@ impl<'a> StepSource<'a> {
         }
     }
 
-    /// Gives back the pages of elements that a sweep has passed.
-    pub(super) fn release_passed(&self, reads: &[u16], passed: &Passed) {
-        for input in reads.iter().map(|&input| &self.inputs[usize::from(input)]) {
+    /// Gives back the pages of elements that a sweep has passed, those that an earlier sweep has kept among them.
+    pub(super) fn release_passed(&self, passed: &Passed) {
+        for input in &self.inputs {
             let range = input.range(&passed.elements);
             if passed.is_end {
                 input.map.release(input.entry, range);
@@ -119,8 +121,10 @@ impl Source for StepSource<'_> {
     }
 
     fn release(&self, input: usize, elements: Range<u64>) {
-        let input = &self.inputs[input];
-        input.map.release(input.entry, input.range(&elements));
+        if elements.end > self.kept {
+            let input = &self.inputs[input];
+            input.map.release(input.entry, input.range(&elements));
+        }
     }
 }
 

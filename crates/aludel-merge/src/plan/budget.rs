@@ -1,7 +1,8 @@
 //! Reckons what a merge costs, and fits it into the memory that it may take.
 //!
 //! In: the steps. Out: the number of threads, the tile, and the figures of a plan. Memory does not grow with the models:
-//! the pages of a few tiles of each input are resident, and encoded tiles wait in a fixed number of buffers.
+//! the pages of a few tiles of each input are resident, and encoded tiles wait in a fixed number of buffers. What memory is
+//! left keeps pages of a tensor mapped between its passes: to map them again costs more than to compute on them.
 
 use aludel_checkpoint::WeightMap;
 use aludel_kernels::cpu::{CHUNK, Geometry, Scratch};
@@ -29,6 +30,8 @@ pub struct Work {
     pub threads: usize,
     /// Elements per unit of work.
     pub tile: u64,
+    /// Bytes of inputs that stay mapped from one pass to the next.
+    pub kept: u64,
     /// Buffers for encoded tiles.
     pub buffers: usize,
     /// Bytes read from the inputs, each pass counted.
@@ -62,6 +65,19 @@ pub(super) struct Needs {
     scratch: u64,
     selections: u64,
     largest: u64,
+    /// Bytes of the inputs of the largest step that reads them more than once.
+    revisited: u64,
+}
+
+/// What fits into the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fit {
+    pub threads: usize,
+    pub tile: u64,
+    /// Bytes that all of it takes, `kept` included.
+    pub bytes: u64,
+    /// Bytes of inputs that stay mapped from one pass to the next.
+    pub kept: u64,
 }
 
 impl Needs {
@@ -90,6 +106,11 @@ impl Needs {
         }
     }
 
+    /// Takes in the bytes of the inputs of a step that reads them more than once.
+    pub(super) fn revisit(&mut self, bytes: u64) {
+        self.revisited = self.revisited.max(bytes);
+    }
+
     /// Bytes that so many threads take with tiles of so many elements.
     fn bytes(&self, threads: usize, tile: u64) -> u64 {
         let tile = tile.min(self.largest.max(1));
@@ -100,12 +121,7 @@ impl Needs {
     }
 
     /// Threads and tile that fit: smaller tiles first, then fewer threads.
-    pub(super) fn fit(
-        &self,
-        threads: usize,
-        tile: Option<u64>,
-        memory: u64,
-    ) -> Result<(usize, u64, u64), Problem> {
+    pub(super) fn fit(&self, threads: usize, tile: Option<u64>, memory: u64) -> Result<Fit, Problem> {
         let tiles = match tile {
             Some(tile) => vec![tile],
             None => vec![TILE_CHUNKS * CHUNK, TILE_CHUNKS / 2 * CHUNK, CHUNK],
@@ -114,7 +130,8 @@ impl Needs {
             for &tile in &tiles {
                 let bytes = self.bytes(threads, tile);
                 if bytes <= memory {
-                    return Ok((threads, tile, bytes));
+                    let kept = self.revisited.min(memory - bytes);
+                    return Ok(Fit { threads, tile, bytes: bytes + kept, kept });
                 }
             }
         }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use aludel_checkpoint::{Config, Dtype, Layout, OutputTensor, element_bytes, free_space, is_float};
+use aludel_checkpoint::{
+    Config, Dtype, Layout, OutputTensor, check_target, element_bytes, free_space, is_float,
+};
 use aludel_kernels::cpu::registers_of;
 use aludel_kernels::formula::{Formula, Graph, Schedule};
 
-use super::budget::{self, Needs, Work};
+use super::budget::{self, Fit, Needs, Work};
 use super::layers::Layers;
 use super::sources::{self, Cast};
 use super::tensors::{self, Matched};
@@ -54,7 +56,7 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
         planned.filter_map(|tensor| problems.take(builder.step(tensor, &layers))).collect();
     let formulas = builder.formulas;
     let mut problems = deduplicated(problems);
-    check_target(options, &mut problems);
+    check_output(options, &mut problems);
     let Some(layout) = problems.take(layout(&steps, options)) else { return Err(problems) };
     let steps = in_writing_order(steps, &layout);
     let work = problems.take(reckon(&steps, &formulas, &cast, &layout, options));
@@ -222,12 +224,16 @@ fn reckon(
             Action::Copy => None,
         };
         needs.include(step, formula, &inputs, element_bytes(step.dtype));
+        if formula.is_some_and(|formula| formula.passes > 1) {
+            needs.revisit(bytes.iter().sum());
+        }
         bytes_read += budget::bytes_read(step, formulas, &bytes);
     }
-    let (threads, tile, bytes) = needs.fit(options.threads, options.tile, options.memory)?;
+    let Fit { threads, tile, bytes, kept } = needs.fit(options.threads, options.tile, options.memory)?;
     Ok(Work {
         threads,
         tile,
+        kept,
         buffers: Needs::buffers(threads),
         bytes_read,
         bytes_written: layout.total_bytes(),
@@ -239,7 +245,7 @@ fn check_space(layout: &Layout, target: Option<&Path>, problems: &mut Problems) 
     let Some(target) = target else { return };
     let needed = layout.total_bytes() + SMALL_FILES;
     match free_space(target) {
-        Ok(free) if free < needed => {
+        Ok(Some(free)) if free < needed => {
             let message = format!(
                 "the output takes {} MB, but {} has {} MB free",
                 needed / 1_000_000,
@@ -256,12 +262,10 @@ fn check_space(layout: &Layout, target: Option<&Path>, problems: &mut Problems) 
 }
 
 /// An output folder that is in the way is told before any work.
-fn check_target(options: &PlanOptions, problems: &mut Problems) {
-    let Some(target) = options.target.as_deref().filter(|_| !options.replace) else { return };
-    let is_taken = target.is_file() || target.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-    if is_taken {
-        let problem = Problem::general(format!("{} exists and is not empty", target.display()));
-        problems.push(problem.with_hint("choose another folder, or pass --force to replace it"));
+fn check_output(options: &PlanOptions, problems: &mut Problems) {
+    let Some(target) = options.target.as_deref() else { return };
+    if let Err(error) = check_target(target, options.replace) {
+        problems.push(Problem::general(error.to_string()));
     }
 }
 

@@ -187,4 +187,15 @@ impl Plan {
     pub(crate) fn checkpoint(&self, input: &StepInput) -> &Checkpoint {
         &self.sources[input.source].checkpoint
     }
+
+    /// Bytes of an element of a step's input.
+    pub(crate) fn width(&self, input: &StepInput) -> u64 {
+        let entry = self.checkpoint(input).tensor(&input.tensor);
+        entry.map_or(0, |entry| aludel_checkpoint::element_bytes(entry.dtype))
+    }
+
+    /// Bytes of an element of all inputs of a step together.
+    pub(crate) fn input_width(&self, step: usize) -> u64 {
+        self.steps[step].inputs.iter().map(|input| self.width(input)).sum()
+    }
 }

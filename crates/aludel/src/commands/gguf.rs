@@ -49,7 +49,7 @@ fn plan(arguments: &ConvertArguments) -> Result<Conversion, Problems> {
     let conversion = Conversion::plan(&arguments.input, &options).map_err(problem)?;
     let needed = conversion.output_bytes();
     // Where the system does not say how much is free, a full disk shows while writing.
-    if let Some(free) = free_space(&arguments.output).ok().filter(|free| *free < needed) {
+    if let Some(free) = free_space(&arguments.output).ok().flatten().filter(|free| *free < needed) {
         let place = arguments.output.display();
         let message = format!("the output takes {}, but {place} has {} free", Bytes(needed), Bytes(free));
         return Err(Problem::general(message).with_hint("choose an output folder on another disk").into());

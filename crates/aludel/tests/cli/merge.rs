@@ -89,8 +89,7 @@ fn what_exists_stays_unless_forced() {
     sandbox.write("out/mine.txt", "keep me");
     let merge = sandbox.aludel(&["merge", "r.yml", "out"]);
     merge.assert().code(3).stdout_eq("").stderr_eq(str![[r#"
-error: out exists and is not empty
-  hint: choose another folder, or pass --force to replace it
+error: out exists: it is not empty; name another folder or replace this one with `--force`
 aludel: 1 problem, nothing was written
 
 "#]]);
