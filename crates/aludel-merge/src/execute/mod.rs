@@ -6,6 +6,7 @@
 
 mod card;
 mod error;
+mod kept;
 mod queue;
 mod reader;
 mod report;

@@ -14,6 +14,7 @@ use aludel_kernels::cpu::{Evaluation, Geometry, Job, Wave, WaveKind, level};
 use aludel_kernels::element::Element;
 
 use super::MergeError;
+use super::kept::{Kept, Room};
 use super::reader::{element_of, stream_keys};
 use crate::plan::{Action, Plan, Step};
 
@@ -109,8 +110,7 @@ pub(super) struct Queue<'p> {
 struct State {
     next_step: usize,
     active: VecDeque<Active>,
-    /// Bytes of inputs kept mapped, over all steps.
-    kept: u64,
+    room: Room,
     stopped: bool,
     error: Option<MergeError>,
 }
@@ -123,13 +123,12 @@ struct Active {
     running: Vec<usize>,
     /// Elements that all have been passed.
     passed: u64,
-    /// Elements, from the first, whose pages stay mapped until the last pass has used them.
-    kept: u64,
+    kept: Kept,
 }
 
 impl Active {
     fn new(step: usize, work: Work, units: usize) -> Self {
-        Self { step, work, units, next: 0, running: Vec::new(), passed: 0, kept: 0 }
+        Self { step, work, units, next: 0, running: Vec::new(), passed: 0, kept: Kept::default() }
     }
 
     /// Takes note that a unit has run; what the wave has passed by that.
@@ -141,20 +140,17 @@ impl Active {
         Passed { elements: from..end, is_end: end == elements, is_kept: false }
     }
 
-    /// Decides whether pages that a sweep has passed stay mapped: from the first element on, while there is room in `kept`
-    /// bytes of `limit`. The sweep that writes keeps nothing and makes room.
-    fn keep(&mut self, passed: &mut Passed, width: u64, kept: &mut u64, limit: u64) {
-        let Work::Compute { wave, .. } = &self.work else { return };
-        let Range { start, end } = passed.elements;
-        match wave.kind() {
-            WaveKind::Reduce if end <= self.kept => passed.is_kept = true,
-            WaveKind::Reduce if start <= self.kept && *kept + (end - self.kept) * width <= limit => {
-                *kept += (end - self.kept) * width;
-                self.kept = end;
-                passed.is_kept = true;
+    /// Whether the pages that a sweep has passed stay mapped for the next one.
+    fn keep(&mut self, passed: &Range<u64>, width: u64, room: &mut Room, limit: u64) -> bool {
+        match &self.work {
+            Work::Compute { wave, .. } if wave.kind() == WaveKind::Reduce => {
+                self.kept.pass(passed, width, room, limit)
             }
-            WaveKind::Write => *kept -= (end.min(self.kept) - start.min(self.kept)) * width,
-            _ => {}
+            Work::Compute { wave, .. } if wave.kind() == WaveKind::Write => {
+                self.kept.leave(passed, width, room);
+                false
+            }
+            _ => false,
         }
     }
 
@@ -217,10 +213,11 @@ impl<'p> Queue<'p> {
     /// the queue being free meanwhile.
     pub(super) fn complete(&self, task: &Task, sweeps: &AtomicU64) -> Option<Passed> {
         let mut state = self.lock();
-        let State { active, kept, .. } = &mut *state;
+        let State { active, room, .. } = &mut *state;
         let active = active.iter_mut().find(|active| active.step == task.step)?;
         let mut passed = active.finish(task.unit, self.plan.work.tile, self.plan.steps[task.step].elements());
-        active.keep(&mut passed, self.plan.input_width(task.step), kept, self.plan.work.kept);
+        let width = self.plan.input_width(task.step);
+        passed.is_kept = active.keep(&passed.elements, width, room, self.plan.work.kept);
         let kept = active.kept;
         if !active.is_done() {
             self.changed.notify_all();
@@ -319,7 +316,7 @@ impl<'p> Queue<'p> {
         let unit = active.next;
         active.next += 1;
         active.running.push(unit);
-        let (step, kept) = (active.step, active.kept);
+        let (step, kept) = (active.step, active.kept.elements());
         Some(match &active.work {
             Work::Compute { wave, .. } => {
                 let elements = wave.unit(unit).elements;

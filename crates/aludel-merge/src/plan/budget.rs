@@ -154,3 +154,22 @@ pub(super) fn bytes_read(step: &Step, formulas: &[PlannedFormula], input_bytes: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_memory_leaves_keeps_pages_mapped() {
+        let mut needs = Needs { input_width: 8, output_width: 2, largest: 1 << 24, ..Needs::default() };
+        let fit = |needs: &Needs, memory| needs.fit(2, None, memory).unwrap();
+        let alone = fit(&needs, MEMORY_DEFAULT);
+        assert_eq!(alone.kept, 0, "nothing is read twice");
+        needs.revisit(40 << 20);
+        needs.revisit(30 << 20);
+        let with = fit(&needs, MEMORY_DEFAULT);
+        assert_eq!(with, Fit { bytes: alone.bytes + (40 << 20), kept: 40 << 20, ..alone });
+        let tight = fit(&needs, alone.bytes + 1000);
+        assert_eq!(tight, Fit { bytes: alone.bytes + 1000, kept: 1000, ..alone });
+    }
+}
