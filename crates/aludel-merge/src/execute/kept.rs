@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(stays, [true, true, true, false]);
         assert_eq!((kept.elements(), room.taken), (300, 600));
         // Another sweep over the same tensor keeps the same and takes nothing more.
-        let stays = passed.clone().map(|elements| kept.pass(&elements, 2, &mut room, 650));
+        let stays = passed.map(|elements| kept.pass(&elements, 2, &mut room, 650));
         assert_eq!((stays, room.taken), ([true, true, true, false], 600));
         // Another step finds room for what is left only.
         let mut other = Kept::default();
