@@ -96,9 +96,15 @@ def written_tensors(out: Path) -> dict[str, torch.Tensor]:
 
 def inject(recipe: dict, seed: int) -> None:
     inject_stable_sorting()
-    inject_masks([entry["model"] for entry in recipe.get("models", [])], seed)
+    inject_masks(listed_models(recipe), seed)
     if recipe.get("parameters", {}).get("consensus") == "count":
         inject_count_consensus(recipe["merge_method"])
+
+
+def listed_models(recipe: dict) -> list[str]:
+    """The models by whose position masks are keyed. Slices are taken to list the same models in the same order."""
+    sources = [source for part in recipe.get("slices", []) for source in part["sources"]]
+    return list(dict.fromkeys(entry["model"] for entry in recipe.get("models", []) + sources))
 
 
 def inject_stable_sorting() -> None:

@@ -35,6 +35,16 @@ impl Config {
         Ok(Self { object })
     }
 
+    /// A config of these keys and values.
+    pub fn from_object(object: Map<String, Value>) -> Self {
+        Self { object }
+    }
+
+    /// Every key and value, in the file's order.
+    pub fn object(&self) -> &Map<String, Value> {
+        &self.object
+    }
+
     /// The number of transformer layers: `num_hidden_layers`, else `n_layer`, `num_layers` or `n_layers`; at the top,
     /// else under `text_config`.
     pub fn hidden_layers(&self) -> Option<usize> {

@@ -61,14 +61,31 @@ const LARGEST_TREE: usize = 64 << 20;
 /// keys, keys that are no text, further documents.
 pub fn read(text: &str, noun: &str, problems: &mut Problems) -> Option<Node> {
     let result = if text.len() > LARGEST_TEXT {
-        Err(Problem::at(
-            start(),
-            format!("the {noun} has {} bytes; at most {LARGEST_TEXT} are read", text.len()),
-        ))
+        Err(too_long(text, noun))
     } else {
         Builder::new(noun, problems).build(text)
     };
     problems.take(result)
+}
+
+/// Reads every document of `text`, as [`read`] reads one. Documents in which nothing is written are left out, unless there
+/// is no other. All of them together have the memory that one has; anchors hold within their document.
+pub fn read_all(text: &str, noun: &str, problems: &mut Problems) -> Vec<Node> {
+    if text.len() > LARGEST_TEXT {
+        problems.push(too_long(text, noun));
+        return Vec::new();
+    }
+    let mut documents = Vec::new();
+    let result = Builder::new(noun, problems).build_all(text, &mut documents);
+    problems.take(result);
+    if documents.iter().any(|document| !document.is_nothing()) {
+        documents.retain(|document| !document.is_nothing());
+    }
+    documents
+}
+
+fn too_long(text: &str, noun: &str) -> Problem {
+    Problem::at(start(), format!("the {noun} has {} bytes; at most {LARGEST_TEXT} are read", text.len()))
 }
 
 fn start() -> Place {
@@ -121,6 +138,22 @@ impl<'p> Builder<'p> {
         }
         let noun = self.noun;
         self.root.ok_or_else(|| Problem::at(start(), format!("the {noun} is empty")))
+    }
+
+    fn build_all(mut self, text: &str, documents: &mut Vec<Node>) -> Result<(), Problem> {
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|error| syntax_problem(&error))?;
+            if matches!(event, Event::DocumentStart(_)) {
+                documents.extend(self.root.take());
+                self.anchors.clear();
+            }
+            self.take(event, span.start)?;
+        }
+        documents.extend(self.root.take());
+        if documents.is_empty() {
+            return Err(Problem::at(start(), format!("the {} is empty", self.noun)));
+        }
+        Ok(())
     }
 
     fn take(&mut self, event: Event<'_>, marker: Marker) -> Result<(), Problem> {
@@ -372,3 +405,40 @@ impl Node {
 /// What an entry of a mapping takes beside its value and the text of its key: its hash, its slot and its strings.
 const ENTRY_BYTES: usize =
     size_of::<Entry>() - size_of::<Node>() + size_of::<String>() + 2 * size_of::<usize>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documents(text: &str) -> Result<Vec<String>, String> {
+        let mut problems = Problems::new();
+        let documents = read_all(text, "recipe", &mut problems);
+        let shown = documents.iter().map(|document| format!("{:?} {}", document.at, document.describe()));
+        if problems.is_empty() { Ok(shown.collect()) } else { Err(problems.to_string()) }
+    }
+
+    #[test]
+    fn every_document_is_read_and_empty_ones_are_left_out() {
+        for (text, expected) in [
+            ("a", vec!["(1, 1) `a`"]),
+            ("--- a\n--- b\n", vec!["(1, 5) `a`", "(2, 5) `b`"]),
+            ("---\na: 1\n---\nb: 2\n---\n", vec!["(2, 1) a mapping", "(4, 1) a mapping"]),
+            ("---\n---\n[a]\n...\n", vec!["(3, 1) a list"]),
+        ] {
+            assert_eq!(documents(text).unwrap(), expected, "{text:?}");
+        }
+        assert_eq!(documents("").unwrap_err(), "1:1: the recipe is empty");
+        assert_eq!(documents("---\n").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn anchors_end_with_their_document_and_the_memory_does_not_begin_anew() {
+        assert!(documents("a: &x 1\nb: *x\n---\nc: *x\n").is_err());
+        let text = format!("--- &a {}\n", "x".repeat(900));
+        let text = text.repeat(1000);
+        assert!(documents(&text).is_ok());
+        let bomb = format!("a: &a {}\nb: [{}]\n---\n", "x".repeat(20_000), "*a, ".repeat(700));
+        let error = documents(&bomb.repeat(5)).unwrap_err();
+        assert!(error.contains("takes more than 64 MiB"), "{error}");
+    }
+}

@@ -23,6 +23,15 @@ use super::{Axis, Binary, Extent, Formula, FormulaError, Literal, NodeId, Op, Un
 pub struct Graph {
     nodes: RefCell<Vec<Op>>,
     known: RefCell<HashMap<Op, NodeId>>,
+    within: RefCell<Within>,
+}
+
+/// What inputs and streams mean while a formula is built into another one.
+#[derive(Debug, Default)]
+struct Within {
+    /// The values that stand for inputs; `None` where inputs are tensors.
+    inputs: Option<Vec<NodeId>>,
+    first_stream: u16,
 }
 
 /// One value of a [`Graph`].
@@ -38,9 +47,11 @@ impl Graph {
         Self::default()
     }
 
-    /// The elements of an input tensor.
+    /// The elements of an input tensor, or the value that stands for it (see [`Graph::within`]).
     pub fn input(&self, input: u16) -> Expr<'_> {
-        self.push(Op::Input(input))
+        let stands_for_it =
+            self.within.borrow().inputs.as_ref().and_then(|all| all.get(usize::from(input)).copied());
+        stands_for_it.map_or_else(|| self.push(Op::Input(input)), |node| Expr { graph: self, node })
     }
 
     /// A constant.
@@ -50,7 +61,18 @@ impl Graph {
 
     /// Uniform numbers in `[0, 1)`, one for each element, from a stream.
     pub fn random(&self, stream: u16) -> Expr<'_> {
-        self.push(Op::Random(stream))
+        let first = self.within.borrow().first_stream;
+        self.push(Op::Random(first.saturating_add(stream)))
+    }
+
+    /// Builds a formula into this one: in what `build` does, these expressions stand for the inputs, by their position, and
+    /// streams are counted from `first_stream` on.
+    pub fn within<'g, T>(&'g self, inputs: &[Expr<'g>], first_stream: u16, build: impl FnOnce() -> T) -> T {
+        let inputs = Some(inputs.iter().map(|input| input.node).collect());
+        let outer = self.within.replace(Within { inputs, first_stream });
+        let built = build();
+        self.within.replace(outer);
+        built
     }
 
     /// Closes the graph with the value to write.
@@ -288,6 +310,21 @@ mod tests {
         let formula = graph.finish((x - b) * (x - b)).unwrap();
         assert_eq!(formula.nodes().len(), 4);
         assert_eq!(formula.op(formula.output()), Op::Binary(Binary::Multiply, NodeId(2), NodeId(2)));
+    }
+
+    #[test]
+    fn a_formula_is_built_into_another_one() {
+        let graph = Graph::new();
+        let (x, y) = (graph.input(0), graph.input(1));
+        let half = || graph.input(0) * 0.5 + graph.random(1);
+        let inner = graph.within(&[x + y], 3, half);
+        let outer = graph.within(&[inner], 0, || graph.input(0) - graph.random(0));
+        let formula = graph.finish(outer).unwrap();
+        let by_hand = Graph::new();
+        let (x, y) = (by_hand.input(0), by_hand.input(1));
+        let expected = by_hand.finish((x + y) * 0.5 + by_hand.random(4) - by_hand.random(0)).unwrap();
+        assert_eq!(formula, expected);
+        assert_eq!((formula.inputs(), formula.streams()), (2, 5));
     }
 
     #[test]

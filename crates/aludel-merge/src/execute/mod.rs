@@ -89,6 +89,9 @@ fn write_small_files(plan: &Plan, folder: &OutputFolder, digests: &[Vec<String>]
     for name in &plan.side_files.names {
         folder.copy_from(&plan.side_files.folder.join(name), &name.to_string_lossy())?;
     }
+    for file in &plan.side_files.written {
+        folder.write(&file.name.to_string_lossy(), file.text.as_bytes())?;
+    }
     folder.write("recipe.yml", plan.recipe.as_bytes())?;
     folder.write("README.md", card::render(plan, digests).as_bytes())?;
     Ok(())

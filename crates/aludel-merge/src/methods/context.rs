@@ -3,17 +3,21 @@
 use aludel_kernels::formula::{Expr, Graph};
 
 use crate::problem::Problem;
-use crate::recipe::{DefaultValue, Kind, Located, ParameterSpec, Recipe};
+use crate::recipe::{DefaultValue, Kind, Located, ParameterSpec, Recipe, Scope};
 
 /// A model that takes part in the merge of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its input in the formula.
     pub input: u16,
-    /// Its position in the recipe's `models`, which also keys its random numbers; `None` for a base that is not listed.
+    /// Its position in the recipe's `models` or in the slice's `sources`, which also keys its random numbers; `None` for a
+    /// base that is not listed.
     pub entry: Option<usize>,
     /// The reference as written.
     pub name: String,
+    /// What the tensor is called there, which is what filters of the model's parameters are held against: another name than
+    /// the output's where layers are renumbered.
+    pub tensor: String,
 }
 
 /// One output tensor, as a method sees it.
@@ -35,8 +39,10 @@ pub struct Tensor<'a> {
     pub members: &'a [Member],
     /// The input with each member's statistics of the tensor, where its file has them; empty for methods that read none.
     pub statistics: &'a [Option<u16>],
-    /// The recipe, for its parameters.
+    /// The recipe, for places in it.
     pub recipe: &'a Recipe,
+    /// The slice of the recipe, for its parameters.
+    pub scope: Scope<'a>,
     /// What the method declares.
     pub specs: &'static [ParameterSpec],
 }
@@ -98,7 +104,7 @@ impl<'a> Tensor<'a> {
 
     /// A switch of the whole merge.
     pub(crate) fn switch(&self, name: &'static str) -> Result<bool, Problem> {
-        let given = self.recipe.boolean(name, None, self.name, self.position)?;
+        let given = self.scope.boolean(name, None, self.name, self.position)?;
         let default = matches!(self.spec(name).and_then(|spec| spec.default), Some(DefaultValue::Bool(true)));
         Ok(given.unwrap_or(default))
     }
@@ -109,18 +115,18 @@ impl<'a> Tensor<'a> {
             return Ok("");
         };
         let default = if let Some(DefaultValue::Text(word)) = default { word } else { "" };
-        Ok(self.recipe.choice(name, words, None, self.name, self.position)?.unwrap_or(default))
+        Ok(self.scope.choice(name, words, None, self.name, self.position)?.unwrap_or(default))
     }
 
     /// A text of the whole merge.
     pub(crate) fn text(&self, name: &'static str) -> Result<Located<String>, Problem> {
-        let given = self.recipe.string(name, None, self.name, self.position)?;
+        let given = self.scope.string(name, None, self.name, self.position)?;
         given.ok_or_else(|| self.missing(name, None))
     }
 
     fn number_of(&self, name: &'static str, member: Option<&Member>) -> Result<f64, Problem> {
-        let entry = member.and_then(|member| member.entry);
-        if let Some(value) = self.recipe.number(name, entry, self.name, self.position)? {
+        let (entry, tensor) = self.place_of(member);
+        if let Some(value) = self.scope.number(name, entry, tensor, self.position)? {
             return Ok(value);
         }
         match self.spec(name).and_then(|spec| spec.default) {
@@ -129,23 +135,22 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Whose parameters hold, and the name that filters are held against.
+    fn place_of<'m>(&'m self, member: Option<&'m Member>) -> (Option<usize>, &'m str) {
+        member.map_or((None, self.name), |member| (member.entry, &member.tensor))
+    }
+
     fn missing(&self, name: &str, member: Option<&Member>) -> Problem {
         let method = &self.recipe.merge_method.value;
-        let (place, owner) =
-            match member.and_then(|member| Some((self.recipe.models.get(member.entry?)?, member))) {
-                Some((entry, member)) => (&entry.reference.place, format!("model `{}`", member.name)),
-                None => (&self.recipe.merge_method.place, "the merge".to_owned()),
-            };
-        let filtered = self.recipe.parameters.find(name).is_some()
-            || member
-                .and_then(|m| self.recipe.models.get(m.entry?))
-                .is_some_and(|m| m.parameters.find(name).is_some());
+        let (entry, tensor) = self.place_of(member);
+        let (place, owner) = match member.and_then(|member| Some((self.scope.entry(entry)?, member))) {
+            Some((entry, member)) => (&entry.reference.place, format!("model `{}`", member.name)),
+            None => (&self.recipe.merge_method.place, "the merge".to_owned()),
+        };
         let problem = Problem::at(place.clone(), format!("`{method}` needs `{name}` for {owner}"));
-        if filtered {
-            problem.with_hint(format!(
-                "no filter of `{name}` selects {}: add an entry without a filter",
-                self.name
-            ))
+        if self.scope.is_given(name, entry) {
+            problem
+                .with_hint(format!("no filter of `{name}` selects {tensor}: add an entry without a filter"))
         } else {
             problem.with_hint(format!("add `{name}:` under its `parameters:`, or at the top for all models"))
         }
@@ -166,7 +171,8 @@ impl<'a> Tensor<'a> {
             (low, f64::MAX) => format!("be at least {low}"),
             (low, high) => format!("lie between {low} and {high}"),
         };
-        let message = format!("`{name}` is {value} for {}, but has to {range}", self.name);
+        let (_, tensor) = self.place_of(member);
+        let message = format!("`{name}` is {value} for {tensor}, but has to {range}");
         Err(self.problem_at(name, member, message))
     }
 
@@ -176,8 +182,8 @@ impl<'a> Tensor<'a> {
     }
 
     fn problem_at(&self, name: &str, member: Option<&Member>, message: String) -> Problem {
-        let entry = member.and_then(|member| member.entry);
-        match self.recipe.scalar(name, entry, self.name, self.position) {
+        let (entry, tensor) = self.place_of(member);
+        match self.scope.scalar(name, entry, tensor, self.position) {
             Some(scalar) => Problem::at(scalar.place, message),
             None => Problem::general(message),
         }

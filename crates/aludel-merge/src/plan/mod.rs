@@ -6,14 +6,22 @@
 
 mod budget;
 mod build;
-mod layers;
+mod cast;
+mod chat_template;
+mod formulas;
+mod layer_config;
+mod models;
+mod modules;
+mod output;
 mod print;
-mod sources;
+mod slices;
+mod stacks;
+mod stage;
 mod tensors;
 
 pub use budget::{MEMORY_DEFAULT, Work};
+pub use models::{Role, Source};
 pub use print::Bytes;
-pub use sources::{Role, Source};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,6 +82,9 @@ pub struct Plan {
     pub seed: u64,
     /// Whether NaN and infinities in the inputs are computed with.
     pub allow_non_finite: bool,
+    /// The recipes whose results this one merges, in an order in which each comes after those that it merges. Their formulas
+    /// are built into those of the output.
+    pub stages: Vec<PlannedStage>,
     /// The models that are read, in the recipe's order.
     pub sources: Vec<Source>,
     /// The distinct formulas of all steps.
@@ -90,6 +101,15 @@ pub struct Plan {
     pub work: Work,
     #[serde(skip)]
     pub(crate) config: Option<Config>,
+}
+
+/// A recipe whose result the output is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedStage {
+    /// What the result is called.
+    pub name: String,
+    /// Its merge method.
+    pub method: &'static str,
 }
 
 /// A formula that one or more steps evaluate.
@@ -165,13 +185,34 @@ pub struct Dropped {
     pub reason: String,
 }
 
-/// Files that are copied beside the weights.
+/// Files beside the weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SideFiles {
-    /// The folder that they come from.
+    /// The folder that those which are copied come from.
     pub folder: PathBuf,
     /// Their names in it.
     pub names: Vec<PathBuf>,
+    /// Files that are written instead of copied.
+    pub written: Vec<WrittenFile>,
+}
+
+/// A file that is written with a text of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WrittenFile {
+    /// Its name in the output folder.
+    pub name: PathBuf,
+    /// What it holds.
+    pub text: String,
+}
+
+impl SideFiles {
+    /// Writes a file in the place of any of that name.
+    fn write(&mut self, name: &str, text: String) {
+        let name = PathBuf::from(name);
+        self.names.retain(|known| *known != name);
+        self.written.retain(|known| known.name != name);
+        self.written.push(WrittenFile { name, text });
+    }
 }
 
 impl Plan {

@@ -8,6 +8,9 @@ impl fmt::Display for Plan {
     /// The summary; with `{:#}` also every step.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "method   {}", self.method)?;
+        for stage in &self.stages {
+            writeln!(f, "stage    {} ({}), in the same passes", stage.name, stage.method)?;
+        }
         for source in &self.sources {
             let role = match source.role {
                 Role::Base => "base ",
@@ -38,7 +41,7 @@ impl fmt::Display for Plan {
 impl Plan {
     fn print_output(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shards = self.layout.shards().len();
-        let files = self.side_files.names.len();
+        let files = self.side_files.names.len() + self.side_files.written.len();
         let copied = self.steps.iter().filter(|step| step.action == Action::Copy).count();
         writeln!(f, "output   {} tensors in {shards} file(s), {files} side file(s)", self.steps.len())?;
         if copied > 0 {

@@ -1,15 +1,16 @@
-//! Matches the tensors of all models: what is merged, what is copied, what is dropped and why.
+//! Matches the tensors of whole models: what is merged, what is copied, what is dropped and why.
 //!
-//! In: the cast of a merge. Out: one [`Matched`] for each output tensor, in the primary model's order. Every input tensor
+//! In: the cast of a merge. Out: one [`Matched`] for each output tensor, in the leading model's order. Every input tensor
 //! ends up in an output tensor or among the dropped; nothing disappears silently.
 
 use std::collections::HashSet;
 
-use aludel_checkpoint::{Dtype, TensorEntry, is_float};
+use aludel_checkpoint::{Config, Dtype, is_float};
 use indexmap::IndexSet;
 
-use super::sources::{Cast, Source};
-use super::{Dropped, StepInput};
+use super::cast::Cast;
+use super::models::{Facts, Model, Models};
+use super::stacks::Layers;
 use crate::problem::{Problem, Problems};
 use crate::recipe::nearest;
 
@@ -20,117 +21,213 @@ const HEAD: &str = "lm_head.weight";
 pub(super) struct Matched {
     pub name: String,
     pub shape: Vec<usize>,
-    /// The primary model's type.
+    /// The leading model's type.
     pub dtype: Dtype,
-    /// One for each source, in the sources' order.
-    pub inputs: Vec<StepInput>,
+    /// One for each of what the cast takes, in its order.
+    pub inputs: Vec<TensorOf>,
+    /// What filters of the models' parameters are held against, for each input.
+    pub filtered_by: Vec<String>,
+    /// Where it stands among the layers, from 0 to 1.
+    pub position: f64,
+    /// The cast that it belongs to; `None` for a tensor that is taken over as it is.
+    pub cast: Option<usize>,
 }
 
-/// All output tensors, and the input tensors that are not among them.
-pub(super) fn matched(cast: &Cast, primary: usize, problems: &mut Problems) -> (Vec<Matched>, Vec<Dropped>) {
-    let sources = cast.models();
-    let mut names: IndexSet<&str> =
-        sources[primary].checkpoint.tensors().keys().map(String::as_str).collect();
-    names.extend(sources.iter().flat_map(|source| source.checkpoint.tensors().keys().map(String::as_str)));
-    let (mut tensors, mut dropped) = (Vec::new(), Vec::new());
+/// A tensor of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TensorOf {
+    /// The model's position among [`Models::list`].
+    pub model: usize,
+    pub tensor: String,
+}
+
+/// A tensor of a model that nothing is made of.
+#[derive(Debug)]
+pub(super) struct Unused {
+    /// The model's position among [`Models::list`].
+    pub model: usize,
+    pub tensor: String,
+    pub reason: String,
+}
+
+/// Input tensors that are not in the output.
+#[derive(Debug, Default)]
+pub(super) struct DroppedTensors {
+    pub list: Vec<Unused>,
+}
+
+impl DroppedTensors {
+    /// Takes note that a tensor is dropped from every model that has it, among those given.
+    pub(super) fn add(&mut self, tensor: &str, models: &Models, among: &[usize], reason: &str) {
+        for &model in among {
+            if models.list[model].has(tensor) {
+                self.list.push(Unused { model, tensor: tensor.to_owned(), reason: reason.to_owned() });
+            }
+        }
+    }
+
+    /// Takes note of every tensor of the models `among` that no output tensor reads and nothing is said about yet.
+    pub(super) fn add_unused(
+        &mut self,
+        models: &Models,
+        among: &[usize],
+        used: &[Matched],
+        reason: impl Fn(usize, &str) -> String,
+    ) {
+        let inputs = used.iter().flat_map(|matched| &matched.inputs);
+        let mut known: HashSet<(usize, &str)> =
+            inputs.map(|input| (input.model, input.tensor.as_str())).collect();
+        known.extend(self.list.iter().map(|unused| (unused.model, unused.tensor.as_str())));
+        let mut unused = Vec::new();
+        for &model in among {
+            for name in models.list[model].names().filter(|&name| !known.contains(&(model, name))) {
+                unused.push(Unused { model, tensor: name.to_owned(), reason: reason(model, name) });
+            }
+        }
+        self.list.append(&mut unused);
+    }
+}
+
+/// All tensors of an output that whole models are merged into.
+pub(super) fn whole(
+    (number, cast): (usize, &Cast<'_>),
+    models: &Models,
+    leading: usize,
+    owns: &dyn Fn(&str) -> bool,
+    dropped: &mut DroppedTensors,
+    problems: &mut Problems,
+) -> Vec<Matched> {
+    let taken: Vec<usize> = cast.taken.iter().map(|taken| taken.model).collect();
+    let model = |position: usize| &models.list[taken[position]];
+    let mut names: IndexSet<&str> = model(leading).names().collect();
+    names.extend(taken.iter().flat_map(|&taken| models.list[taken].names()));
+    names.retain(|name| owns(name));
+    let mut merged: Vec<&str> = Vec::new();
     for name in names {
-        if let Some(reason) = reason_to_drop(name, &sources[primary], sources) {
-            let owners = (0..sources.len()).filter(|&source| entry(sources, source, name).is_some());
-            dropped.extend(owners.map(|source| Dropped {
-                source,
-                tensor: name.to_owned(),
-                reason: reason.clone(),
-            }));
-            continue;
-        }
-        if let Some(matched) = match_one(name, sources, primary, problems) {
-            tensors.push(matched);
+        match reason_to_drop(name, model(leading), taken.iter().map(|&taken| &models.list[taken])) {
+            Some(reason) => dropped.add(name, models, &taken, &reason),
+            None => merged.push(name),
         }
     }
-    dropped.extend(unused_statistics(cast, &tensors));
-    (tensors, dropped)
+    let layers = Layers::of(merged.iter().copied());
+    let matched = merged.iter().filter_map(|&name| {
+        let wanted = Wanted {
+            output: name.to_owned(),
+            tensors: taken.iter().map(|&model| (model, name.to_owned())).collect(),
+            leading,
+        };
+        wanted.matched(models, Some(number), layers.position(name), problems)
+    });
+    matched.collect()
 }
 
-/// Statistics of tensors that are not merged.
-fn unused_statistics(cast: &Cast, tensors: &[Matched]) -> Vec<Dropped> {
-    let merged: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-    let of_source = |&source: &usize| {
-        let names = cast.sources[source].checkpoint.tensors().keys();
-        let unused = names.filter(|name| !merged.contains(name.as_str()));
-        let reason = "statistics of no tensor of the output";
-        unused.map(move |tensor| Dropped { source, tensor: tensor.clone(), reason: reason.to_owned() })
-    };
-    cast.statistics.iter().flat_map(of_source).collect()
+/// An output tensor that is to be made of these.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub output: String,
+    /// Models and the names of their tensors.
+    pub tensors: Vec<(usize, String)>,
+    /// Which of them gives the output its shape and type.
+    pub leading: usize,
 }
 
-fn match_one(name: &str, sources: &[Source], primary: usize, problems: &mut Problems) -> Option<Matched> {
-    let mut inputs = Vec::new();
-    for (source, model) in sources.iter().enumerate() {
-        match name_in(name, model) {
-            Some(tensor) => inputs.push(StepInput { source, tensor: tensor.to_owned() }),
-            None => problems.push(missing(name, source, sources)),
+impl Wanted {
+    /// Finds the tensors; those that are missing, or differ where they may not, are problems.
+    pub(super) fn matched(
+        self,
+        models: &Models,
+        cast: Option<usize>,
+        position: f64,
+        problems: &mut Problems,
+    ) -> Option<Matched> {
+        let among: Vec<usize> = self.tensors.iter().map(|(model, _)| *model).collect();
+        let mut inputs = Vec::new();
+        for &(model, ref name) in &self.tensors {
+            match name_in(name, &models.list[model]) {
+                Some(tensor) => inputs.push(TensorOf { model, tensor: tensor.to_owned() }),
+                None => problems.push(missing(name, model, &among, models)),
+            }
         }
+        if inputs.len() < self.tensors.len() {
+            return None;
+        }
+        let facts: Vec<(&Model, &Facts)> = inputs
+            .iter()
+            .filter_map(|input| {
+                let model = &models.list[input.model];
+                Some((model, model.tensors.get(&input.tensor)?))
+            })
+            .collect();
+        let first = *facts.get(self.leading)?;
+        let before = problems.count();
+        facts.iter().for_each(|other| check_alike(&self.output, first, *other, problems));
+        (problems.count() == before).then(|| Matched {
+            name: self.output,
+            shape: first.1.shape.clone(),
+            dtype: first.1.dtype,
+            inputs,
+            filtered_by: self.tensors.into_iter().map(|(_, name)| name).collect(),
+            position,
+            cast,
+        })
     }
-    if inputs.len() < sources.len() {
-        return None;
-    }
-    let entries: Vec<&TensorEntry> =
-        inputs.iter().filter_map(|i| entry(sources, i.source, &i.tensor)).collect();
-    let model = *entries.get(primary)?;
-    let before = problems.count();
-    for (input, other) in inputs.iter().zip(&entries) {
-        check_alike(name, &sources[primary], model, &sources[input.source], other, problems);
-    }
-    let (shape, dtype) = (model.shape.clone(), model.dtype);
-    (problems.count() == before).then(|| Matched { name: name.to_owned(), shape, dtype, inputs })
-}
-
-fn entry<'s>(sources: &'s [Source], source: usize, name: &str) -> Option<&'s TensorEntry> {
-    sources[source].checkpoint.tensor(name)
 }
 
 /// The tensor that stands for `name` in a model: itself, or the embedding that a head is tied to.
-fn name_in<'n>(name: &'n str, source: &'n Source) -> Option<&'n str> {
-    let tensors = source.checkpoint.tensors();
-    if tensors.contains_key(name) {
+fn name_in<'n>(name: &'n str, model: &'n Model) -> Option<&'n str> {
+    if model.has(name) {
         return Some(name);
     }
-    let embedding = || tensors.keys().map(String::as_str).find(|name| is_embedding(name));
-    (is_head(name) && ties_embeddings(source)).then(embedding).flatten()
+    let embedding = || model.names().find(|name| is_embedding(name));
+    (is_head(name) && ties_embeddings(model)).then(embedding).flatten()
 }
 
-fn is_head(name: &str) -> bool {
+pub(super) fn is_head(name: &str) -> bool {
     name == HEAD || name.ends_with(".lm_head.weight")
 }
 
-fn is_embedding(name: &str) -> bool {
+pub(super) fn is_embedding(name: &str) -> bool {
     name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight")
 }
 
-fn ties_embeddings(source: &Source) -> bool {
-    source.checkpoint.config().and_then(aludel_checkpoint::Config::ties_embeddings).unwrap_or(false)
+pub(super) fn ties_embeddings(model: &Model) -> bool {
+    model.config.as_ref().and_then(Config::ties_embeddings).unwrap_or(false)
 }
 
 /// Why a tensor is in no output, if so.
-fn reason_to_drop(name: &str, primary: &Source, sources: &[Source]) -> Option<String> {
-    if is_head(name) && ties_embeddings(primary) && sources.iter().any(has_embedding) {
-        return Some(format!("the output's head is tied to its embedding, as `{}` has it", primary.model));
+fn reason_to_drop<'m>(
+    name: &str,
+    leading: &Model,
+    mut models: impl Iterator<Item = &'m Model>,
+) -> Option<String> {
+    if is_head(name) && ties_embeddings(leading) && models.any(has_embedding) {
+        return Some(tied_head(leading));
     }
-    let is_derived = [".rotary_emb.inv_freq", ".attn.masked_bias"].iter().any(|end| name.ends_with(end));
-    is_derived.then(|| "computed by the model's code, not learned".to_owned())
+    is_derived(name).then(|| DERIVED.to_owned())
 }
 
-fn has_embedding(source: &Source) -> bool {
-    source.checkpoint.tensors().keys().any(|name| is_embedding(name))
+pub(super) fn tied_head(leading: &Model) -> String {
+    format!("the output's head is tied to its embedding, as `{}` has it", leading.name)
 }
 
-fn missing(name: &str, source: usize, sources: &[Source]) -> Problem {
-    let model = &sources[source].model;
-    let owner = sources.iter().find(|other| other.checkpoint.tensor(name).is_some());
-    let owner = owner.map_or("another model", |owner| owner.model.as_str());
-    let problem = Problem::general(format!("`{model}` has no tensor `{name}`, which `{owner}` has"));
-    let names = sources[source].checkpoint.tensors().keys().map(String::as_str);
-    match nearest(name, names) {
+/// Why derived tensors are dropped.
+pub(super) const DERIVED: &str = "computed by the model's code, not learned";
+
+/// Whether a tensor is computed by the model's code.
+pub(super) fn is_derived(name: &str) -> bool {
+    [".rotary_emb.inv_freq", ".attn.masked_bias"].iter().any(|end| name.ends_with(end))
+}
+
+pub(super) fn has_embedding(model: &Model) -> bool {
+    model.names().any(is_embedding)
+}
+
+fn missing(name: &str, source: usize, among: &[usize], models: &Models) -> Problem {
+    let model = &models.list[source];
+    let owner = among.iter().map(|&model| &models.list[model]).find(|other| other.has(name));
+    let owner = owner.map_or("another model", |owner| owner.name.as_str());
+    let problem = Problem::general(format!("`{}` has no tensor `{name}`, which `{owner}` has", model.name));
+    match nearest(name, model.names()) {
         Some(near) => {
             problem.with_hint(format!("its nearest is `{near}`; are the models of one architecture?"))
         }
@@ -141,13 +238,11 @@ fn missing(name: &str, source: usize, sources: &[Source]) -> Problem {
 /// Reports what keeps two tensors from being merged.
 fn check_alike(
     name: &str,
-    primary: &Source,
-    a: &TensorEntry,
-    other: &Source,
-    b: &TensorEntry,
+    (first, a): (&Model, &Facts),
+    (second, b): (&Model, &Facts),
     problems: &mut Problems,
 ) {
-    let (first, second) = (&primary.model, &other.model);
+    let (first, second) = (&first.name, &second.name);
     if a.shape != b.shape {
         let message = format!("`{name}` is {:?} in `{first}` and {:?} in `{second}`", a.shape, b.shape);
         let is_vocabulary = (is_head(name) || is_embedding(name)) && a.shape.get(1..) == b.shape.get(1..);

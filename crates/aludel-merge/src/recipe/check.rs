@@ -27,9 +27,9 @@ pub struct ParameterSpec {
 /// Where a parameter may stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// At a model, or at the top of the recipe for all models.
+    /// At a model, or further up (slice, module, recipe) for all models there.
     Model,
-    /// At the top of the recipe only.
+    /// At a slice, a module or the top of the recipe, not at a model.
     Global,
 }
 
@@ -68,83 +68,17 @@ impl Recipe {
     pub fn check_parameters_and(&self, specs: &[ParameterSpec], numbers: &[String]) -> Problems {
         let check = Check { method: &self.merge_method.value, specs, numbers };
         let mut problems = Problems::new();
-        for model in &self.models {
-            check.level(&model.parameters, Level::Model, &mut problems);
+        for part in &self.parts {
+            for slice in &part.slices {
+                for source in &slice.sources {
+                    check.level(&source.parameters, Level::Model, &mut problems);
+                }
+                check.level(&slice.parameters, Level::Global, &mut problems);
+            }
+            check.level(&part.parameters, Level::Global, &mut problems);
         }
         check.level(&self.parameters, Level::Global, &mut problems);
         problems
-    }
-
-    /// The value of a parameter for a tensor at a position from 0 to 1 (see [`layer_position`](super::layer_position)):
-    /// the model's own if its filters select the tensor, else the recipe's, else `None`. `model` is a position in
-    /// [`Recipe::models`], or `None` for parameters of the whole merge and for a base model that is not listed.
-    pub fn scalar(
-        &self,
-        name: &str,
-        model: Option<usize>,
-        tensor: &str,
-        position: f64,
-    ) -> Option<Located<Scalar>> {
-        let own = model.and_then(|index| self.models.get(index));
-        own.and_then(|model| model.parameters.resolve(name, tensor, position))
-            .or_else(|| self.parameters.resolve(name, tensor, position))
-    }
-
-    /// As [`Recipe::scalar`], as a number.
-    ///
-    /// # Errors
-    /// The value is not a number.
-    pub fn number(
-        &self,
-        name: &str,
-        model: Option<usize>,
-        tensor: &str,
-        position: f64,
-    ) -> Result<Option<f64>, Problem> {
-        self.scalar(name, model, tensor, position).map(|scalar| as_number(&scalar)).transpose()
-    }
-
-    /// As [`Recipe::scalar`], as a truth value; 1 is true and 0 false.
-    ///
-    /// # Errors
-    /// The value is neither.
-    pub fn boolean(
-        &self,
-        name: &str,
-        model: Option<usize>,
-        tensor: &str,
-        position: f64,
-    ) -> Result<Option<bool>, Problem> {
-        self.scalar(name, model, tensor, position).map(|scalar| as_bool(&scalar)).transpose()
-    }
-
-    /// As [`Recipe::scalar`], as one of these words.
-    ///
-    /// # Errors
-    /// The value is none of them.
-    pub fn choice(
-        &self,
-        name: &str,
-        words: &[&'static str],
-        model: Option<usize>,
-        tensor: &str,
-        position: f64,
-    ) -> Result<Option<&'static str>, Problem> {
-        self.scalar(name, model, tensor, position).map(|scalar| as_choice(&scalar, words)).transpose()
-    }
-
-    /// As [`Recipe::scalar`], as text.
-    ///
-    /// # Errors
-    /// The value is a number or a truth value.
-    pub fn string(
-        &self,
-        name: &str,
-        model: Option<usize>,
-        tensor: &str,
-        position: f64,
-    ) -> Result<Option<Located<String>>, Problem> {
-        self.scalar(name, model, tensor, position).map(|scalar| as_text(&scalar)).transpose()
     }
 }
 
@@ -231,14 +165,14 @@ impl Kind {
     }
 }
 
-fn as_number(scalar: &Located<Scalar>) -> Result<f64, Problem> {
+pub(super) fn as_number(scalar: &Located<Scalar>) -> Result<f64, Problem> {
     match scalar.value {
         Scalar::Number(number) => Ok(number),
         _ => Err(mismatch(scalar, Kind::Number.noun())),
     }
 }
 
-fn as_bool(scalar: &Located<Scalar>) -> Result<bool, Problem> {
+pub(super) fn as_bool(scalar: &Located<Scalar>) -> Result<bool, Problem> {
     match scalar.value {
         Scalar::Bool(truth) => Ok(truth),
         Scalar::Number(1.0) => Ok(true),
@@ -247,14 +181,14 @@ fn as_bool(scalar: &Located<Scalar>) -> Result<bool, Problem> {
     }
 }
 
-fn as_text(scalar: &Located<Scalar>) -> Result<Located<String>, Problem> {
+pub(super) fn as_text(scalar: &Located<Scalar>) -> Result<Located<String>, Problem> {
     match &scalar.value {
         Scalar::Text(text) => Ok(Located { value: text.clone(), place: scalar.place.clone() }),
         _ => Err(mismatch(scalar, Kind::Text.noun())),
     }
 }
 
-fn as_choice(scalar: &Located<Scalar>, words: &[&'static str]) -> Result<&'static str, Problem> {
+pub(super) fn as_choice(scalar: &Located<Scalar>, words: &[&'static str]) -> Result<&'static str, Problem> {
     let text = match &scalar.value {
         Scalar::Text(text) => text.as_str(),
         _ => "",

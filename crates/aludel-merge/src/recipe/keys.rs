@@ -9,8 +9,8 @@ use aludel_document::Key;
 pub(super) const RECIPE: &[Key] = &[
     Key::read("merge_method"),
     Key::read("models"),
-    Key::later("slices", "merge whole models: list them under `models`"),
-    Key::later("modules", "merge whole models: list them under `models`"),
+    Key::read("slices"),
+    Key::read("modules"),
     Key::read("base_model"),
     Key::read("parameters"),
     Key::read("dtype"),
@@ -18,7 +18,7 @@ pub(super) const RECIPE: &[Key] = &[
     Key::read("tokenizer_source"),
     Key::later("tokenizer", "use `tokenizer_source` with `base`, `union` or one of the models"),
     Key::read("chat_template"),
-    Key::later("name", "keep one recipe per file and leave its name out"),
+    Key::read("name"),
 ];
 
 /// The keys of one entry of `models`.
@@ -27,6 +27,24 @@ pub(super) const MODEL: &[Key] = &[
     Key::read("parameters"),
     Key::later("layer_range", "it belongs to the sources of `slices`; merge whole models"),
 ];
+
+/// The keys of one entry of `modules`.
+pub(super) const MODULE: &[Key] = &[Key::read("models"), Key::read("slices"), Key::read("parameters")];
+
+/// The keys of one entry of `slices`.
+pub(super) const SLICE: &[Key] = &[
+    Key::read("sources"),
+    Key::read("base_model"),
+    Key::read("parameters"),
+    Key::later("residual_weight", "remove it: mergekit reads it and does nothing with it"),
+    Key::later(
+        "merge_method",
+        "the method is one for all slices: merge the slices one by one and then stack them",
+    ),
+];
+
+/// The keys of one entry of a slice's `sources`.
+pub(super) const SOURCE: &[Key] = &[Key::read("model"), Key::read("layer_range"), Key::read("parameters")];
 
 /// The keys of one entry of a filtered value.
 pub(super) const FILTERED: &[Key] = &[Key::read("filter"), Key::read("value")];

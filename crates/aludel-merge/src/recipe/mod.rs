@@ -5,38 +5,50 @@
 //! [`Recipe::check_parameters`]).
 //!
 //! Reading order: `value` and `parameters` (what stands under `parameters:`), `reference` and `float` (models and element
-//! types), `read` (the whole recipe), `check` (parameters against what a method declares). YAML itself, and the places in
-//! it, come from [`aludel_document`].
+//! types), `part` (what is merged: models, slices, modules), `read` (the whole recipe), `stages` (several of them), `scope` (which parameters hold
+//! where), `check` (parameters against what a method declares). YAML itself, and the places in it, come from
+//! [`aludel_document`].
 
 mod check;
 mod float;
 mod keys;
 mod parameters;
+mod part;
 mod read;
 mod reference;
+mod scope;
+mod stages;
 mod value;
 
 pub use aludel_document::{Located, Scalar, nearest};
 pub use check::{DefaultValue, Kind, Level, ParameterSpec};
 pub use float::FloatType;
 pub use parameters::{Parameter, Parameters};
+pub use part::{ModelEntry, Part, Slice};
 pub use reference::{ModelReference, TokenizerSource};
+pub use scope::{Input, Scope};
 pub use value::{FilteredValue, Setting, Value, layer_position};
+
+use std::sync::Arc;
 
 use crate::problem::Problems;
 
 /// A merge as its author wrote it.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// The text that was parsed, unchanged.
-    pub text: String,
+    /// The text that was parsed, unchanged and with all documents in it.
+    pub text: Arc<str>,
+    /// What other documents of the text call the result.
+    pub name: Option<Located<String>>,
+    /// The recipes of the other documents, whose results this one is made of: each after those that it is made of itself.
+    pub stages: Vec<Recipe>,
     /// The method's name as written; whether it exists is not checked here.
     pub merge_method: Located<String>,
-    /// The models listed, in the author's order; at least one. The base model is among them only if listed.
-    pub models: Vec<ModelEntry>,
+    /// What is merged: one part for `models` and for `slices`, one for each of `modules`; at least one.
+    pub parts: Vec<Part>,
     /// The model that task vectors start from.
     pub base_model: Option<Located<ModelReference>>,
-    /// Parameters of the whole merge, and defaults for those of the models.
+    /// Parameters of the whole merge, and defaults for those of parts, slices and models.
     pub parameters: Parameters,
     /// The type that the reference computes in. Results here do not depend on it beyond the output's type.
     pub dtype: Option<FloatType>,
@@ -48,27 +60,6 @@ pub struct Recipe {
     pub chat_template: Option<Located<String>>,
 }
 
-/// One entry of `models`.
-#[derive(Debug, Clone)]
-pub struct ModelEntry {
-    /// Which model.
-    pub reference: Located<ModelReference>,
-    /// Its own parameters, which go before those of the whole merge.
-    pub parameters: Parameters,
-}
-
-/// A model that takes part in the merge.
-#[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// Which model.
-    pub reference: &'a Located<ModelReference>,
-    /// Its position in [`Recipe::models`]; `None` for a base model that is not listed there and so has no parameters
-    /// of its own.
-    pub entry: Option<usize>,
-    /// Whether it is the base model.
-    pub is_base: bool,
-}
-
 impl Recipe {
     /// Parses a recipe.
     ///
@@ -78,21 +69,11 @@ impl Recipe {
         read::recipe(text)
     }
 
-    /// Every model of the merge: those listed, in their order, then the base model unless it is listed already.
-    pub fn models_with_base(&self) -> Vec<Input<'_>> {
-        let is_base = |reference: &Located<ModelReference>| {
-            self.base_model.as_ref().is_some_and(|base| base.value == reference.value)
-        };
-        let listed = self.models.iter().enumerate().map(|(index, model)| Input {
-            reference: &model.reference,
-            entry: Some(index),
-            is_base: is_base(&model.reference),
-        });
-        let mut inputs: Vec<Input<'_>> = listed.collect();
-        if let Some(base) = self.base_model.as_ref().filter(|_| !inputs.iter().any(|input| input.is_base)) {
-            inputs.push(Input { reference: base, entry: None, is_base: true });
-        }
-        inputs
+    /// Every slice of every part, in order, with what holds for it.
+    pub fn scopes(&self) -> impl Iterator<Item = Scope<'_>> {
+        self.parts
+            .iter()
+            .flat_map(move |part| part.slices.iter().map(move |slice| Scope { recipe: self, part, slice }))
     }
 }
 

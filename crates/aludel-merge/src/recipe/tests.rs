@@ -6,7 +6,7 @@ mod arbitrary;
 mod refused;
 mod resolved;
 
-use super::{DefaultValue, Kind, Level, ParameterSpec};
+use super::{DefaultValue, Kind, Level, ModelEntry, ParameterSpec, Recipe, Scope};
 
 /// The parameters of an imaginary method, with one of every kind and level.
 const SPECS: &[ParameterSpec] = &[
@@ -39,3 +39,13 @@ const SPECS: &[ParameterSpec] = &[
         summary: "how signs are agreed on",
     },
 ];
+
+/// What holds in a recipe of whole models.
+fn scope(recipe: &Recipe) -> Scope<'_> {
+    recipe.scopes().next().unwrap_or_else(|| unreachable!("a recipe has at least one slice"))
+}
+
+/// The models of a recipe of whole models.
+fn models(recipe: &Recipe) -> &[ModelEntry] {
+    &scope(recipe).slice.sources
+}

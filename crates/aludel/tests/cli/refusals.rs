@@ -35,11 +35,9 @@ error: r.yml:6:5: models[1]: `model` is missing
   hint: name the model: `- model: path/of/the/model`
 error: r.yml:7:8: dtype: `float8` is no element type that a merge computes on
   hint: did you mean `float`? accepted are `float32`, `float16` and `bfloat16`
-error: r.yml:8:1: slices: `slices` is not supported by this version yet
-  hint: merge whole models: list them under `models`
 error: r.yml:8:9: slices: `slices` and `models` exclude each other
   hint: keep one of them
-aludel: 9 problems, nothing was written
+aludel: 8 problems, nothing was written
 
 "#]]);
     assert_eq!(sandbox.names("."), ["models", "r.yml"]);
@@ -60,7 +58,7 @@ models:
     parameters: {weight: heavy}
   - model: models/a@v2
     parameters: {weight: 1, normalize: false}
-chat_template: chatml
+chat_template: chatlm
 ";
     sandbox.write("r.yml", recipe.replace(", many", ""));
     let merge = sandbox.aludel(&["merge", "r.yml", "out"]);
@@ -73,8 +71,8 @@ error: r.yml:10:12: models[2].model: revision `v2` of a model: only models on di
   hint: download the model and give its folder
 error: r.yml:11:29: models[2].parameters.normalize: `normalize` holds for the whole merge and cannot be set for one model
   hint: move it to the `parameters:` at the top of the recipe
-error: r.yml:12:16: chat_template: setting a chat template is not supported by this version yet
-  hint: remove the key: the base model's template is copied
+error: r.yml:12:16: chat_template: `chatlm` is no chat template that is known by name
+  hint: did you mean `chatml`?
 aludel: 6 problems, nothing was written
 
 "#]]);

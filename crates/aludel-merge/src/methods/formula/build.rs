@@ -168,17 +168,19 @@ impl<'a, 'g> Builder<'a, 'g> {
     fn parameter(&self, name: &str, member: Option<&Member>, at: &Range<usize>) -> Built<'g> {
         let tensor = self.tensor;
         let entry = member.and_then(|member| member.entry);
-        let found = tensor.recipe.number(name, entry, tensor.name, tensor.position);
+        let of_tensor = member.map_or(tensor.name, |member| &member.tensor);
+        let found = tensor.scope.number(name, entry, of_tensor, tensor.position);
         if let Some(value) = found.map_err(|problem| Failure::Parameter(Box::new(problem)))? {
             return Ok(self.graph.constant(value));
         }
-        let is_given = |parameters: &crate::recipe::Parameters| parameters.find(name).is_some();
-        let of_models = tensor.recipe.models.iter().any(|model| is_given(&model.parameters));
+        let sources = &tensor.scope.slice.sources;
+        let of_models = sources.iter().any(|model| model.parameters.find(name).is_some());
+        let of_all = tensor.scope.is_given(name, None);
         let (message, hint) = match member {
             _ if FUNCTIONS.iter().any(|function| function.name == name) => {
                 (format!("`{name}` is a function"), format!("call it: `{name}(...)`"))
             }
-            Some(member) if of_models || is_given(&tensor.recipe.parameters) => (
+            Some(member) if of_models || of_all => (
                 format!("`{}` has no `{name}` for {}", member.name, tensor.name),
                 format!("give `{name}:` under its `parameters:`, or a value without a filter"),
             ),
@@ -186,7 +188,7 @@ impl<'a, 'g> Builder<'a, 'g> {
                 format!("`{name}` is given for models: of which one?"),
                 format!("write `{name}[0]`, or use it inside of `total(...)`"),
             ),
-            None if is_given(&tensor.recipe.parameters) => (
+            None if of_all => (
                 format!("no filter of `{name}` selects {}", tensor.name),
                 "add a value without a filter".into(),
             ),

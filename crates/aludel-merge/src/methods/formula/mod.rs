@@ -57,8 +57,7 @@ impl Method for ByFormula {
     fn own_numbers(&self, recipe: &Recipe) -> Result<Vec<String>, Problems> {
         let mut problems = Problems::new();
         let mut names = Vec::new();
-        let values = recipe.parameters.find(FORMULA).into_iter().flat_map(|given| given.setting.values());
-        for value in values {
+        for value in given(recipe) {
             let Value::Scalar(Scalar::Text(text)) = &value.value else { continue };
             match parse::parse(text) {
                 Ok(script) => {
@@ -82,4 +81,12 @@ impl Method for ByFormula {
             Failure::Parameter(problem) => *problem,
         })
     }
+}
+
+/// Every formula that the recipe gives at any level, each once.
+fn given(recipe: &Recipe) -> Vec<&Located<Value>> {
+    let parts = recipe.parts.iter().map(|part| &part.parameters);
+    let slices = recipe.parts.iter().flat_map(|part| &part.slices).map(|slice| &slice.parameters);
+    let levels = slices.chain(parts).chain([&recipe.parameters]);
+    levels.filter_map(|level| level.find(FORMULA)).flat_map(|given| given.setting.values()).collect()
 }

@@ -10,6 +10,12 @@ use crate::recipe::Recipe;
 const PIECES: &[&str] = &[
     "merge_method",
     "models",
+    "slices",
+    "modules",
+    "name",
+    "sources",
+    "layer_range",
+    "[0, 2]",
     "model",
     "parameters",
     "weight",

@@ -64,7 +64,6 @@ slices:
             "14:13 parameters.normalize[1].value: `.nan` is not a finite number",
             "16:8 dtype: `int8` is no element type that a merge computes on (accepted are `float32`, `float16` and `bfloat16`)",
             "17:1 dtype: `dtype` is given twice, first on line 16 (keep one of them)",
-            "18:1 slices: `slices` is not supported by this version yet (merge whole models: list them under `models`)",
             "19:3 slices: `slices` and `models` exclude each other (keep one of them)",
         ]
     );
@@ -121,29 +120,11 @@ fn what_mergekit_has_and_this_version_lacks_is_named() {
         ]
     );
     assert_eq!(
-        refused("name: first"),
-        [
-            "3:1 name: `name` is not supported by this version yet (keep one recipe per file and leave its name out)"
-        ]
-    );
-    assert_eq!(
-        refused("--- {merge_method: ties}"),
-        ["3:1: several recipes in one file are not supported by this version yet (keep one recipe per file)"]
-    );
-    assert_eq!(
         refused("base_model: {model: b}"),
         [
             "3:13 base_model: a model written as a mapping is not supported by this version yet (write its path as text)"
         ]
     );
-    for key in ["slices", "modules"] {
-        assert_eq!(
-            problems(&format!("merge_method: linear\n{key}: [x]")),
-            [format!(
-                "2:1 {key}: `{key}` is not supported by this version yet (merge whole models: list them under `models`)"
-            )]
-        );
-    }
     assert_eq!(
         problems("merge_method: linear\nmodels:\n- model: a\n  layer_range: [0, 2]"),
         [
@@ -159,7 +140,7 @@ fn what_is_missing_is_named() {
             "dtype: half",
             &[
                 "1:1: `merge_method` is missing (add it, as in `merge_method: linear`)",
-                "1:1: `models` is missing (list the models to merge under `models:`)",
+                "1:1: `models` is missing (list the models to merge under `models:`, or runs of their layers under `slices:`)",
             ],
         ),
         (
@@ -172,6 +153,111 @@ fn what_is_missing_is_named() {
         (
             "merge_method: linear\nmodels:\n- parameters: {weight: 1}",
             &["3:3 models[0]: `model` is missing (name the model: `- model: path/of/the/model`)"],
+        ),
+    ]);
+}
+
+#[test]
+fn recipes_of_one_text_are_linked_or_told_why_not() {
+    let named = |name: &str, model: &str| {
+        format!("name: {name}\nmerge_method: linear\nmodels: [{{model: {model}}}]\n---\n")
+    };
+    let unnamed = |model: &str| format!("merge_method: linear\nmodels: [{{model: {model}}}]\n");
+    for (text, expected) in [
+        (
+            named("a", "b") + &named("b", "a") + &unnamed("a"),
+            "7:18 models[0].model: `a` is made of itself: `a` of `b` of `a` (a recipe can only merge results that do not need its own)",
+        ),
+        (
+            named("a", "a") + &unnamed("a"),
+            "3:18 models[0].model: `a` is made of itself: `a` of `a` (a recipe can only merge results that do not need its own)",
+        ),
+        (
+            named("a", "x") + &named("b", "x") + &unnamed("b"),
+            "1:7 name: nothing is made of `a` (merge it in another recipe of this file, or remove it)",
+        ),
+        (
+            named("a", "x") + &unnamed("a") + "---\n" + &unnamed("a"),
+            "8:15 merge_method: this recipe has no `name`, and neither has an earlier one: only one result can be the output (name all but the one that is to be written)",
+        ),
+        (
+            named("a", "x") + &named("a", "x") + &unnamed("a"),
+            "5:7 name: `a` is the name of an earlier recipe too (give each its own name)",
+        ),
+        ("name: [a]\n".to_owned() + &unnamed("x"), "1:7 name: expected text, found a list"),
+        (
+            unnamed("x") + "---\nfirst\n",
+            "4:1: expected a mapping, found `first` (a recipe begins with `merge_method:` and `models:`)",
+        ),
+    ] {
+        assert_eq!(problems(&text), [expected], "{text}");
+    }
+    let many: String = (0..65).map(|stage| named(&format!("s{stage}"), "x")).collect();
+    assert_eq!(problems(&many), ["258:15 merge_method: 65 recipes in one file; at most 64 are linked"]);
+}
+
+#[test]
+fn slices_are_checked_before_any_model_is_opened() {
+    let slice = |yaml: &str| format!("merge_method: linear\nslices:\n- {yaml}\n");
+    let source = |range: &str| slice(&format!("sources: [{{model: a, layer_range: {range}}}]"));
+    let in_range = "3:37 slices[0].sources[0].layer_range";
+    let two = "give the first layer and the one after the last, as in `layer_range: [0, 16]`";
+    for (text, expected) in [
+        (
+            slice("sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [1, 4]}, {model: c, layer_range: [2, 4]}]"),
+            "3:70 slices[0].sources[1].layer_range: this source has 3 layers, and `a` has 2 (the sources of a slice are merged layer by layer: give all of them equally many)".to_owned(),
+        ),
+        (source("[0, 2, 3]"), format!("{in_range}: a layer range has two numbers, found 3 ({two})")),
+        (source("4"), format!("{in_range}: expected a list, found `4` ({two})")),
+        (source("[2, 2]"), format!("{in_range}: the layer range [2, 2] holds no layer (the second number is that of the layer after the last)")),
+        (source("[-1, 2]"), "3:38 slices[0].sources[0].layer_range[0]: expected the number of a layer, counted from 0, found `-1`".into()),
+        (source("[0, 1.5]"), "3:41 slices[0].sources[0].layer_range[1]: expected the number of a layer, counted from 0, found `1.5`".into()),
+        (source("[0, 1e300]"), "3:41 slices[0].sources[0].layer_range[1]: expected the number of a layer, counted from 0, found `1e300`".into()),
+        (slice("sources: [{model: a}]"), format!("3:13 slices[0].sources[0]: `layer_range` is missing ({two})")),
+        (slice("sources: []"), "3:12 slices[0].sources: `sources` is empty (list at least one model)".into()),
+        (
+            slice("{base_model: a}"),
+            "3:3 slices[0]: `sources` is missing (write it as `- sources: [{model: path/of/the/model, layer_range: [0, 16]}]`)".into(),
+        ),
+        (
+            slice("{sources: [{model: a, layer_range: [0, 1]}], residual_weight: 0.5}"),
+            "3:48 slices[0].residual_weight: `residual_weight` is not supported by this version yet (remove it: mergekit reads it and does nothing with it)".into(),
+        ),
+        (
+            "merge_method: linear\nslices: []\n".into(),
+            "2:9 slices: `slices` is empty (list at least one slice, each with its `sources`)".into(),
+        ),
+    ] {
+        assert_eq!(problems(&text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn modules_are_checked_before_any_model_is_opened() {
+    assert_problems(&[
+        (
+            "merge_method: linear\nmodules: {}\n",
+            &[
+                "2:10 modules: `modules` is empty (name the parts of the model that are merged, as in `text_decoder: {models: [...]}`)",
+            ],
+        ),
+        (
+            "merge_method: linear\nmodules:\n  encoder: {model: a}\n",
+            &[
+                "3:12 modules.encoder: `models` is missing (list the models to merge under `models:`, or runs of their layers under `slices:`)",
+                "3:13 modules.encoder.model: unknown key `model` (did you mean `models`?)",
+            ],
+        ),
+        (
+            "merge_method: linear\nmodules:\n  encoder: {models: [{model: a}], slices: [{sources: [{model: a, layer_range: [0, 1]}]}]}\n",
+            &["3:43 modules.encoder.slices: `slices` and `models` exclude each other (keep one of them)"],
+        ),
+        (
+            "merge_method: ties\nmodules:\n  e: {models: [{model: a, parameters: {normalize: true}}], parameters: {wieght: 1}}\n",
+            &[
+                "3:40 modules.e.models[0].parameters.normalize: `normalize` holds for the whole merge and cannot be set for one model (move it to the `parameters:` at the top of the recipe)",
+                "3:73 modules.e.parameters.wieght: `ties` takes no parameter `wieght` (did you mean `weight`?)",
+            ],
         ),
     ]);
 }

@@ -1,5 +1,6 @@
 //! What parameters resolve to, by level, filter and layer.
 
+use super::scope;
 use crate::recipe::{Recipe, Scalar, layer_position};
 
 /// A recipe with one model whose parameters, and those of the recipe, are given in flow style.
@@ -38,7 +39,7 @@ fn scalars_are_numbers_truth_values_or_text() {
         ("1:30", text("1:30")),
         ("0x10", text("0x10")),
     ] {
-        let resolved = recipe("", &format!("p: {yaml}")).scalar("p", None, "x", 0.0).unwrap();
+        let resolved = scope(&recipe("", &format!("p: {yaml}"))).scalar("p", None, "x", 0.0).unwrap();
         assert_eq!(resolved.value, value, "{yaml}");
     }
 }
@@ -59,7 +60,7 @@ fn a_gradient_is_interpolated_over_the_layers() {
         ("[2, 4]", -1.0, 2.0),
         ("[2, 4]", 7.0, 4.0),
     ] {
-        let resolved = recipe("", &format!("p: {gradient}")).number("p", None, "x", position);
+        let resolved = scope(&recipe("", &format!("p: {gradient}"))).number("p", None, "x", position);
         assert_eq!(resolved, Ok(Some(value)), "{gradient} at {position}");
     }
 }
@@ -82,7 +83,7 @@ fn the_first_matching_filter_wins() {
         ("layers.0.mlp.down_proj", 1.0, 3.0),
         ("norm", 1.0, 4.0),
     ] {
-        assert_eq!(recipe.number("p", None, tensor, position), Ok(Some(value)), "{tensor}");
+        assert_eq!(scope(&recipe).number("p", None, tensor, position), Ok(Some(value)), "{tensor}");
     }
 }
 
@@ -91,7 +92,7 @@ fn without_a_filter_or_with_none_every_tensor_is_meant() {
     for choice in ["{value: 7}", "{filter: , value: 7}", "{filter: null, value: 7}", "{filter: '', value: 7}"]
     {
         assert_eq!(
-            recipe("", &format!("p: [{choice}]")).number("p", None, "norm", 0.0),
+            scope(&recipe("", &format!("p: [{choice}]"))).number("p", None, "norm", 0.0),
             Ok(Some(7.0)),
             "{choice}"
         );
@@ -101,18 +102,18 @@ fn without_a_filter_or_with_none_every_tensor_is_meant() {
 #[test]
 fn the_model_goes_before_the_recipe_where_its_filters_match() {
     let recipe = recipe("p: [{filter: mlp, value: 1}], q: 2", "p: [{filter: attn, value: 3}], q: 4, r: 5");
-    let p = |model, tensor| recipe.number("p", model, tensor, 0.0).unwrap();
+    let p = |model, tensor| scope(&recipe).number("p", model, tensor, 0.0).unwrap();
     assert_eq!([p(Some(0), "mlp"), p(Some(0), "attn"), p(Some(0), "norm")], [Some(1.0), Some(3.0), None]);
     assert_eq!([p(None, "mlp"), p(None, "attn")], [None, Some(3.0)]);
-    let of_model = ["q", "r", "s"].map(|name| recipe.number(name, Some(0), "x", 0.0).unwrap());
+    let of_model = ["q", "r", "s"].map(|name| scope(&recipe).number(name, Some(0), "x", 0.0).unwrap());
     assert_eq!(of_model, [Some(2.0), Some(5.0), None]);
-    assert_eq!(recipe.number("q", Some(1), "x", 0.0), Ok(Some(4.0)));
+    assert_eq!(scope(&recipe).number("q", Some(1), "x", 0.0), Ok(Some(4.0)));
 }
 
 #[test]
 fn a_resolved_value_knows_where_it_is_written() {
     let recipe = recipe("p: [{filter: mlp, value: 1}, {value: [2, 3]}]", "");
-    let place = |tensor| recipe.scalar("p", Some(0), tensor, 0.5).unwrap().place.to_string();
+    let place = |tensor| scope(&recipe).scalar("p", Some(0), tensor, 0.5).unwrap().place.to_string();
     assert_eq!(place("mlp"), "4:41 models[0].parameters.p[0].value");
     assert_eq!(place("norm"), "4:53 models[0].parameters.p[1].value");
 }
@@ -121,13 +122,13 @@ fn a_resolved_value_knows_where_it_is_written() {
 fn typed_access_refuses_other_kinds() {
     let recipe = recipe("", "n: 2, b: true, w: count");
     let words = &["sum", "count"];
-    assert_eq!(recipe.choice("w", words, None, "x", 0.0), Ok(Some("count")));
-    assert_eq!(recipe.choice("absent", words, None, "x", 0.0), Ok(None));
+    assert_eq!(scope(&recipe).choice("w", words, None, "x", 0.0), Ok(Some("count")));
+    assert_eq!(scope(&recipe).choice("absent", words, None, "x", 0.0), Ok(None));
     let messages = [
-        recipe.number("b", None, "x", 0.0).unwrap_err(),
-        recipe.boolean("n", None, "x", 0.0).unwrap_err(),
-        recipe.boolean("w", None, "x", 0.0).unwrap_err(),
-        recipe.choice("n", words, None, "x", 0.0).unwrap_err(),
+        scope(&recipe).number("b", None, "x", 0.0).unwrap_err(),
+        scope(&recipe).boolean("n", None, "x", 0.0).unwrap_err(),
+        scope(&recipe).boolean("w", None, "x", 0.0).unwrap_err(),
+        scope(&recipe).choice("n", words, None, "x", 0.0).unwrap_err(),
     ]
     .map(|problem| problem.message);
     assert_eq!(

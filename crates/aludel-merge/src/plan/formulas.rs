@@ -1,0 +1,259 @@
+//! Asks methods for the formulas of tensors, and makes steps of them, each distinct formula once.
+//!
+//! In: the stages and the output. Out: [`Step`]s. Where a tensor is made of what a stage makes, the stage's formula is built
+//! into the tensor's own, so that stages need no files and nothing is rounded between them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aludel_checkpoint::is_float;
+use aludel_kernels::cpu::registers_of;
+use aludel_kernels::formula::{Expr, Extent, Formula, FormulaError, Graph, Op, Schedule};
+use indexmap::IndexSet;
+
+use super::models::{Models, Origin, Source};
+use super::stage::Stage;
+use super::tensors::Matched;
+use super::{Action, PlannedFormula, Step, StepInput};
+use crate::methods::{Member, Tensor};
+use crate::problem::Problem;
+
+/// The formulas of a plan.
+pub(super) struct Formulas<'a> {
+    models: &'a Models,
+    stages: &'a [Stage<'a>],
+    output: &'a Stage<'a>,
+    planned: Vec<PlannedFormula>,
+    known: HashMap<Arc<Formula>, usize>,
+}
+
+impl<'a> Formulas<'a> {
+    pub(super) fn new(models: &'a Models, stages: &'a [Stage<'a>], output: &'a Stage<'a>) -> Self {
+        Self { models, stages, output, planned: Vec::new(), known: HashMap::new() }
+    }
+
+    /// The distinct formulas.
+    pub(super) fn planned(self) -> Vec<PlannedFormula> {
+        self.planned
+    }
+
+    /// The step of a tensor of the output.
+    pub(super) fn step(&mut self, tensor: &Matched) -> Result<Step, Problem> {
+        let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+        let dtype = self.output.dtype(tensor);
+        let mut inputs = Inputs::default();
+        if !is_float(tensor.dtype) {
+            self.copied(tensor, &mut inputs);
+            return Ok(Step { tensor: name, shape, dtype, action: Action::Copy, inputs: inputs.into_list() });
+        }
+        let graph = Graph::new();
+        let mut built = Built::default();
+        let output = self.expression(&graph, self.output, tensor, &mut inputs, &mut built)?;
+        let method = self.output.method.name();
+        let formula =
+            graph.finish(output).map_err(|error| Problem::general(format!("internal: {method}: {error}")))?;
+        let columns = built.rows.map_or_else(|| columns(&tensor.shape), |rows| rows.length);
+        let action = Action::Compute { formula: self.intern(formula), columns };
+        Ok(Step { tensor: name, shape, dtype, action, inputs: inputs.into_list() })
+    }
+
+    /// The value of a tensor of a stage, in terms of tensors of checkpoints.
+    fn expression<'g>(
+        &self,
+        graph: &'g Graph,
+        stage: &Stage<'_>,
+        tensor: &Matched,
+        inputs: &mut Inputs,
+        built: &mut Built<'g>,
+    ) -> Result<Expr<'g>, Problem> {
+        let mut values = Vec::new();
+        for input in &tensor.inputs {
+            values.push(match self.models.list[input.model].origin {
+                Origin::Source(source) => graph.input(inputs.number(source, &input.tensor)?),
+                Origin::Stage(number) => {
+                    let key = (number, input.tensor.clone());
+                    if let Some(&known) = built.values.get(&key) {
+                        known
+                    } else {
+                        let stage = &self.stages[number];
+                        let value =
+                            self.expression(graph, stage, &stage.tensors[&input.tensor], inputs, built)?;
+                        built.values.insert(key, value);
+                        value
+                    }
+                }
+            });
+        }
+        let Some(cast) = tensor.cast.map(|cast| &stage.casts[cast]) else { return Ok(values[0]) };
+        let named = |member: &Member| Member {
+            tensor: tensor.filtered_by[usize::from(member.input)].clone(),
+            ..member.clone()
+        };
+        let base = cast.base.as_ref().map(named);
+        let members: Vec<Member> = cast.members.iter().map(named).collect();
+        let mut statistics = Vec::new();
+        for (&source, member) in cast.statistics.iter().zip(&members) {
+            let is_there = self.has_statistics(source, &member.tensor, stage, tensor)?;
+            statistics.push(is_there.then_some(values.len() as u16));
+            if is_there {
+                values.push(graph.input(inputs.number(source, &member.tensor)?));
+            }
+        }
+        let mut context = Tensor {
+            name: &tensor.name,
+            shape: &tensor.shape,
+            elements: tensor.shape.iter().map(|&side| side as u64).product(),
+            columns: columns(&tensor.shape),
+            position: tensor.position,
+            base: base.as_ref(),
+            members: &members,
+            statistics: &statistics,
+            recipe: stage.recipe,
+            scope: cast.scope,
+            specs: stage.method.parameters(),
+        };
+        context.columns = stage.method.row_length(&context)?;
+        if self.stages.is_empty() {
+            built.rows = Some(Rows { length: context.columns, method: stage.method.name() });
+        } else {
+            built.see_rows(stage, &context)?;
+        }
+        graph.within(&values, stage.first_stream, || stage.method.formula(graph, &context))
+    }
+
+    /// Whether a file has statistics of a tensor, which then are of the sides that the method reads.
+    fn has_statistics(
+        &self,
+        source: usize,
+        name: &str,
+        stage: &Stage<'_>,
+        tensor: &Matched,
+    ) -> Result<bool, Problem> {
+        let Source { model, checkpoint, .. } = &self.models.sources[source];
+        let Some(entry) = checkpoint.tensor(name) else { return Ok(false) };
+        let expected = stage.method.statistics_shape(&tensor.shape);
+        if entry.shape == expected && is_float(entry.dtype) {
+            return Ok(true);
+        }
+        let (dtype, found) = (entry.dtype, &entry.shape);
+        let message = format!(
+            "`{name}` is {dtype} {found:?} in `{model}`, but has to be F32, F16 or BF16 {expected:?}"
+        );
+        Err(Problem::general(message).with_hint("are these the statistics of this model?"))
+    }
+
+    /// The tensors of checkpoints that a tensor is copied from, which have to agree.
+    fn copied(&self, tensor: &Matched, inputs: &mut Inputs) {
+        for input in &tensor.inputs {
+            match self.models.list[input.model].origin {
+                Origin::Source(source) => {
+                    inputs.set.insert((source, input.tensor.clone()));
+                }
+                Origin::Stage(stage) => self.copied(&self.stages[stage].tensors[&input.tensor], inputs),
+            }
+        }
+    }
+
+    fn intern(&mut self, formula: Formula) -> usize {
+        let formula = Arc::new(formula);
+        *self.known.entry(Arc::clone(&formula)).or_insert_with(|| {
+            let passes = Schedule::of(&formula).passes;
+            self.planned.push(PlannedFormula {
+                text: formula.to_string(),
+                passes: passes.len(),
+                registers: registers_of(&formula),
+                reads: passes.into_iter().map(|pass| pass.reads).collect(),
+                formula,
+            });
+            self.planned.len() - 1
+        })
+    }
+}
+
+/// What a graph has been built of so far.
+#[derive(Default)]
+struct Built<'g> {
+    /// Values of stages' tensors.
+    values: HashMap<(usize, String), Expr<'g>>,
+    rows: Option<Rows>,
+}
+
+/// How long the rows of a tensor are, and to which method.
+#[derive(Clone, Copy)]
+struct Rows {
+    length: u64,
+    method: &'static str,
+}
+
+impl Built<'_> {
+    /// Takes in how a stage's formula sees the rows of its tensor. One pass has rows of one length; a formula that computes
+    /// nothing by row fits any.
+    fn see_rows(&mut self, stage: &Stage<'_>, context: &Tensor<'_>) -> Result<(), Problem> {
+        let (length, method) = (context.columns, stage.method.name());
+        match self.rows {
+            Some(rows) if rows.length != length => {
+                if !computes_by_row(stage, context)? {
+                    return Ok(());
+                }
+                let message = format!(
+                    "`{}` is made by `{method}` of what `{}` makes, and the two see rows of {length} and of {} elements in it",
+                    context.name, rows.method, rows.length
+                );
+                let place = stage.recipe.merge_method.place.clone();
+                let hint = "merge the earlier recipe by itself first, and give the folder that it writes";
+                Err(Problem::at(place, message).with_hint(hint))
+            }
+            Some(_) => Ok(()),
+            None => {
+                if computes_by_row(stage, context)? {
+                    self.rows = Some(Rows { length, method });
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Whether the formula of a stage, taken by itself, has a value for each row or column.
+fn computes_by_row(stage: &Stage<'_>, context: &Tensor<'_>) -> Result<bool, Problem> {
+    let graph = Graph::new();
+    let output = stage.method.formula(&graph, context)?;
+    let formula = graph.finish(output).map_err(|error| internal(stage, &error))?;
+    let by_row = |extent: &Extent| matches!(extent, Extent::Row | Extent::Column);
+    let ranks = |op: &Op| matches!(op, Op::Rank(_));
+    Ok(formula.extents().iter().any(by_row) || formula.nodes().iter().any(ranks))
+}
+
+fn internal(stage: &Stage<'_>, error: &FormulaError) -> Problem {
+    Problem::general(format!("internal: {}: {error}", stage.method.name()))
+}
+
+/// The tensors of checkpoints that a step reads, in the order in which they are met.
+#[derive(Default)]
+struct Inputs {
+    set: IndexSet<(usize, String)>,
+}
+
+impl Inputs {
+    fn number(&mut self, source: usize, tensor: &str) -> Result<u16, Problem> {
+        let (number, _) = self.set.insert_full((source, tensor.to_owned()));
+        u16::try_from(number)
+            .map_err(|_| Problem::general(format!("`{tensor}` is made of more than {} tensors", u16::MAX)))
+    }
+
+    fn into_list(self) -> Vec<StepInput> {
+        self.set.into_iter().map(|(source, tensor)| StepInput { source, tensor }).collect()
+    }
+}
+
+impl PlannedFormula {
+    /// How many thresholds it seeks.
+    pub(super) fn selections(&self) -> usize {
+        self.formula.nodes().iter().filter(|op| op.is_selection()).count()
+    }
+}
+
+/// The elements of each row: the last side, or all of a vector.
+fn columns(shape: &[usize]) -> u64 {
+    shape.last().map_or(1, |&side| (side as u64).max(1))
+}

@@ -1,0 +1,207 @@
+//! Opens the models of a recipe by their headers, each once.
+//!
+//! In: references, with the places where they stand. Out: [`Model`]s, which tell the names, shapes and types of their
+//! tensors and their config. What a model is to the merge is settled elsewhere.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aludel_checkpoint::{Checkpoint, Config, Dtype};
+use aludel_document::Located;
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use super::SideFiles;
+use crate::problem::{Problem, Problems};
+use crate::recipe::{ModelReference, nearest};
+
+/// A model that is read.
+#[derive(Clone, Debug, Serialize)]
+pub struct Source {
+    /// The reference as written.
+    pub model: String,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What it is to the merge.
+    pub role: Role,
+    /// Its tensors.
+    pub tensors: usize,
+    /// Bytes of its weight files.
+    pub bytes: u64,
+    #[serde(skip)]
+    pub(crate) checkpoint: Arc<Checkpoint>,
+}
+
+/// What a model is to the merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The base model, which is no member.
+    Base,
+    /// A member.
+    Member,
+    /// Statistics of a member, which is a model of its own.
+    Statistics,
+}
+
+/// The shape and the type of a tensor.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub shape: Vec<usize>,
+    pub dtype: Dtype,
+}
+
+/// A model as the planner sees it.
+#[derive(Debug)]
+pub(super) struct Model {
+    /// The reference as written.
+    pub name: String,
+    pub tensors: IndexMap<String, Facts>,
+    pub config: Option<Config>,
+    pub side_files: SideFiles,
+    pub origin: Origin,
+}
+
+/// Where the tensors of a model are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// In a checkpoint, by its position in [`Models::sources`].
+    Source(usize),
+    /// Nowhere: a stage makes them, by its position among the stages.
+    Stage(usize),
+}
+
+impl Model {
+    fn of(name: &str, checkpoint: &Checkpoint, origin: Origin) -> Self {
+        let facts = |(name, entry): (&String, &aludel_checkpoint::TensorEntry)| {
+            (name.clone(), Facts { shape: entry.shape.clone(), dtype: entry.dtype })
+        };
+        Self {
+            name: name.to_owned(),
+            tensors: checkpoint.tensors().iter().map(facts).collect(),
+            config: checkpoint.config().cloned(),
+            side_files: SideFiles {
+                folder: checkpoint.path().to_path_buf(),
+                names: checkpoint.side_files().to_vec(),
+                written: Vec::new(),
+            },
+            origin,
+        }
+    }
+
+    /// The names of its tensors, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+}
+
+/// Every model that the merge refers to, in the order in which they were asked for.
+#[derive(Debug, Default)]
+pub(super) struct Models {
+    pub list: Vec<Model>,
+    pub sources: Vec<Source>,
+    /// References that could not be opened, so that the reason is told once for each place.
+    refused: Vec<(String, String)>,
+    /// Stages that have problems of their own, so that those who use them cannot be planned.
+    failed: Vec<String>,
+    /// The names of all stages, for hints.
+    stages: Vec<String>,
+}
+
+impl Models {
+    /// No models, and stages of these names to come.
+    pub(super) fn with_stages(names: impl Iterator<Item = String>) -> Self {
+        Self { stages: names.collect(), ..Self::default() }
+    }
+
+    /// Adds the result of a stage.
+    pub(super) fn add_stage(&mut self, model: Model) {
+        self.list.push(model);
+    }
+
+    /// Takes note that a stage cannot be planned, for reasons that have been told.
+    pub(super) fn add_failed_stage(&mut self, name: &str) {
+        self.failed.push(name.to_owned());
+    }
+
+    /// The model of a reference among those opened.
+    pub(super) fn position(&self, reference: &ModelReference) -> Option<usize> {
+        self.list.iter().position(|model| model.name == reference.text())
+    }
+
+    /// The position of the model, opened unless it is there already; `None` with a problem where it cannot be.
+    pub(super) fn open(
+        &mut self,
+        reference: &Located<ModelReference>,
+        role: Role,
+        problems: &mut Problems,
+    ) -> Option<usize> {
+        let (name, place) = (reference.value.text(), &reference.place);
+        if let Some(known) = self.position(&reference.value) {
+            return Some(known);
+        }
+        if self.failed.iter().any(|failed| failed == name) {
+            return None;
+        }
+        if let Some((_, reason)) = self.refused.iter().find(|(refused, _)| refused == name) {
+            problems.push(Problem::at(place.clone(), reason.clone()));
+            return None;
+        }
+        if let Some(revision) = reference.value.revision() {
+            let message = format!(
+                "revision `{revision}` of a model: only models on disk are supported by this version"
+            );
+            problems.push(
+                Problem::at(place.clone(), message).with_hint("download the model and give its folder"),
+            );
+            return None;
+        }
+        let path = reference.value.path();
+        match Checkpoint::open(&path) {
+            Ok(checkpoint) => {
+                self.list.push(Model::of(name, &checkpoint, Origin::Source(self.sources.len())));
+                self.add_source(name, path, role, checkpoint);
+                Some(self.list.len() - 1)
+            }
+            Err(error) => {
+                self.refused.push((name.to_owned(), error.to_string()));
+                let problem = Problem::at(place.clone(), error.to_string());
+                problems.push(match nearest(name, self.stages.iter().map(String::as_str)) {
+                    Some(stage) => {
+                        problem.with_hint(format!("did you mean the result of the recipe named `{stage}`?"))
+                    }
+                    None => problem,
+                });
+                None
+            }
+        }
+    }
+
+    /// The position among the sources of a file of statistics, opened unless it is there already.
+    pub(super) fn open_statistics(&mut self, file: &Located<String>) -> Result<usize, Problem> {
+        let is_it = |source: &Source| source.role == Role::Statistics && source.model == file.value;
+        if let Some(known) = self.sources.iter().position(is_it) {
+            return Ok(known);
+        }
+        let path = PathBuf::from(&file.value);
+        let checkpoint =
+            Checkpoint::open(&path).map_err(|error| Problem::at(file.place.clone(), error.to_string()))?;
+        self.add_source(&file.value, path, Role::Statistics, checkpoint);
+        Ok(self.sources.len() - 1)
+    }
+
+    fn add_source(&mut self, name: &str, path: PathBuf, role: Role, checkpoint: Checkpoint) {
+        self.sources.push(Source {
+            model: name.to_owned(),
+            path,
+            role,
+            tensors: checkpoint.tensors().len(),
+            bytes: checkpoint.files().iter().map(|file| file.bytes).sum(),
+            checkpoint: Arc::new(checkpoint),
+        });
+    }
+}

@@ -1,0 +1,156 @@
+//! Plans one recipe of possibly several: opens its models, casts its slices, matches its tensors.
+//!
+//! In: a recipe, and the results of the stages before it as models. Out: a [`Stage`]: every tensor that it makes and what of,
+//! its config and its side files. Formulas are built when all stages are known.
+
+use aludel_checkpoint::{Config, Dtype, is_float};
+use indexmap::{IndexMap, IndexSet};
+
+use super::SideFiles;
+use super::cast::{self, Cast};
+use super::chat_template;
+use super::models::{Facts, Model, Models, Origin, Role};
+use super::output::Output;
+use super::tensors::{Matched, Unused};
+use crate::methods::{self, Method};
+use crate::problem::{Problem, Problems};
+use crate::recipe::{Located, Recipe, TokenizerSource};
+
+/// A recipe whose tensors are matched.
+pub(super) struct Stage<'r> {
+    pub recipe: &'r Recipe,
+    pub method: &'static dyn Method,
+    pub casts: Vec<Cast<'r>>,
+    pub tensors: IndexMap<String, Matched>,
+    pub dropped: Vec<Unused>,
+    pub config: Option<Config>,
+    pub side_files: SideFiles,
+    /// Its random streams are counted from here on, so that no two stages share one.
+    pub first_stream: u16,
+    /// Whether all of its models could be opened.
+    pub is_complete: bool,
+}
+
+impl<'r> Stage<'r> {
+    /// Plans a recipe; `None` where it has no method or no model to speak of.
+    pub(super) fn plan(
+        recipe: &'r Recipe,
+        first_stream: u16,
+        models: &mut Models,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let method = problems.take(method_of(recipe))?;
+        match method.own_numbers(recipe) {
+            Ok(numbers) => problems.append(recipe.check_parameters_and(method.parameters(), &numbers)),
+            Err(faults) => problems.append(faults),
+        }
+        let before = problems.count();
+        let casts: Vec<Cast<'r>> =
+            recipe.scopes().map(|scope| cast::cast(scope, method, models, problems)).collect();
+        let primary = primary(recipe, &casts, models, problems)?;
+        let is_complete = problems.count() == before && casts.iter().all(|cast| cast.is_complete);
+        let output = Output::of(recipe, &casts, models, primary, is_complete, problems);
+        let side_files = side_files(recipe, &casts, models, primary, problems);
+        let tensors = output.tensors.into_iter().map(|matched| (matched.name.clone(), matched)).collect();
+        let (dropped, config) = (output.dropped, output.config);
+        Some(Self { recipe, method, casts, tensors, dropped, config, side_files, first_stream, is_complete })
+    }
+
+    /// The type that a tensor of the result has.
+    pub(super) fn dtype(&self, tensor: &Matched) -> Dtype {
+        let asked = self.recipe.out_dtype.or(self.recipe.dtype);
+        asked.filter(|_| is_float(tensor.dtype)).map_or(tensor.dtype, Dtype::from)
+    }
+
+    /// The result as a model for the stages after it.
+    pub(super) fn as_model(&self, name: &str, origin: Origin) -> Model {
+        let facts = |tensor: &Matched| Facts { shape: tensor.shape.clone(), dtype: self.dtype(tensor) };
+        Model {
+            name: name.to_owned(),
+            tensors: self.tensors.iter().map(|(name, tensor)| (name.clone(), facts(tensor))).collect(),
+            config: self.config.clone(),
+            side_files: self.side_files.clone(),
+            origin,
+        }
+    }
+}
+
+fn method_of(recipe: &Recipe) -> Result<&'static dyn Method, Problem> {
+    let name = &recipe.merge_method.value;
+    methods::find(name).ok_or_else(|| {
+        let problem =
+            Problem::at(recipe.merge_method.place.clone(), format!("unknown merge method `{name}`"));
+        problem.with_hint(methods::hint_for(name))
+    })
+}
+
+/// The model that gives the output its config and its side files: the base model where the recipe names one, else the first
+/// model that is read.
+fn primary(
+    recipe: &Recipe,
+    casts: &[Cast<'_>],
+    models: &mut Models,
+    problems: &mut Problems,
+) -> Option<usize> {
+    let first = casts.iter().find_map(|cast| cast.taken.first()).map(|taken| taken.model);
+    let may_leave_out = |cast: &Cast<'_>| !cast.scope.slice.is_whole || cast.scope.part.name.is_some();
+    match &recipe.base_model {
+        // Slices and modules may leave the base out: then its config and what no module names come from it.
+        Some(base) if casts.iter().any(may_leave_out) => models.open(base, Role::Base, problems),
+        Some(base) => models.position(&base.value).or(first),
+        None => first,
+    }
+}
+
+/// The files beside the weights: the primary model's, with the tokenizer and the chat template that the recipe asks for.
+fn side_files(
+    recipe: &Recipe,
+    casts: &[Cast<'_>],
+    models: &Models,
+    primary: usize,
+    problems: &mut Problems,
+) -> SideFiles {
+    let source = match &recipe.tokenizer_source {
+        None | Some(Located { value: TokenizerSource::Base, .. }) => primary,
+        Some(Located { value: TokenizerSource::Model(model), place }) => match models.position(model) {
+            Some(source) => source,
+            None => {
+                let message = format!("`{}` is none of the merge's models", model.text());
+                problems
+                    .push(Problem::at(place.clone(), message).with_hint("name one of `models`, or `base`"));
+                primary
+            }
+        },
+        Some(Located { value: TokenizerSource::Union, place }) => {
+            if !have_same_tokenizer(casts, models) {
+                let message =
+                    "the models' tokenizers differ, and uniting them is not supported by this version yet";
+                problems.push(Problem::at(place.clone(), message).with_hint("use `tokenizer_source: base`"));
+            }
+            primary
+        }
+    };
+    let mut files = models.list[source].side_files.clone();
+    if let Some(asked) = &recipe.chat_template {
+        let of_models: Vec<&SideFiles> =
+            taken(casts).into_iter().map(|model| &models.list[model].side_files).collect();
+        let template = problems.take(chat_template::template(asked, &of_models));
+        template.into_iter().for_each(|template| chat_template::put(template, &mut files));
+    }
+    files
+}
+
+/// The models that any slice takes something of, each once.
+fn taken(casts: &[Cast<'_>]) -> IndexSet<usize> {
+    casts.iter().flat_map(|cast| &cast.taken).map(|taken| taken.model).collect()
+}
+
+fn have_same_tokenizer(casts: &[Cast<'_>], models: &Models) -> bool {
+    let taken = taken(casts);
+    let read = |name: &str| -> Vec<Option<Vec<u8>>> {
+        let file = |&model: &usize| std::fs::read(models.list[model].side_files.folder.join(name)).ok();
+        taken.iter().map(file).collect()
+    };
+    let all_same = |files: &[Option<Vec<u8>>]| files.windows(2).all(|pair| pair[0] == pair[1]);
+    ["tokenizer.json", "tokenizer.model"].iter().all(|name| all_same(&read(name)))
+}

@@ -1,0 +1,78 @@
+//! Makes small models for tests, and merges them. Not every test uses all of it.
+#![allow(dead_code, reason = "each test program compiles this module for itself and uses a part of it")]
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
+use aludel_kernels::element::Element;
+use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::plan::{Plan, PlanOptions};
+use aludel_merge::problem::Problems;
+use aludel_merge::recipe::Recipe;
+use serde_json::Value;
+
+/// The elements of every tensor: three rows of two, or a vector where it is a norm's.
+const ELEMENTS: usize = 6;
+
+fn shape(name: &str) -> Vec<usize> {
+    if name.contains("norm") { vec![ELEMENTS] } else { vec![3, 2] }
+}
+
+/// Writes a model of f32 tensors, each of which begins with the value given and goes on in steps of 1/1024 whose signs differ
+/// from model to model.
+pub(crate) fn model(folder: &Path, config: &Value, tensors: &[(String, f32)]) {
+    let planned = |(name, _): &(String, f32)| OutputTensor {
+        name: name.clone(),
+        dtype: Dtype::F32,
+        shape: shape(name),
+    };
+    let layout = Layout::plan(tensors.iter().map(planned).collect(), u64::MAX).unwrap();
+    let mut output = OutputFolder::create(folder, true).unwrap();
+    output.skip_sync();
+    let mut shards = output.shards(&layout).unwrap();
+    for (index, planned) in layout.tensors().iter().enumerate() {
+        let value = tensors.iter().find(|(name, _)| *name == planned.name).unwrap().1;
+        let sign = |i: usize| if (i + value as usize).is_multiple_of(3) { -1.0 } else { 1.0 };
+        let elements = (0..ELEMENTS).map(|i| value + sign(i) * i as f32 / 1024.0);
+        let bytes = Element::F32.encode(&elements.collect::<Vec<_>>());
+        shards.write_at(&layout.placement(index), 0, &bytes).unwrap();
+    }
+    shards.finish().unwrap();
+    output.write("config.json", config.to_string().as_bytes()).unwrap();
+    output.finish().unwrap();
+}
+
+/// Merges, and gives the first value of every tensor of the output.
+pub(crate) fn merged(recipe: &str, target: &Path) -> Result<Vec<(String, f32)>, Problems> {
+    let plan = Plan::new(&Recipe::parse(recipe)?, &PlanOptions { threads: 2, ..PlanOptions::default() })?;
+    let options = ExecuteOptions {
+        replace: true,
+        digests: DigestCache::disabled(),
+        cancel: &AtomicBool::new(false),
+        on_progress: &|_| {},
+        sync: false,
+    };
+    execute(&plan, target, &options).unwrap();
+    Ok(values(target))
+}
+
+/// The first value of every tensor of a model.
+fn values(folder: &Path) -> Vec<(String, f32)> {
+    elements(folder).into_iter().map(|(name, elements)| (name, elements[0])).collect()
+}
+
+/// Every element of every tensor of a model of f32 tensors.
+pub(crate) fn elements(folder: &Path) -> Vec<(String, Vec<f32>)> {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let map = WeightMap::open(&checkpoint).unwrap();
+    let tensor = |(name, entry): (&String, &aludel_checkpoint::TensorEntry)| {
+        (name.clone(), Element::F32.decode(map.bytes(entry, 0..entry.bytes)))
+    };
+    checkpoint.tensors().iter().map(tensor).collect()
+}
+
+/// A model's `config.json`.
+pub(crate) fn config_of(folder: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+}
