@@ -79,8 +79,8 @@ pub(crate) enum Job {
     /// Merges models. The two tools must agree.
     #[default]
     Merge,
-    /// Trains a model. Two runs must give the same weights. Steps are timed by the tools themselves, which print
-    /// `step_seconds`; the first one is left out, as it meets new memory.
+    /// Trains a model. Two runs must give the same weights. Steps are timed by the tools themselves: the reference prints
+    /// `step_seconds`, aludel keeps a record. The first one is left out, as it meets new memory.
     Train,
 }
 

@@ -1,6 +1,6 @@
 //! Writes the models of a spec: a base and three fine-tunes, each a folder with config and weights.
 //!
-//! In: a spec, a seed and a folder. Out: `base`, `a`, `b` and `c` in it, the same bytes each time. Values stream through
+//! In: a spec, a seed and a folder. Out: `base`, `a`, `b` and `c` in it, the same bytes each time, and `text.txt` to train on. Values stream through
 //! small buffers, so that a model of any size takes a few megabytes. The tokenizer is that of the examples, whose vocabulary of
 //! 512 fits every shape.
 
@@ -27,6 +27,7 @@ pub(crate) fn make(spec: &ModelSpec, seed: u64, folder: &Path) -> anyhow::Result
     eprintln!("making {} in {}", spec.name, folder.display());
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let layout = Layout::plan(spec.shape.tensors(), SHARD_BYTES)?;
+    fs::write(folder.join("text.txt"), TEXT)?;
     for role in ROLES {
         write_model(spec, &layout, seed, role, &folder.join(role))?;
     }
@@ -123,12 +124,15 @@ fn pieces(layout: &Layout) -> Vec<Piece> {
 }
 
 /// Raised whenever the values change, so that models made before are made anew.
-const GENERATOR: u32 = 2;
+const GENERATOR: u32 = 3;
 
 const TOKENIZER: [(&str, &str); 2] = [
     ("tokenizer.json", include_str!("../../../examples/models/base/tokenizer.json")),
     ("tokenizer_config.json", include_str!("../../../examples/models/base/tokenizer_config.json")),
 ];
+
+/// Some five thousand tokens.
+const TEXT: &str = include_str!("../../../LICENSE-APACHE");
 
 const SHARD_BYTES: u64 = 5_000_000_000;
 

@@ -53,6 +53,15 @@ struct Report {
     bytes_hashed: Option<u64>,
     #[serde(default)]
     step_seconds: Vec<f64>,
+    /// The folder with the record of a training, which has its steps.
+    run: Option<PathBuf>,
+}
+
+/// One line of a training's `metrics.jsonl`, as far as it says how long a step took.
+#[derive(Deserialize)]
+struct Measures {
+    tokens: Option<f64>,
+    tokens_per_second: Option<f64>,
 }
 
 impl Report {
@@ -62,13 +71,25 @@ impl Report {
     }
 
     fn complete(self, sample: Sample) -> Sample {
+        let steps = self.run.as_deref().map_or(self.step_seconds, seconds_of_steps);
         Sample {
             planned_peak_bytes: self.planned_peak_memory,
             hashed_bytes: self.bytes_hashed,
-            step_seconds: median(self.step_seconds.get(1..).unwrap_or_default(), |&seconds| seconds),
+            step_seconds: median(steps.get(1..).unwrap_or_default(), |&seconds| seconds),
             ..sample
         }
     }
+}
+
+/// The seconds of every step, from the tokens so far and the speed that each line tells.
+fn seconds_of_steps(run: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Measures>(line).ok());
+    let mut before = 0.0;
+    lines
+        .filter_map(|line| line.tokens.zip(line.tokens_per_second))
+        .map(|(tokens, speed)| (tokens - std::mem::replace(&mut before, tokens)) / speed)
+        .collect()
 }
 
 /// What has been learnt of a case so far.
