@@ -78,12 +78,18 @@ fn methods_as_json_have_parameters_with_defaults() {
     );
 }
 
+fn document(path: &str) -> String {
+    std::fs::read_to_string(format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
 #[test]
-fn the_readme_lists_every_method_with_its_parameters() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md")).unwrap();
+fn the_documents_list_every_method_with_its_parameters() {
+    let (readme, page) = (document("README.md"), document("docs/methods.md"));
     let methods = Sandbox::new(&[]).json(&["methods", "--json"]);
-    let rows: Vec<&str> = readme.lines().skip_while(|line| *line != "## Methods").skip(4).collect();
-    for (method, row) in methods.as_array().unwrap().iter().zip(rows) {
+    let methods = methods.as_array().unwrap();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).skip(1).collect();
+    assert_eq!(rows.len(), methods.len());
+    for (method, row) in methods.iter().zip(rows) {
         let parameters = |level: &str| {
             let parameters = method["parameters"].as_array().unwrap().iter();
             let of_level = parameters.filter(|p| p["level"] == level && p["name"] != "int8_mask");
@@ -92,5 +98,6 @@ fn the_readme_lists_every_method_with_its_parameters() {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let name = format!("`{}`", method["name"].as_str().unwrap());
         assert_eq!((cells[1], cells[3], cells[4]), (&*name, &*parameters("model"), &*parameters("merge")));
+        assert!(readme.contains(&name), "{name}");
     }
 }
