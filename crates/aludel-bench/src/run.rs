@@ -300,6 +300,7 @@ impl Places {
     fn clear(&self) -> anyhow::Result<()> {
         forget(&self.ours)?;
         forget(&self.ours.with_extension("run"))?;
+        forget(&self.ours.with_extension("adapter"))?;
         forget(&self.reference)?;
         if self.copy.exists() {
             fs::remove_file(&self.copy)?;
