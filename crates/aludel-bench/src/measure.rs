@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use aludel_checkpoint::resident;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use wait4::Wait4;
@@ -97,7 +98,7 @@ impl Stage<'_> {
             system: used.rusage.stime.as_secs_f64(),
             wall,
             // A child begins as a share of its parent, and Linux counts the parent's peak until then as the child's.
-            peak_bytes: Some(used.rusage.maxrss).filter(|&peak| peak > own_peak().unwrap_or(0)),
+            peak_bytes: Some(used.rusage.maxrss).filter(|&peak| peak > resident::peak().unwrap_or(0)),
             ..Sample::default()
         })
     }
@@ -150,14 +151,6 @@ fn last_lines(path: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
-}
-
-/// The most memory that this process ever had resident, in bytes.
-fn own_peak() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use aludel_checkpoint::{Checkpoint, DigestCache};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::prepare::config_file;
 use crate::run::{Run, Student, Validation};
 
 /// A file that a run reads.
@@ -107,8 +108,7 @@ fn files(run: &Run) -> Result<Vec<(Role, PathBuf, PathBuf)>, Error> {
         }
         Student::FromTeacher { .. } => {}
         Student::FromConfig { config, .. } => {
-            let path = if config.is_dir() { config.join("config.json") } else { config.clone() };
-            add(Role::Student, config, &path);
+            add(Role::Student, config, &config_file(config));
         }
     }
     run.data.train.iter().for_each(|path| add(Role::Data, path, path));

@@ -112,6 +112,11 @@ pub(crate) fn check_tokenizers(teacher: &Tokenizer, student: &Tokenizer) -> Resu
     }
 }
 
+/// The file that a student's `config` names itself or by its folder.
+pub(crate) fn config_file(config: &Path) -> PathBuf {
+    if config.is_dir() { config.join("config.json") } else { config.to_path_buf() }
+}
+
 fn folder_of(config: &Path) -> PathBuf {
     if config.is_dir() {
         config.to_path_buf()
@@ -139,8 +144,7 @@ fn student<D: LossDevice>(
     match &run.student {
         Student::Model(path) => Ok(Decoder::open(path, device, purpose)?),
         Student::FromConfig { config, seed } => {
-            let path = if config.is_dir() { config.join("config.json") } else { config.clone() };
-            let mut student = Decoder::fresh(Config::read(&path)?, device, weights, *seed)?;
+            let mut student = Decoder::fresh(Config::read(&config_file(config))?, device, weights, *seed)?;
             let folder = folder_of(config);
             let side_files = if has_tokenizer(&folder) { Some(folder) } else { run.teacher.clone() };
             if let Some(folder) = side_files.filter(|folder| folder.is_dir()) {

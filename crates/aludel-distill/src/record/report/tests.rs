@@ -1,3 +1,5 @@
+//! Tests the figures that the page begins with.
+
 use super::*;
 
 fn entry(phase: Phase, step: u64, values: &[(&str, f64)]) -> Entry {

@@ -79,11 +79,3 @@ compiled! {
     /// See [`lanes::cosine`].
     fn cosine(factor: f64, target: &[f32], x: &mut [f32]) -> f64 = lanes::cosine;
 }
-compiled! {
-    /// See [`lanes::energy`].
-    fn energy(x: &[f32]) -> f64 = lanes::energy;
-}
-compiled! {
-    /// See [`lanes::add`].
-    fn add(factor: f32, x: &[f32], y: &mut [f32]) = lanes::add;
-}

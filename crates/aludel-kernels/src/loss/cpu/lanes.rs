@@ -8,6 +8,7 @@ use crate::loss::divergence::{
     Balanced, EXCLUDED, Kind, Point, Weights, forward_kl, jensen_shannon, mixed, reverse_kl,
     skewed_forward_kl, skewed_reverse_kl, soft_cross_entropy, total_variation,
 };
+use crate::nn::cpu::lanes::sum_of_squares;
 use crate::nn::cpu::math::{Arithmetic, exp, tanh};
 
 /// Lanes of a sum.
@@ -285,9 +286,9 @@ pub(super) fn mean_square(_: impl Arithmetic, factor: f64, target: &[f32], x: &m
 
 /// `1 - cos(x, target)`; `x` becomes `factor` times the gradient.
 #[inline(always)]
-pub(super) fn cosine(_: impl Arithmetic, factor: f64, target: &[f32], x: &mut [f32]) -> f64 {
+pub(super) fn cosine(a: impl Arithmetic, factor: f64, target: &[f32], x: &mut [f32]) -> f64 {
     let dot = fold(x, target, |x, t| f64::from(x) * f64::from(t));
-    let (of_x, of_target) = (energy_of(x), energy_of(target));
+    let (of_x, of_target) = (sum_of_squares(a, x), sum_of_squares(a, target));
     let norms = (of_x * of_target).sqrt();
     if norms == 0.0 {
         x.fill(0.0);
@@ -299,17 +300,6 @@ pub(super) fn cosine(_: impl Arithmetic, factor: f64, target: &[f32], x: &mut [f
         *x = (along_x * f64::from(*x) - along_target * f64::from(target)) as f32;
     }
     1.0 - cosine
-}
-
-/// The sum of squares.
-#[inline(always)]
-pub(super) fn energy(_: impl Arithmetic, x: &[f32]) -> f64 {
-    energy_of(x)
-}
-
-#[inline(always)]
-fn energy_of(x: &[f32]) -> f64 {
-    fold(x, x, |x, y| f64::from(x) * f64::from(y))
 }
 
 /// The sum of `f` over pairs, for slices of any length.
@@ -327,14 +317,6 @@ fn fold(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f64) -> f64 {
         *lane += f(x, y);
     }
     lanes.into_iter().sum()
-}
-
-/// `y += factor x`.
-#[inline(always)]
-pub(super) fn add(a: impl Arithmetic, factor: f32, x: &[f32], y: &mut [f32]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        *y = a.mul_add(factor, x, *y);
-    }
 }
 
 #[cfg(test)]
@@ -397,7 +379,7 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 41] {
             let x: Vec<f32> = (0..len).map(|i| i as f32).collect();
             let expected: f64 = (0..len).map(|i| f64::from(i * i)).sum();
-            assert_eq!(energy(Fused, &x), expected);
+            assert_eq!(sum_of_squares(Fused, &x), expected);
         }
         assert_eq!(sum(Fused, &[0.5; 32]), 16.0);
     }

@@ -19,7 +19,7 @@ use self::row::Row;
 use super::device::{Column, LossDevice, RowDistance, RowLoss};
 use super::objective::IGNORED;
 use crate::nn::Rows;
-use crate::nn::cpu::{Buffer, Cpu, Indices};
+use crate::nn::cpu::{Buffer, Cpu, Indices, dispatch as nn};
 
 /// Arithmetic of one column of one row, for deciding whether threads are worth it.
 const OPERATIONS: usize = 100;
@@ -104,7 +104,7 @@ impl LossDevice for Cpu {
         let pieces = sums.floats_mut().iter_mut().enumerate().collect();
         self.each(pieces, rows * width, |(row, sum)| {
             let mut room = Vec::new();
-            *sum = dispatch::energy(x.slice(row * width..(row + 1) * width).decoded(&mut room)) as f32;
+            *sum = nn::sum_of_squares(x.slice(row * width..(row + 1) * width).decoded(&mut room)) as f32;
         });
     }
 
@@ -113,6 +113,6 @@ impl LossDevice for Cpu {
         assert_eq!((x.len(), y.len(), factors.len()), (rows * width, rows * width, rows), "rows to add");
         let x = x.floats().chunks_exact(width.max(1));
         let pieces = y.floats_mut().chunks_exact_mut(width.max(1)).zip(x).zip(factors.floats());
-        self.each(pieces.collect(), rows * width, |((y, x), &factor)| dispatch::add(factor, x, y));
+        self.each(pieces.collect(), rows * width, |((y, x), &factor)| nn::add(x, factor, y));
     }
 }

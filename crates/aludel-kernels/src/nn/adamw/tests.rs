@@ -1,3 +1,5 @@
+//! Holds AdamW, with f32 and 8-bit moments, to its definition in f64.
+
 use super::reference::adamw;
 use crate::element::Element;
 use crate::nn::cpu::testing::*;

@@ -1,3 +1,5 @@
+//! Holds attention and its gradient to scores that are written out in f64.
+
 use super::reference;
 use crate::nn::cpu::Cpu;
 use crate::nn::cpu::testing::*;

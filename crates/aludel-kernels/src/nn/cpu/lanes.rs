@@ -142,7 +142,7 @@ pub(in crate::nn) fn greatest_magnitude(x: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-pub(in crate::nn) fn sum_of_squares(_: impl Arithmetic, x: &[f32]) -> f64 {
+pub(crate) fn sum_of_squares(_: impl Arithmetic, x: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (groups, rest) = x.as_chunks::<LANES>();
     for group in groups {

@@ -10,7 +10,7 @@
 pub mod buffer;
 mod device;
 pub(crate) mod dispatch;
-pub(in crate::nn) mod lanes;
+pub(crate) mod lanes;
 pub(crate) mod math;
 #[cfg(test)]
 pub(in crate::nn) mod testing;

@@ -1,3 +1,5 @@
+//! Tests copies, sums and scalings of buffers.
+
 use half::{bf16, f16};
 
 use crate::element::Element;

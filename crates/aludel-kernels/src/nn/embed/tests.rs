@@ -1,3 +1,5 @@
+//! Tests looking rows up and adding their gradients.
+
 use crate::element::Element;
 use crate::nn::cpu::testing::*;
 use crate::nn::device::Device;

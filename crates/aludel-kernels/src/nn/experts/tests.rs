@@ -1,3 +1,5 @@
+//! Holds routing and grouped products to one expert at a time in f64.
+
 use super::reference;
 use crate::element::Element;
 use crate::nn::cpu::testing::*;

@@ -1,3 +1,5 @@
+//! Holds the gated activations and their gradients to f64.
+
 use super::reference::activate;
 use crate::nn::cpu::testing::*;
 use crate::nn::device::{Activation, Device};

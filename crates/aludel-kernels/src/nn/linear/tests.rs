@@ -1,3 +1,5 @@
+//! Holds products and their gradients to sums in f64.
+
 use super::reference;
 use crate::element::Element;
 use crate::nn::cpu::testing::*;

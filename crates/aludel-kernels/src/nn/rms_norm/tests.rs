@@ -1,3 +1,5 @@
+//! Holds the normalisation and its gradient to f64.
+
 use super::reference;
 use crate::element::Element;
 use crate::nn::cpu::testing::*;

@@ -1,3 +1,5 @@
+//! Holds the rotation and its reverse to f64.
+
 use super::reference;
 use crate::nn::cpu::testing::*;
 use crate::nn::device::{Device, Direction, Heads};
