@@ -25,12 +25,19 @@ impl Element {
         }
     }
 
-    /// Decodes a whole slice of stored elements: the plain definition that the block decoder is held to.
+    /// Decodes a whole slice of stored elements.
     pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let mut values = vec![0.0; bytes.len() / self.size()];
+        self.decode_into(bytes, &mut values);
+        values
+    }
+
+    /// Decodes as many stored elements as both have: the plain definition that the block decoder is held to.
+    pub fn decode_into(self, bytes: &[u8], to: &mut [f32]) {
         match self {
-            Self::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Self::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Self::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+            Self::F32 => each(bytes, to, f32::from_le_bytes),
+            Self::F16 => each(bytes, to, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Self::BF16 => each(bytes, to, |bytes| bf16::from_le_bytes(bytes).to_f32()),
         }
     }
 
@@ -41,5 +48,11 @@ impl Element {
             Self::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
             Self::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
         }
+    }
+}
+
+fn each<const N: usize>(bytes: &[u8], to: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+    for (to, &bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
+        *to = value(bytes);
     }
 }

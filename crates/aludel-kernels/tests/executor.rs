@@ -25,8 +25,32 @@ impl Source for Stored {
     }
 }
 
+/// The same values, of which those of one input are made when they are asked for.
+struct Made<'s> {
+    stored: &'s Stored,
+    input: usize,
+}
+
+impl Source for Made<'_> {
+    fn element(&self, input: usize) -> Element {
+        self.stored.element(input)
+    }
+    fn bytes(&self, input: usize, elements: Range<u64>) -> &[u8] {
+        assert_ne!(input, self.input, "it has no bytes");
+        self.stored.bytes(input, elements)
+    }
+    fn is_made(&self, input: usize) -> bool {
+        input == self.input
+    }
+    fn make(&self, input: usize, start: u64, to: &mut [f32]) {
+        assert!(to.len() <= 1024, "more than a block");
+        let elements = start..start + to.len() as u64;
+        to.copy_from_slice(&self.element(input).decode(self.stored.bytes(input, elements)));
+    }
+}
+
 /// Runs all units, the last first, and counts the sweeps.
-fn evaluate(job: Job, source: &Stored) -> Result<(Vec<u8>, usize), NonFinite> {
+fn evaluate(job: Job, source: &dyn Source) -> Result<(Vec<u8>, usize), NonFinite> {
     let size = job.output.size();
     let mut out = vec![0xAA; job.geometry.elements as usize * size];
     let (mut evaluation, mut wave) = Evaluation::start(job);
@@ -289,6 +313,11 @@ fn bytes_do_not_depend_on_tile_level_or_storage_order() {
             {
                 assert!(run(tile, level) == expected, "{name} in {element:?}, {tile} chunks, {level:?}");
             }
+            for input in 0..3 {
+                let job = Job { output: element, ..job(&formula, elements, columns) };
+                let made = evaluate(job, &Made { stored: &source, input }).unwrap().0;
+                assert!(made == expected, "{name} in {element:?}, input {input} made");
+            }
         }
     }
 }
@@ -353,6 +382,8 @@ fn a_value_that_is_not_finite_is_refused_by_input_and_index() {
             let refused = evaluate(job(&formula, elements, 1), &source).unwrap_err();
             let expected = NonFinite { input: 2, index: 1200, value: f32::NEG_INFINITY };
             assert_eq!(refused, expected, "{name} of {elements}");
+            let made = Made { stored: &source, input: 2 };
+            assert_eq!(evaluate(job(&formula, elements, 1), &made).unwrap_err(), expected, "{name}, made");
             let allowed = Job { allow_non_finite: true, ..job(&formula, elements, 1) };
             assert!(evaluate(allowed, &source).is_ok());
         }

@@ -8,6 +8,7 @@
 //! be wrong before any weight is read.
 #![forbid(unsafe_code)]
 
+mod derive;
 pub mod execute;
 pub mod methods;
 pub mod plan;

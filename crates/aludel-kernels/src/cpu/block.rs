@@ -34,13 +34,26 @@ impl Geometry {
     }
 }
 
-/// Where the bytes of a formula's input tensors come from.
+/// Where a formula's input tensors come from: their bytes as they are stored, or values that are made when they are asked for.
 pub trait Source: Sync {
     /// The storage type of an input.
     fn element(&self, input: usize) -> Element;
 
-    /// The stored bytes of a range of elements of an input, little-endian.
+    /// The stored bytes of a range of elements of an input, little-endian. Not asked for where the input is made.
     fn bytes(&self, input: usize, elements: Range<u64>) -> &[u8];
+
+    /// Whether an input's values are made instead of stored.
+    fn is_made(&self, input: usize) -> bool {
+        let _ = input;
+        false
+    }
+
+    /// Makes consecutive elements of an input, from `start` on, at most a block of them: the same values however they are cut
+    /// into ranges. Only for inputs that are made.
+    fn make(&self, input: usize, start: u64, to: &mut [f32]) {
+        let elements = start..start + to.len() as u64;
+        self.element(input).decode_into(self.bytes(input, elements), to);
+    }
 
     /// Copies the stored bytes of a few elements out of many places.
     fn gather(&self, input: usize, elements: Range<u64>, to: &mut [u8]) {

@@ -144,6 +144,9 @@ impl<'a> Machine<'a> {
     #[inline(always)]
     fn load(&mut self, input: usize, to: &mut [f32]) {
         let (source, segments) = (self.source, self.segments);
+        if source.is_made(input) {
+            return self.make(input, to);
+        }
         let element = source.element(input);
         if let [segment] = segments {
             codec::decode(element, self.bytes(input, *segment), to);
@@ -173,10 +176,22 @@ impl<'a> Machine<'a> {
         bytes
     }
 
+    /// Has the source make the block's elements, which are checked to be finite where that is asked for.
+    #[inline(always)]
+    fn make(&mut self, input: usize, to: &mut [f32]) {
+        for segment in self.segments {
+            self.source.make(input, segment.start, &mut to[segment.lanes()]);
+        }
+        if self.wave.is_checked(input) {
+            self.met_non_finite |= to.iter().any(|x| !x.is_finite());
+        }
+    }
+
     #[inline(always)]
     fn difference(&mut self, input: usize, x: u16, to: &mut [f32]) {
         let element = self.source.element(input);
-        if let [segment] = *self.segments {
+        if let ([segment], false) = (self.segments, self.source.is_made(input)) {
+            let segment = *segment;
             let bytes = self.bytes(input, segment);
             fused::difference(element, bytes, self.each(x), to);
         } else {

@@ -347,8 +347,10 @@ impl Wave {
     fn find_non_finite(&self, source: &dyn Source, elements: Range<u64>) -> Result<(), NonFinite> {
         for &input in &self.checked {
             let input = usize::from(input);
-            let decoded = source.element(input).decode(source.bytes(input, elements.clone()));
-            if let Some((at, &value)) = decoded.iter().enumerate().find(|(_, value)| !value.is_finite()) {
+            let mut values = [0.0; BLOCK];
+            let values = &mut values[..(elements.end - elements.start) as usize];
+            source.make(input, elements.start, values);
+            if let Some((at, &value)) = values.iter().enumerate().find(|(_, value)| !value.is_finite()) {
                 return Err(NonFinite { input, index: elements.start + at as u64, value });
             }
         }

@@ -193,7 +193,7 @@ impl Run<'_> {
             match result {
                 Ok(true) => {
                     let passed = queue.complete(&task, &self.counters.sweeps).filter(|_| task.sweeps());
-                    if let Some(passed) = passed.filter(|passed| !passed.is_kept) {
+                    if let Some(passed) = passed {
                         source.release_passed(&passed);
                     }
                 }

@@ -15,8 +15,9 @@ use aludel_kernels::element::Element;
 
 use super::MergeError;
 use super::kept::{Kept, Room};
-use super::reader::{element_of, stream_keys};
-use crate::plan::{Action, Plan, Step};
+use super::reader::stream_keys;
+use crate::derive::Passed;
+use crate::plan::{Action, Plan, Step, element_of};
 
 /// Steps under way besides one for each thread.
 const LOOK_AHEAD: usize = 1;
@@ -80,23 +81,14 @@ impl Task {
     /// Bytes of the inputs that count as read when the unit has run: those of a sweep, and of a sample that took in the whole
     /// tensor and so stands for one.
     pub(super) fn bytes_read(&self, plan: &Plan) -> u64 {
-        let width = |input: usize| plan.width(&plan.steps[self.step].inputs[input]);
+        let step = &plan.steps[self.step];
+        let width = |input: usize| plan.width(step, &step.inputs[input]);
         if !self.sweeps() && !self.is_whole_sample() {
             return 0;
         }
         let count = self.elements.end - self.elements.start;
         count * self.reads(plan).into_iter().map(|input| width(usize::from(input))).sum::<u64>()
     }
-}
-
-/// Elements of a step that its wave has passed: every unit that covers them has run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Passed {
-    pub elements: Range<u64>,
-    /// Whether they reach the end of the tensor.
-    pub is_end: bool,
-    /// Whether their pages stay mapped for the next pass.
-    pub is_kept: bool,
 }
 
 /// The work of a plan, shared by all threads.
@@ -137,7 +129,7 @@ impl Active {
         let first = self.running.iter().copied().min().unwrap_or(self.next);
         let end = (first as u64 * tile).min(elements).max(self.passed);
         let from = std::mem::replace(&mut self.passed, end);
-        Passed { elements: from..end, is_end: end == elements, is_kept: false }
+        Passed { elements: from..end, is_end: end == elements }
     }
 
     /// Whether the pages that a sweep has passed stay mapped for the next one.
@@ -209,19 +201,20 @@ impl<'p> Queue<'p> {
         }
     }
 
-    /// Says that a unit has run; what its wave has passed by that. The thread that completes a wave prepares the next one,
+    /// Says that a unit has run; what its wave has passed by that and nothing will read soon. The thread that completes a wave prepares the next one,
     /// the queue being free meanwhile.
     pub(super) fn complete(&self, task: &Task, sweeps: &AtomicU64) -> Option<Passed> {
         let mut state = self.lock();
         let State { active, room, .. } = &mut *state;
         let active = active.iter_mut().find(|active| active.step == task.step)?;
-        let mut passed = active.finish(task.unit, self.plan.work.tile, self.plan.steps[task.step].elements());
+        let passed = active.finish(task.unit, self.plan.work.tile, self.plan.steps[task.step].elements());
         let width = self.plan.input_width(task.step);
-        passed.is_kept = active.keep(&passed.elements, width, room, self.plan.work.kept);
+        let is_kept = active.keep(&passed.elements, width, room, self.plan.work.kept);
         let kept = active.kept;
+        let passed = (!is_kept).then_some(passed);
         if !active.is_done() {
             self.changed.notify_all();
-            return Some(passed);
+            return passed;
         }
         match std::mem::replace(&mut active.work, Work::Advancing) {
             Work::Compute { mut evaluation, wave } => {
@@ -249,7 +242,7 @@ impl<'p> Queue<'p> {
             }
         }
         self.changed.notify_all();
-        Some(passed)
+        passed
     }
 
     /// Ends the run with an error; the first one counts.

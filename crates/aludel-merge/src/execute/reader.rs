@@ -2,26 +2,32 @@
 
 use std::ops::Range;
 
-use aludel_checkpoint::{Dtype, TensorEntry, WeightMap, element_bytes};
+use aludel_checkpoint::{TensorEntry, WeightMap, element_bytes};
 use aludel_kernels::cpu::{Scratch, Source, Wave};
 use aludel_kernels::element::Element;
 use aludel_kernels::random::StreamKey;
 use sha2::{Digest, Sha256};
 
 use super::MergeError;
-use super::queue::Passed;
-use crate::plan::{Plan, Step};
+use crate::derive::{self, Made, Passed, Weights};
+use crate::plan::{Plan, Step, StepInput, element_of};
 
 /// The inputs of a step.
 pub(super) struct StepSource<'a> {
     plan: &'a Plan,
     step: &'a Step,
+    weights: Weights<'a>,
     inputs: Vec<Input<'a>>,
     /// Elements from the first on whose pages stay mapped.
     kept: u64,
 }
 
-struct Input<'a> {
+enum Input<'a> {
+    Stored(StoredInput<'a>),
+    Made(&'a Made),
+}
+
+struct StoredInput<'a> {
     map: &'a WeightMap,
     entry: &'a TensorEntry,
     element: Element,
@@ -31,12 +37,17 @@ struct Input<'a> {
 impl<'a> StepSource<'a> {
     pub(super) fn new(plan: &'a Plan, maps: &'a [WeightMap], step: usize, kept: u64) -> Self {
         let step = &plan.steps[step];
-        let input = |input: &'a crate::plan::StepInput| {
+        let input = |input: &'a StepInput| {
+            if let Some(made) = &input.made {
+                return Some(Input::Made(made));
+            }
             let entry = plan.checkpoint(input).tensor(&input.tensor)?;
             let element = element_of(entry.dtype).unwrap_or(Element::F32);
-            Some(Input { map: &maps[input.source], entry, element, width: element_bytes(entry.dtype) })
+            let (map, width) = (&maps[input.source], element_bytes(entry.dtype));
+            Some(Input::Stored(StoredInput { map, entry, element, width }))
         };
-        Self { plan, step, inputs: step.inputs.iter().filter_map(input).collect(), kept }
+        let inputs = step.inputs.iter().filter_map(input).collect();
+        Self { plan, step, weights: Weights { sources: &plan.sources, maps }, inputs, kept }
     }
 
     /// Bytes of one element of the output.
@@ -66,7 +77,8 @@ impl<'a> StepSource<'a> {
 
     /// Copies elements that are the same in all inputs.
     pub(super) fn copy(&self, elements: Range<u64>, out: &mut [u8]) -> Result<(), MergeError> {
-        for (index, input) in self.inputs.iter().enumerate() {
+        for index in 0..self.inputs.len() {
+            let input = self.stored(index);
             let bytes = input.map.bytes(input.entry, input.range(&elements));
             if index == 0 {
                 out.copy_from_slice(bytes);
@@ -81,25 +93,33 @@ impl<'a> StepSource<'a> {
 
     /// Asks for elements that will be needed soon.
     pub(super) fn prefetch(&self, reads: &[u16], elements: &Range<u64>) {
-        for input in reads.iter().map(|&input| &self.inputs[usize::from(input)]) {
-            input.map.prefetch(input.entry, input.range(elements));
+        for &input in reads {
+            if let Input::Stored(input) = &self.inputs[usize::from(input)] {
+                input.map.prefetch(input.entry, input.range(elements));
+            }
         }
     }
 
     /// Gives back the pages of elements that a sweep has passed, those that an earlier sweep has kept among them.
     pub(super) fn release_passed(&self, passed: &Passed) {
         for input in &self.inputs {
-            let range = input.range(&passed.elements);
-            if passed.is_end {
-                input.map.release(input.entry, range);
-            } else {
-                input.map.release_passed(input.entry, range);
+            match input {
+                Input::Stored(input) => derive::release(input.map, input.entry, input.width, passed),
+                Input::Made(made) => made.release(&self.weights, passed),
             }
+        }
+    }
+
+    /// An input of which bytes are asked for.
+    fn stored(&self, input: usize) -> &StoredInput<'a> {
+        match &self.inputs[input] {
+            Input::Stored(stored) => stored,
+            Input::Made(made) => unreachable!("bytes of a tensor that is {}", made.describe()),
         }
     }
 }
 
-impl Input<'_> {
+impl StoredInput<'_> {
     fn range(&self, elements: &Range<u64>) -> Range<u64> {
         elements.start * self.width..elements.end * self.width
     }
@@ -107,34 +127,44 @@ impl Input<'_> {
 
 impl Source for StepSource<'_> {
     fn element(&self, input: usize) -> Element {
-        self.inputs[input].element
+        match &self.inputs[input] {
+            Input::Stored(input) => input.element,
+            Input::Made(_) => Element::F32,
+        }
     }
 
     fn bytes(&self, input: usize, elements: Range<u64>) -> &[u8] {
-        let input = &self.inputs[input];
+        let input = self.stored(input);
         input.map.bytes(input.entry, input.range(&elements))
     }
 
     fn gather(&self, input: usize, elements: Range<u64>, to: &mut [u8]) {
-        let input = &self.inputs[input];
+        let input = self.stored(input);
         input.map.copy(input.entry, input.range(&elements), to);
     }
 
     fn release(&self, input: usize, elements: Range<u64>) {
-        if elements.end > self.kept {
-            let input = &self.inputs[input];
-            input.map.release(input.entry, input.range(&elements));
+        if elements.end <= self.kept {
+            return;
+        }
+        match &self.inputs[input] {
+            Input::Stored(input) => input.map.release(input.entry, input.range(&elements)),
+            Input::Made(made) => made.release(&self.weights, &Passed { elements, is_end: true }),
         }
     }
-}
 
-/// How a type is computed on; `None` for types that are copied.
-pub(super) const fn element_of(dtype: Dtype) -> Option<Element> {
-    match dtype {
-        Dtype::F32 => Some(Element::F32),
-        Dtype::F16 => Some(Element::F16),
-        Dtype::BF16 => Some(Element::BF16),
-        _ => None,
+    fn is_made(&self, input: usize) -> bool {
+        matches!(self.inputs[input], Input::Made(_))
+    }
+
+    fn make(&self, input: usize, start: u64, to: &mut [f32]) {
+        match &self.inputs[input] {
+            Input::Stored(input) => {
+                let elements = start..start + to.len() as u64;
+                input.element.decode_into(input.map.bytes(input.entry, input.range(&elements)), to);
+            }
+            Input::Made(made) => made.make(&self.weights, start, to),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use aludel_checkpoint::WeightMap;
 use aludel_kernels::cpu::{CHUNK, Geometry, Scratch};
 use serde::Serialize;
 
-use super::{Action, PlannedFormula, Step};
+use super::{Action, PlannedFormula, Step, StoredPart};
 use crate::problem::Problem;
 
 /// Bytes that a merge may take unless told otherwise.
@@ -65,6 +65,8 @@ pub(super) struct Needs {
     scratch: u64,
     selections: u64,
     largest: u64,
+    /// Bytes that derived inputs of a step keep.
+    held: u64,
     /// Bytes of the inputs of the largest step that reads them more than once.
     revisited: u64,
 }
@@ -81,16 +83,16 @@ pub(super) struct Fit {
 }
 
 impl Needs {
-    /// Takes a step in. `inputs` are the bytes of an element and of the file, for each input.
+    /// Takes a step in, with everything stored that it reads.
     pub(super) fn include(
         &mut self,
         step: &Step,
         formula: Option<&PlannedFormula>,
-        inputs: &[(u64, u64)],
+        inputs: &[StoredPart],
         output: u64,
     ) {
-        let slack = |&(_, file): &(u64, u64)| file.min(2 * WeightMap::RELEASED_AT_ONCE);
-        self.input_width = self.input_width.max(inputs.iter().map(|(width, _)| width).sum());
+        let slack = |part: &StoredPart| part.file.min(2 * WeightMap::RELEASED_AT_ONCE);
+        self.input_width = self.input_width.max(inputs.iter().map(|part| part.width).sum());
         self.slack = self.slack.max(inputs.iter().map(slack).sum());
         self.output_width = self.output_width.max(output);
         self.largest = self.largest.max(step.elements());
@@ -106,6 +108,11 @@ impl Needs {
         }
     }
 
+    /// Takes in what the derived inputs of a step keep in memory.
+    pub(super) fn hold(&mut self, bytes: u64) {
+        self.held = self.held.max(bytes);
+    }
+
     /// Takes in the bytes of the inputs of a step that reads them more than once.
     pub(super) fn revisit(&mut self, bytes: u64) {
         self.revisited = self.revisited.max(bytes);
@@ -117,7 +124,9 @@ impl Needs {
         let buffers = Self::buffers(threads) as u64 * tile * self.output_width;
         let windows = window(threads) as u64 * tile * self.input_width + self.slack;
         let threads = threads as u64;
-        windows + buffers + threads * self.scratch + self.selections * (threads + 1) * SELECTION
+        // So many steps may be under way at once.
+        let held = (threads + 1) * self.held;
+        held + windows + buffers + threads * self.scratch + self.selections * (threads + 1) * SELECTION
     }
 
     /// Threads and tile that fit: smaller tiles first, then fewer threads.

@@ -11,7 +11,8 @@ use super::budget::{self, Fit, Needs, Work};
 use super::formulas::Formulas;
 use super::models::{Models, Origin, Role, Source};
 use super::stage::Stage;
-use super::{Action, Dropped, Plan, PlanOptions, PlannedFormula, PlannedStage, Step, StepInput};
+use super::{Action, Dropped, Plan, PlanOptions, PlannedFormula, PlannedStage, Step, StepInput, StoredPart};
+use crate::derive::Stored;
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 
@@ -93,24 +94,21 @@ fn streams_of(recipe: &Recipe) -> u16 {
 
 /// The tensors of checkpoints that nothing is made of, with the first reason that a stage gives, the output's own first.
 fn dropped(models: &Models, stages: &[Stage<'_>], output: &Stage<'_>, steps: &[Step]) -> Vec<Dropped> {
-    let used: HashSet<(usize, &str)> = steps
-        .iter()
-        .flat_map(|step| &step.inputs)
-        .map(|input| (input.source, input.tensor.as_str()))
-        .collect();
+    let used: HashSet<Stored> =
+        steps.iter().flat_map(|step| &step.inputs).flat_map(StepInput::reads).collect();
     let mut told: HashSet<(usize, &str)> = HashSet::new();
     let mut dropped = Vec::new();
     for entry in std::iter::once(output).chain(stages).flat_map(|stage| &stage.dropped) {
         let Origin::Source(source) = models.list[entry.model].origin else { continue };
         let key = (source, entry.tensor.as_str());
-        if !used.contains(&key) && told.insert(key) {
+        if !used.contains(&Stored { source, tensor: entry.tensor.clone() }) && told.insert(key) {
             dropped.push(Dropped { source, tensor: entry.tensor.clone(), reason: entry.reason.clone() });
         }
     }
     for (source, model) in models.sources.iter().enumerate() {
         for tensor in model.checkpoint.tensors().keys() {
             let key = (source, tensor.as_str());
-            if !used.contains(&key) && !told.contains(&key) {
+            if !used.contains(&Stored { source, tensor: tensor.clone() }) && !told.contains(&key) {
                 let reason = match model.role {
                     Role::Statistics => "statistics of no tensor of the output",
                     Role::Base | Role::Member => "no later recipe takes what is made of it",
@@ -148,17 +146,17 @@ fn reckon(
     let mut needs = Needs::default();
     let mut bytes_read = 0;
     for step in steps {
-        let input = |input: &StepInput| {
-            let checkpoint = &sources[input.source].checkpoint;
-            let entry = checkpoint.tensor(&input.tensor)?;
-            Some(((element_bytes(entry.dtype), checkpoint.files()[entry.file].bytes), entry.bytes))
-        };
-        let (inputs, bytes): (Vec<_>, Vec<u64>) = step.inputs.iter().filter_map(input).unzip();
+        let inputs: Vec<_> = step.inputs.iter().map(|input| input.stored(step.elements(), sources)).collect();
+        let bytes: Vec<u64> = inputs.iter().map(|parts| parts.iter().map(|part| part.bytes).sum()).collect();
+        let inputs: Vec<StoredPart> = inputs.into_iter().flatten().collect();
         let formula = match step.action {
             Action::Compute { formula, .. } => Some(&formulas[formula]),
             Action::Copy => None,
         };
         needs.include(step, formula, &inputs, element_bytes(step.dtype));
+        needs.hold(
+            step.inputs.iter().filter_map(|input| input.made.as_ref()).map(|made| made.resident()).sum(),
+        );
         if formula.is_some_and(|formula| formula.passes > 1) {
             needs.revisit(bytes.iter().sum());
         }

@@ -15,6 +15,7 @@ use super::models::{Models, Origin, Source};
 use super::stage::Stage;
 use super::tensors::Matched;
 use super::{Action, PlannedFormula, Step, StepInput};
+use crate::derive::Made;
 use crate::methods::{Member, Tensor};
 use crate::problem::Problem;
 
@@ -68,8 +69,13 @@ impl<'a> Formulas<'a> {
     ) -> Result<Expr<'g>, Problem> {
         let mut values = Vec::new();
         for input in &tensor.inputs {
-            values.push(match self.models.list[input.model].origin {
-                Origin::Source(source) => graph.input(inputs.number(source, &input.tensor)?),
+            let model = &self.models.list[input.model];
+            values.push(match model.origin {
+                Origin::Source(source) => {
+                    let made =
+                        input.made.as_ref().or_else(|| model.tensors.get(&input.tensor)?.made.as_ref());
+                    graph.input(inputs.number(source, &input.tensor, made)?)
+                }
                 Origin::Stage(number) => {
                     let key = (number, input.tensor.clone());
                     if let Some(&known) = built.values.get(&key) {
@@ -96,7 +102,7 @@ impl<'a> Formulas<'a> {
             let is_there = self.has_statistics(source, &member.tensor, stage, tensor)?;
             statistics.push(is_there.then_some(values.len() as u16));
             if is_there {
-                values.push(graph.input(inputs.number(source, &member.tensor)?));
+                values.push(graph.input(inputs.number(source, &member.tensor, None)?));
             }
         }
         let mut context = Tensor {
@@ -147,7 +153,8 @@ impl<'a> Formulas<'a> {
         for input in &tensor.inputs {
             match self.models.list[input.model].origin {
                 Origin::Source(source) => {
-                    inputs.set.insert((source, input.tensor.clone()));
+                    let made = None;
+                    inputs.set.insert(StepInput { source, tensor: input.tensor.clone(), made });
                 }
                 Origin::Stage(stage) => self.copied(&self.stages[stage].tensors[&input.tensor], inputs),
             }
@@ -231,18 +238,19 @@ fn internal(stage: &Stage<'_>, error: &FormulaError) -> Problem {
 /// The tensors of checkpoints that a step reads, in the order in which they are met.
 #[derive(Default)]
 struct Inputs {
-    set: IndexSet<(usize, String)>,
+    set: IndexSet<StepInput>,
 }
 
 impl Inputs {
-    fn number(&mut self, source: usize, tensor: &str) -> Result<u16, Problem> {
-        let (number, _) = self.set.insert_full((source, tensor.to_owned()));
+    fn number(&mut self, source: usize, tensor: &str, made: Option<&Made>) -> Result<u16, Problem> {
+        let input = StepInput { source, tensor: tensor.to_owned(), made: made.cloned() };
+        let (number, _) = self.set.insert_full(input);
         u16::try_from(number)
             .map_err(|_| Problem::general(format!("`{tensor}` is made of more than {} tensors", u16::MAX)))
     }
 
     fn into_list(self) -> Vec<StepInput> {
-        self.set.into_iter().map(|(source, tensor)| StepInput { source, tensor }).collect()
+        self.set.into_iter().collect()
     }
 }
 

@@ -27,9 +27,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, Layout};
+use aludel_kernels::element::Element;
 use aludel_kernels::formula::Formula;
 use serde::Serialize;
 
+use crate::derive::{Made, Stored};
 use crate::problem::Problems;
 use crate::recipe::Recipe;
 
@@ -166,12 +168,15 @@ pub enum Action {
 }
 
 /// A tensor of a source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct StepInput {
     /// The position in [`Plan::sources`].
     pub source: usize,
     /// The tensor's name there.
     pub tensor: String,
+    /// How its elements are made of stored ones, where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) made: Option<Made>,
 }
 
 /// An input tensor that is not in the output.
@@ -215,6 +220,47 @@ impl SideFiles {
     }
 }
 
+/// A stored tensor that an input is made of, or is.
+pub(crate) struct StoredPart {
+    /// Bytes for each element of the input.
+    pub width: u64,
+    /// Bytes of the tensor.
+    pub bytes: u64,
+    /// Bytes of its file.
+    pub file: u64,
+}
+
+impl StepInput {
+    /// The stored tensors that it is made of: itself, unless it is derived.
+    pub(crate) fn reads(&self) -> Vec<Stored> {
+        match &self.made {
+            None => vec![Stored { source: self.source, tensor: self.tensor.clone() }],
+            Some(made) => made.reads(),
+        }
+    }
+
+    /// What is read of the sources for an input of so many elements.
+    pub(crate) fn stored(&self, elements: u64, sources: &[Source]) -> Vec<StoredPart> {
+        let part = |source: usize, tensor: &str| {
+            let checkpoint = &sources[source].checkpoint;
+            let entry = checkpoint.tensor(tensor)?;
+            let width = entry.bytes.div_ceil(elements.max(1));
+            Some(StoredPart { width, bytes: entry.bytes, file: checkpoint.files()[entry.file].bytes })
+        };
+        self.reads().iter().filter_map(|read| part(read.source, &read.tensor)).collect()
+    }
+}
+
+/// How a type is computed on; `None` for types that are copied.
+pub(crate) const fn element_of(dtype: Dtype) -> Option<Element> {
+    match dtype {
+        Dtype::F32 => Some(Element::F32),
+        Dtype::F16 => Some(Element::F16),
+        Dtype::BF16 => Some(Element::BF16),
+        _ => None,
+    }
+}
+
 impl Plan {
     /// Plans a merge.
     ///
@@ -229,14 +275,14 @@ impl Plan {
         &self.sources[input.source].checkpoint
     }
 
-    /// Bytes of an element of a step's input.
-    pub(crate) fn width(&self, input: &StepInput) -> u64 {
-        let entry = self.checkpoint(input).tensor(&input.tensor);
-        entry.map_or(0, |entry| aludel_checkpoint::element_bytes(entry.dtype))
+    /// Bytes that are read for an element of a step's input.
+    pub(crate) fn width(&self, step: &Step, input: &StepInput) -> u64 {
+        input.stored(step.elements(), &self.sources).iter().map(|stored| stored.width).sum()
     }
 
     /// Bytes of an element of all inputs of a step together.
     pub(crate) fn input_width(&self, step: usize) -> u64 {
-        self.steps[step].inputs.iter().map(|input| self.width(input)).sum()
+        let step = &self.steps[step];
+        step.inputs.iter().map(|input| self.width(step, input)).sum()
     }
 }

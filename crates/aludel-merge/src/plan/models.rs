@@ -12,6 +12,7 @@ use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::SideFiles;
+use crate::derive::Made;
 use crate::problem::{Problem, Problems};
 use crate::recipe::{ModelReference, nearest};
 
@@ -44,11 +45,14 @@ pub enum Role {
     Statistics,
 }
 
-/// The shape and the type of a tensor.
+/// What the planner knows of a tensor.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub shape: Vec<usize>,
+    /// The type that it is stored in; of a tensor that is made, the one that its model would have stored it in.
     pub dtype: Dtype,
+    /// How its elements are made of stored ones, where they are.
+    pub made: Option<Made>,
 }
 
 /// A model as the planner sees it.
@@ -74,7 +78,7 @@ pub(super) enum Origin {
 impl Model {
     fn of(name: &str, checkpoint: &Checkpoint, origin: Origin) -> Self {
         let facts = |(name, entry): (&String, &aludel_checkpoint::TensorEntry)| {
-            (name.clone(), Facts { shape: entry.shape.clone(), dtype: entry.dtype })
+            (name.clone(), Facts { shape: entry.shape.clone(), dtype: entry.dtype, made: None })
         };
         Self {
             name: name.to_owned(),

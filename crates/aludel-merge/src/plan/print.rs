@@ -68,8 +68,12 @@ impl Plan {
 
     fn print_step(&self, f: &mut fmt::Formatter<'_>, step: &Step) -> fmt::Result {
         write!(f, "  {} {:?} {}", step.tensor, step.shape, step.dtype)?;
-        for (i, input) in step.inputs.iter().enumerate().filter(|(_, input)| input.tensor != step.tensor) {
-            write!(f, " (x{i} is {})", input.tensor)?;
+        for (i, input) in step.inputs.iter().enumerate() {
+            match &input.made {
+                Some(made) => write!(f, " (x{i} is {}, {})", input.tensor, made.describe())?,
+                None if input.tensor != step.tensor => write!(f, " (x{i} is {})", input.tensor)?,
+                None => {}
+            }
         }
         match step.action {
             Action::Copy => writeln!(f, ": copy"),

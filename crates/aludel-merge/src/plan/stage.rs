@@ -64,7 +64,8 @@ impl<'r> Stage<'r> {
 
     /// The result as a model for the stages after it.
     pub(super) fn as_model(&self, name: &str, origin: Origin) -> Model {
-        let facts = |tensor: &Matched| Facts { shape: tensor.shape.clone(), dtype: self.dtype(tensor) };
+        let facts =
+            |tensor: &Matched| Facts { shape: tensor.shape.clone(), dtype: self.dtype(tensor), made: None };
         Model {
             name: name.to_owned(),
             tensors: self.tensors.iter().map(|(name, tensor)| (name.clone(), facts(tensor))).collect(),

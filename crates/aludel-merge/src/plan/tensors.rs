@@ -11,6 +11,7 @@ use indexmap::IndexSet;
 use super::cast::Cast;
 use super::models::{Facts, Model, Models};
 use super::stacks::Layers;
+use crate::derive::Made;
 use crate::problem::{Problem, Problems};
 use crate::recipe::nearest;
 
@@ -39,6 +40,8 @@ pub(super) struct TensorOf {
     /// The model's position among [`Models::list`].
     pub model: usize,
     pub tensor: String,
+    /// How the merge makes it of the model's tensor, where it does; else it is the model's own.
+    pub made: Option<Made>,
 }
 
 /// A tensor of a model that nothing is made of.
@@ -144,7 +147,7 @@ impl Wanted {
         let mut inputs = Vec::new();
         for &(model, ref name) in &self.tensors {
             match name_in(name, &models.list[model]) {
-                Some(tensor) => inputs.push(TensorOf { model, tensor: tensor.to_owned() }),
+                Some(tensor) => inputs.push(TensorOf { model, tensor: tensor.to_owned(), made: None }),
                 None => problems.push(missing(name, model, &among, models)),
             }
         }

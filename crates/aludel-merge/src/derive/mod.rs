@@ -1,0 +1,180 @@
+//! Makes inputs that no checkpoint stores as they are computed on, while they are read.
+//!
+//! In: the mapped weights of the sources. Out: elements of a tensor in f32, a block at a time, so that such an input takes no
+//! memory and no pass of its own. What it is made of is settled when the merge is planned. It computes no merge: a method
+//! never learns whether its inputs are stored or made.
+
+#![expect(dead_code, reason = "no input is derived yet; the first one that is removes this line")]
+
+use std::fmt::Debug;
+use std::hash::{Hash, Hasher};
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use aludel_checkpoint::{TensorEntry, WeightMap, element_bytes};
+use serde::{Serialize, Serializer};
+
+use crate::plan::{Source, element_of};
+
+/// A tensor whose elements are made of stored ones.
+pub(crate) trait Derivation: Debug + Send + Sync {
+    /// How, for people: the end of "x0 is …".
+    fn describe(&self) -> String;
+
+    /// The stored tensors that it is made of.
+    fn reads(&self) -> Vec<Stored>;
+
+    /// Bytes that it keeps in memory while its tensor is merged, beyond windows of what it reads.
+    fn resident(&self) -> u64 {
+        0
+    }
+
+    /// Makes consecutive elements of the tensor from `start` on, flat and row-major, at most a block of them: the same bits
+    /// however they are cut into ranges. They are finite where all that is stored is.
+    fn make(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]);
+
+    /// Gives back the pages of what was read for these elements, which a sweep has passed.
+    fn release(&self, weights: &Weights<'_>, passed: &Passed);
+}
+
+/// A stored tensor of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Stored {
+    /// The position among [`Plan::sources`](crate::Plan::sources).
+    pub source: usize,
+    /// Its name there.
+    pub tensor: String,
+}
+
+/// Elements of a tensor that a sweep has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Passed {
+    pub elements: Range<u64>,
+    /// Whether they reach the end of the tensor.
+    pub is_end: bool,
+}
+
+/// A derivation as a value: two are the same where they are one.
+#[derive(Clone, Debug)]
+pub(crate) struct Made(Arc<dyn Derivation>);
+
+impl Made {
+    pub(crate) fn by(derivation: impl Derivation + 'static) -> Self {
+        Self(Arc::new(derivation))
+    }
+}
+
+impl Deref for Made {
+    type Target = dyn Derivation;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl PartialEq for Made {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Made {}
+
+impl Hash for Made {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).cast::<()>().hash(state);
+    }
+}
+
+impl Serialize for Made {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.describe())
+    }
+}
+
+/// The weights of all sources, mapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights<'a> {
+    /// What is mapped, in the order of the maps.
+    pub sources: &'a [Source],
+    /// A map for each source.
+    pub maps: &'a [WeightMap],
+}
+
+impl<'a> Weights<'a> {
+    /// A stored tensor; `None` where the source has none of that name.
+    pub(crate) fn tensor(&self, stored: &Stored) -> Option<(&'a WeightMap, &'a TensorEntry)> {
+        let entry = self.sources.get(stored.source)?.checkpoint.tensor(&stored.tensor)?;
+        Some((&self.maps[stored.source], entry))
+    }
+
+    /// Reads consecutive elements of a tensor, which may be made itself.
+    ///
+    /// # Panics
+    /// Where the tensor is stored in a type that cannot be computed on, which planning has refused.
+    pub(crate) fn read(&self, stored: &Stored, made: Option<&Made>, start: u64, to: &mut [f32]) {
+        if let Some(made) = made {
+            return made.make(self, start, to);
+        }
+        let Some((map, entry)) = self.tensor(stored) else { unreachable!("`{}` was planned", stored.tensor) };
+        let Some(element) = element_of(entry.dtype) else { unreachable!("{} was refused", entry.dtype) };
+        let width = element_bytes(entry.dtype);
+        let range = start * width..(start + to.len() as u64) * width;
+        element.decode_into(map.bytes(entry, range), to);
+    }
+
+    /// Gives back the pages of elements that a sweep has passed.
+    pub(crate) fn release(&self, stored: &Stored, made: Option<&Made>, passed: &Passed) {
+        match (made, self.tensor(stored)) {
+            (Some(made), _) => made.release(self, passed),
+            (None, Some((map, entry))) => {
+                let width = element_bytes(entry.dtype);
+                release(map, entry, width, passed);
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+/// Gives back the pages of elements of `width` bytes that a sweep has passed.
+pub(crate) fn release(map: &WeightMap, entry: &TensorEntry, width: u64, passed: &Passed) {
+    let range = passed.elements.start * width..passed.elements.end * width;
+    if passed.is_end {
+        map.release(entry, range);
+    } else {
+        map.release_passed(entry, range);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts up from a number.
+    #[derive(Debug)]
+    struct Counting(f32);
+
+    impl Derivation for Counting {
+        fn describe(&self) -> String {
+            format!("counted from {}", self.0)
+        }
+        fn reads(&self) -> Vec<Stored> {
+            Vec::new()
+        }
+        fn make(&self, _: &Weights<'_>, start: u64, to: &mut [f32]) {
+            to.iter_mut().zip(start..).for_each(|(to, at)| *to = self.0 + at as f32);
+        }
+        fn release(&self, _: &Weights<'_>, _: &Passed) {}
+    }
+
+    #[test]
+    fn a_made_tensor_is_read_like_a_stored_one() {
+        let weights = Weights { sources: &[], maps: &[] };
+        let (made, other) = (Made::by(Counting(10.0)), Made::by(Counting(10.0)));
+        let mut values = [0.0; 3];
+        weights.read(&Stored { source: 0, tensor: "w".into() }, Some(&made), 5, &mut values);
+        assert_eq!(values, [15.0, 16.0, 17.0]);
+        assert_eq!(made, made.clone());
+        assert_ne!(made, other, "two derivations are two inputs");
+    }
+}
