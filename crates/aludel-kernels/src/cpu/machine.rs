@@ -4,6 +4,7 @@
 //! thread's scratch memory, its accumulators and the output. Everything here is inlined into the function compiled for a
 //! level: what is not would run without its instructions.
 
+use super::ahead::Ahead;
 use super::block::{BLOCK, Geometry, RUN, Segment, Source, rows_of};
 use super::codec;
 use super::dispatch;
@@ -14,7 +15,7 @@ use super::program::{Electors, Instruction, MaskSlot, Operand};
 use super::rank::{LocalHistogram, Tally, magnitude};
 use super::reduce::Accumulator;
 use super::values::spread;
-use super::wave::{Wave, WaveKind};
+use super::wave::Wave;
 use crate::formula::{Formula, Op};
 use crate::random::{unit, words_below};
 
@@ -62,7 +63,9 @@ pub(super) struct Machine<'a> {
 #[inline(always)]
 pub(super) fn run_block(machine: &mut Machine<'_>) {
     let wave = machine.wave;
+    let mut ahead = Ahead::of(wave, machine.source, machine.segments);
     for &instruction in &wave.program.instructions {
+        ahead.fetch();
         match instruction.target() {
             Some(to) => {
                 // The register is taken out while it is written: no instruction reads the register that it writes.
@@ -160,15 +163,10 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The bytes of a block's only segment, checked to be finite where that is asked for. Those of the next block are
-    /// called into the cache: blocks of several inputs in turn are no pattern that the hardware follows.
+    /// The bytes of a block's only segment, checked to be finite where that is asked for.
     #[inline(always)]
     fn bytes(&mut self, input: usize, segment: Segment) -> &'a [u8] {
         let (source, wave) = (self.source, self.wave);
-        let end = segment.elements().end;
-        if matches!(wave.kind, WaveKind::Reduce | WaveKind::Write) {
-            dispatch::prefetch(source.bytes(input, end..wave.geometry.elements.min(end + BLOCK as u64)));
-        }
         let bytes = source.bytes(input, segment.elements());
         if wave.is_checked(input) {
             self.met_non_finite |= codec::any_non_finite(source.element(input), bytes);

@@ -5,6 +5,7 @@
 //! a unit computes depends on nothing but its index, and partial results are combined in a fixed order, so the bytes
 //! are the same for any thread count and tile size. Threads, files and memory limits are the caller's.
 
+mod ahead;
 mod block;
 mod codec;
 mod dispatch;
