@@ -78,7 +78,8 @@ fn agree(got: &[f32], expected: &[f32], description: &Value) -> Result<(), Strin
     let rms = (squares / expected.len().max(1) as f64).sqrt();
     for (i, (&a, &b)) in got.iter().zip(expected).enumerate() {
         let same = if exact {
-            a.to_bits() == b.to_bits()
+            // The sign of a zero is nobody's.
+            a.to_bits() == b.to_bits() || (a == 0.0 && b == 0.0)
         } else {
             (f64::from(a) - f64::from(b)).abs() <= tolerance * f64::from(b).abs().max(rms)
         };

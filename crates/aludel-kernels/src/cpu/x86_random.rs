@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::random::{MULTIPLIERS, ROUNDS, StreamKey, fill_words, next_key, split};
+use crate::random::{MULTIPLIERS, STREAM_ROUNDS, StreamKey, fill_words, next_key, split};
 
 /// Vectors of eight counters that are computed side by side.
 const SIDE_BY_SIDE: usize = 4;
@@ -36,7 +36,7 @@ fn fill_group(mut key: [u32; 2], first: u64, out: &mut [u32; 32 * SIDE_BY_SIDE])
         vector[0] = _mm512_add_epi64(_mm512_set1_epi64(first.cast_signed()), order);
         vector[1] = _mm512_srli_epi64::<32>(vector[0]);
     }
-    for _ in 0..ROUNDS {
+    for _ in 0..STREAM_ROUNDS {
         let [k0, k1] = key.map(splat);
         for [c0, c1, c2, c3] in &mut vectors {
             let p0 = _mm512_mul_epu32(*c0, m0);
