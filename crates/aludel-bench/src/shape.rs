@@ -44,8 +44,8 @@ impl FromStr for ModelSpec {
             // The same tensors in four layers: for profiles and for comparing two builds.
             "llama-0.3b" => Shape { layers: 4, ..TINY_LLAMA },
             "llama-1.1b" => TINY_LLAMA,
-            // The vocabulary stays, so that it takes 122 layers rather than 110 to hold five times the weights.
-            "llama-5.5b" => Shape { layers: 122, ..TINY_LLAMA },
+            // As wide and almost as deep as Llama 7B: five times the weights in little more tensors, as in real models.
+            "llama-5.5b" => WIDE_LLAMA,
             "llama-163m" => SMOL_LLAMA,
             "llama-wide-head" => WIDE_HEAD,
             _ => bail!(
@@ -119,6 +119,8 @@ impl Shape {
 /// TinyLlama-1.1B.
 const TINY_LLAMA: Shape =
     Shape { layers: 22, hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocabulary: 32_000 };
+const WIDE_LLAMA: Shape =
+    Shape { layers: 26, hidden: 4096, ffn: 11_008, heads: 32, kv_heads: 32, vocabulary: 32_000 };
 
 /// SmolLM2-135M with a head of its own.
 const SMOL_LLAMA: Shape =

@@ -146,11 +146,9 @@ impl Active {
         }
     }
 
-    /// Whether a unit may start: it exists and is not too far ahead of the slowest one running, so that what has been read
-    /// and not yet passed stays small.
-    fn has_unit(&self, window: usize) -> bool {
-        let first = self.running.iter().copied().min().unwrap_or(self.next);
-        self.next < self.units && self.next < first + window
+    /// Units that have begun and are not passed: the running ones, and those that wait for a slower one before them.
+    fn open_units(&self) -> usize {
+        self.next - self.running.iter().copied().min().unwrap_or(self.next)
     }
 
     fn is_done(&self) -> bool {
@@ -304,8 +302,11 @@ impl<'p> Queue<'p> {
     }
 
     fn next_of_active(&self, state: &mut State) -> Option<Task> {
-        let window = self.plan.work.window();
-        let active = state.active.iter_mut().find(|active| active.has_unit(window))?;
+        // So few units are open, over all steps under way, that what has been read and not yet passed stays small.
+        if state.active.iter().map(Active::open_units).sum::<usize>() >= self.plan.work.window() {
+            return None;
+        }
+        let active = state.active.iter_mut().find(|active| active.next < active.units)?;
         let unit = active.next;
         active.next += 1;
         active.running.push(unit);

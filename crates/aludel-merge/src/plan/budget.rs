@@ -43,7 +43,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// Units of one step that are under way at once: one for each thread, and one that waits to be passed.
+    /// Units that are under way at once: one for each thread, and one that waits to be passed.
     pub(crate) const fn window(&self) -> usize {
         window(self.threads)
     }
