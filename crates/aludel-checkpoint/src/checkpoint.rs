@@ -1,9 +1,10 @@
-//! Opens a model folder or a single safetensors file by reading headers only.
+//! Opens a model folder or a single file of weights by reading headers only.
 //!
 //! In: a path. Out: every tensor's name, type, shape and place, the config and the names of the side files. No weight is
-//! read; [`crate::WeightMap`] gives access to them.
+//! read; [`crate::WeightMap`] gives access to them. Files of safetensors and of torch are taken as they are; what is
+//! quantised is for `source` to say.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -11,19 +12,45 @@ use indexmap::map::Entry;
 use safetensors::Dtype;
 
 use crate::config::Config;
+use crate::dtype::is_float;
+use crate::encoded::{Encoded, Form, Strided};
 use crate::error::Error;
 use crate::header::Header;
-use crate::index::{FilesOfIndex, INDEX_NAME, read_index};
-use crate::side_files::{file_names, find_side_files};
+use crate::index::FilesOfIndex;
+use crate::side_files::find_side_files;
+use crate::torch::{TorchFile, TorchTensor};
+use crate::weight_files::{Format, WeightFiles, is_listed, refusal_of_file};
 
-/// A model folder or a single safetensors file whose headers have been read and checked.
+/// A model folder or a single file of weights whose headers have been read and checked.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    path: PathBuf,
-    files: Vec<WeightFile>,
-    tensors: IndexMap<String, TensorEntry>,
-    config: Option<Config>,
-    side_files: Vec<PathBuf>,
+    pub(crate) path: PathBuf,
+    pub(crate) files: Vec<WeightFile>,
+    pub(crate) tensors: IndexMap<String, TensorEntry>,
+    pub(crate) encoded: IndexMap<String, Encoded>,
+    pub(crate) left_out: Vec<LeftOut>,
+    pub(crate) config: Option<Config>,
+    pub(crate) side_files: Vec<PathBuf>,
+    pub(crate) made_files: Vec<MadeFile>,
+    pub(crate) note: Option<String>,
+}
+
+/// A stored tensor that is part of no tensor of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name in the file.
+    pub name: String,
+    /// Why nothing is lost.
+    pub reason: String,
+}
+
+/// A file that would travel with the weights, were it not only described by another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeFile {
+    /// Its name, relative to a model folder.
+    pub name: PathBuf,
+    /// What it holds.
+    pub text: String,
 }
 
 /// One file of weights.
@@ -58,8 +85,8 @@ impl TensorEntry {
 }
 
 impl Checkpoint {
-    /// Opens a model folder (with an index, a `model.safetensors`, or any other safetensors files) or a single
-    /// `.safetensors` file, which then has neither config nor side files.
+    /// Opens a model folder (with an index, a `model.safetensors`, any other safetensors files, or files of torch) or a
+    /// single file of safetensors or of torch, which then has neither config nor side files.
     ///
     /// Errors: [`Error::NotFound`] when the path does not exist; [`Error::NotACheckpoint`] when it holds no weights;
     /// [`Error::Unsupported`] when its weights are of another format; [`Error::Damaged`] when a header, the index or
@@ -67,7 +94,7 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, Error> {
         if !path.try_exists().map_err(Error::io("read", path))? {
             let remedy =
-                "give a model folder or a .safetensors file; models on a hub are downloaded first".into();
+                "give a model folder, a file of weights, or the `owner/name` of a model on a hub".into();
             return Err(Error::NotFound { path: path.to_path_buf(), remedy });
         }
         if path.is_dir() { Self::open_folder(path) } else { Self::open_file(path) }
@@ -83,12 +110,32 @@ impl Checkpoint {
         &self.files
     }
 
-    /// Every tensor, in file order and then in offset order.
+    /// Every tensor that is stored plainly, in file order and then in offset order.
     pub fn tensors(&self) -> &IndexMap<String, TensorEntry> {
         &self.tensors
     }
 
-    /// The tensor of that name.
+    /// Every tensor whose values are computed from what is stored.
+    pub fn encoded(&self) -> &IndexMap<String, Encoded> {
+        &self.encoded
+    }
+
+    /// What is stored besides tensors of the model, with the reason for which nothing is lost without it.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
+
+    /// What a user of the checkpoint should know of how it is stored; nothing of most.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// Files that travel with the weights and lie nowhere: those that the metadata of a GGUF file describes.
+    pub fn made_files(&self) -> &[MadeFile] {
+        &self.made_files
+    }
+
+    /// The plainly stored tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
     }
@@ -105,7 +152,7 @@ impl Checkpoint {
     }
 
     fn open_file(path: &Path) -> Result<Self, Error> {
-        if path.extension().is_none_or(|extension| extension != "safetensors") {
+        if Format::of(path).is_none() {
             return Err(refusal_of_file(path));
         }
         let mut checkpoint = Self::empty(path);
@@ -115,12 +162,12 @@ impl Checkpoint {
 
     fn open_folder(path: &Path) -> Result<Self, Error> {
         let mut checkpoint = Self::empty(path);
-        let index = path.join(INDEX_NAME);
-        if is_listed(&index) {
-            checkpoint.add_indexed(&index, &read_index(&index)?)?;
-        } else {
-            for name in weight_file_names(path)? {
-                checkpoint.add_file(path.join(name))?;
+        match WeightFiles::find(path)? {
+            WeightFiles::Indexed(index, files) => checkpoint.add_indexed(&index, &files)?,
+            WeightFiles::Names(names) => {
+                for name in names {
+                    checkpoint.add_file(path.join(name))?;
+                }
             }
         }
         let config = path.join("config.json");
@@ -129,13 +176,17 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn empty(path: &Path) -> Self {
+    pub(crate) fn empty(path: &Path) -> Self {
         Self {
             path: path.to_path_buf(),
             files: Vec::new(),
             tensors: IndexMap::new(),
+            encoded: IndexMap::new(),
+            left_out: Vec::new(),
             config: None,
             side_files: Vec::new(),
+            made_files: Vec::new(),
+            note: None,
         }
     }
 
@@ -147,28 +198,30 @@ impl Checkpoint {
                     format!("weight_map names {file:?}, which is missing; download or copy it again");
                 return Err(Error::damaged(index, detail));
             }
-            let before = self.tensors.len();
+            let before = (self.tensors.len(), self.encoded.len());
             self.add_file(path)?;
             self.hold_against_index(before, file, listed, index)?;
         }
         Ok(())
     }
 
-    /// Holds the tensors from position `from` on, those of `file`, against the index's list for that file.
+    /// Holds the tensors from these positions on, those of `file`, against the index's list for that file.
     fn hold_against_index(
         &self,
-        from: usize,
+        (plain, encoded): (usize, usize),
         file: &str,
         listed: &[String],
         index: &Path,
     ) -> Result<(), Error> {
+        let has = |name: &String| self.tensors.contains_key(name) || self.encoded.contains_key(name);
         // A tensor found in an earlier file is not in that file's list, so it was refused there.
-        if let Some(name) = listed.iter().find(|&name| !self.tensors.contains_key(name)) {
+        if let Some(name) = listed.iter().find(|&name| !has(name)) {
             let detail = format!("weight_map places tensor {name:?} in {file:?}, which does not hold it");
             return Err(Error::damaged(index, detail));
         }
         let listed: HashSet<&str> = listed.iter().map(String::as_str).collect();
-        if let Some(name) = self.tensors.keys().skip(from).find(|name| !listed.contains(name.as_str())) {
+        let mut held = self.tensors.keys().skip(plain).chain(self.encoded.keys().skip(encoded));
+        if let Some(name) = held.find(|name| !listed.contains(name.as_str())) {
             let detail = format!("{file:?} holds tensor {name:?}, which weight_map does not place there");
             return Err(Error::damaged(index, detail));
         }
@@ -176,23 +229,70 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: PathBuf) -> Result<(), Error> {
+        match Format::of(&path) {
+            Some(Format::Torch) => self.add_torch(path),
+            _ => self.add_safetensors(path),
+        }
+    }
+
+    fn add_safetensors(&mut self, path: PathBuf) -> Result<(), Error> {
         let header = Header::read(&path)?;
         let file = self.files.len();
         self.files.push(WeightFile { path, bytes: header.file_bytes });
         self.tensors.reserve(header.tensors.len());
         for tensor in header.tensors {
-            match self.tensors.entry(tensor.name) {
-                Entry::Occupied(entry) => return Err(duplicate(entry.key(), entry.get().file, &self.files)),
-                Entry::Vacant(entry) => entry.insert(TensorEntry {
-                    dtype: tensor.dtype,
-                    shape: tensor.shape,
-                    file,
-                    offset: tensor.offset,
-                    bytes: tensor.bytes,
-                }),
-            };
+            let (dtype, shape, offset, bytes) = (tensor.dtype, tensor.shape, tensor.offset, tensor.bytes);
+            self.add_plain(tensor.name, TensorEntry { dtype, shape, file, offset, bytes })?;
         }
         Ok(())
+    }
+
+    /// A pickle's own order says nothing, and storages may be shared: tensors are taken in the order of the state dict.
+    fn add_torch(&mut self, path: PathBuf) -> Result<(), Error> {
+        let torch = TorchFile::read(&path)?;
+        let file = self.files.len();
+        self.files.push(WeightFile { path: path.clone(), bytes: torch.file_bytes });
+        for (name, tensor) in torch.tensors {
+            let TorchTensor { dtype, shape, offset, strides, reach } = tensor;
+            match strides {
+                None => self.add_plain(name, TensorEntry { dtype, shape, file, offset, bytes: reach })?,
+                Some(strides) if is_float(dtype) => {
+                    let form = Form::Strided(Strided::new(dtype, strides, file, offset, reach));
+                    self.add_encoded(name, Encoded { shape, dtype, form })?;
+                }
+                Some(_) => {
+                    let detail = format!(
+                        "tensor {name:?} of type {dtype} is a view that is not in order; save it as `tensor.contiguous()`"
+                    );
+                    return Err(Error::unsupported(&path, detail));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_plain(&mut self, name: String, entry: TensorEntry) -> Result<(), Error> {
+        if let Some(first) = self.encoded.get(&name).and_then(|encoded| encoded.files().next()) {
+            return Err(duplicate(&name, first, &self.files));
+        }
+        match self.tensors.entry(name) {
+            Entry::Occupied(known) => Err(duplicate(known.key(), known.get().file, &self.files)),
+            Entry::Vacant(place) => {
+                place.insert(entry);
+                Ok(())
+            }
+        }
+    }
+
+    fn add_encoded(&mut self, name: String, encoded: Encoded) -> Result<(), Error> {
+        let known = self.encoded.get(&name).and_then(|encoded| encoded.files().next());
+        match known.or_else(|| self.tensors.get(&name).map(|entry| entry.file)) {
+            Some(first) => Err(duplicate(&name, first, &self.files)),
+            None => {
+                self.encoded.insert(name, encoded);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -201,92 +301,3 @@ fn duplicate(name: &str, first: usize, files: &[WeightFile]) -> Error {
     let detail = format!("it holds tensor {name:?}, which {} holds too", files[first].path.display());
     Error::damaged(last, detail)
 }
-
-/// The weights of a folder without an index: `model.safetensors`, else every safetensors file, sorted by name.
-fn weight_file_names(folder: &Path) -> Result<Vec<String>, Error> {
-    let names = file_names(folder)?;
-    let mut weights: Vec<String> =
-        names.iter().filter(|name| name.ends_with(".safetensors")).cloned().collect();
-    if weights.iter().any(|name| name == SINGLE_NAME) {
-        return Ok(vec![SINGLE_NAME.into()]);
-    }
-    // The same weights in the layout of their trainer, beside those that transformers loads.
-    if weights.iter().any(|name| !is_consolidated(name)) {
-        weights.retain(|name| !is_consolidated(name));
-    }
-    check_complete(folder, &weights)?;
-    if weights.is_empty() { Err(refusal_of_folder(folder, &names)) } else { Ok(weights) }
-}
-
-fn is_consolidated(name: &str) -> bool {
-    name.starts_with("consolidated")
-}
-
-/// Without an index, only the names can tell that a shard is missing. `names` is sorted.
-fn check_complete(folder: &Path, names: &[String]) -> Result<(), Error> {
-    let series: BTreeSet<(&str, &str)> = names.iter().filter_map(|name| shard_of(name)).collect();
-    for (stem, count) in series {
-        let is_missing = |&number: &usize| {
-            let name = format!("{stem}-{number:0width$}-of-{count}.safetensors", width = count.len());
-            names.binary_search(&name).is_err()
-        };
-        let shards: usize = count.parse().unwrap_or(usize::MAX);
-        let first = usize::from(is_missing(&0));
-        // A folder holds finitely many files, so the search ends even where the names claim more shards than that.
-        if let Some(number) = (first..shards.saturating_add(first)).find(is_missing) {
-            let detail =
-                format!("shard {number} of {count} of {stem:?} is missing; download or copy it again");
-            return Err(Error::damaged(folder, detail));
-        }
-    }
-    Ok(())
-}
-
-/// The stem and the count of a name like `model-00001-of-00002.safetensors`.
-fn shard_of(name: &str) -> Option<(&str, &str)> {
-    let (rest, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    (is_number(number) && is_number(count)).then_some((stem, count))
-}
-
-/// Whether the folder has this name, even as a link to nothing: such a link is an incomplete download, not an absence.
-fn is_listed(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
-}
-
-fn refusal_of_folder(folder: &Path, names: &[String]) -> Error {
-    match names.iter().find_map(|name| remedy_for_format(&folder.join(name))) {
-        Some(remedy) => Error::unsupported(folder, remedy),
-        None => Error::not_a_checkpoint(folder, "it holds no .safetensors file"),
-    }
-}
-
-fn refusal_of_file(path: &Path) -> Error {
-    if path.to_string_lossy().ends_with(".index.json") {
-        return Error::not_a_checkpoint(path, "it is an index; give the folder that it lies in");
-    }
-    match remedy_for_format(path) {
-        Some(remedy) => Error::unsupported(path, remedy),
-        None => Error::not_a_checkpoint(path, "its name does not end in .safetensors"),
-    }
-}
-
-/// What to do with weights of another format.
-fn remedy_for_format(file: &Path) -> Option<String> {
-    let name = file.file_name()?.to_str()?;
-    match file.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-        "gguf" => Some(format!(
-            "it is in GGUF; run `aludel convert {} out/` and give the folder `out/`",
-            file.display()
-        )),
-        "bin" | "pt" | "pth" if !name.starts_with("training_args") => Some(format!(
-            "{name} is a pickle, which can run code when it is read; load the model in transformers and save it as \
-             safetensors with `save_pretrained(folder)`"
-        )),
-        _ => None,
-    }
-}
-
-/// The name of the weights in a folder with one file of them.
-pub(crate) const SINGLE_NAME: &str = "model.safetensors";

@@ -12,10 +12,10 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::checkpoint::SINGLE_NAME;
 use crate::dtype::{element_bytes, tensor_bytes};
 use crate::error::Error;
 use crate::header::{MAX_HEADER_BYTES, PREFIX_BYTES};
+use crate::weight_files::SINGLE_NAME;
 
 /// A tensor that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,6 +1,6 @@
 //! Reads model checkpoints lazily and writes them whole.
 //!
-//! In: model folders and single safetensors files. Out: their tensors' names, types, shapes and places, zero-copy
+//! In: model folders and single files of weights: safetensors, files of torch, GGUF. Out: their tensors' names, types, shapes and places, zero-copy
 //! windows over the weights, and output folders that exist under their name only when they are complete.
 //! This crate does no arithmetic on weights and knows nothing of models, recipes or merges.
 //!
@@ -11,9 +11,14 @@
 //! - `names`: checks on names that come from files.
 //! - `header`: the header of one safetensors file, parsed and held against the file's length.
 //! - `index`: `model.safetensors.index.json`, which says which file holds which tensor.
+//! - `torch`: the files of `torch.save`, read without running them.
+//! - `weight_files`: which files of a folder hold its weights.
 //! - `side_files`: which other files of a model folder travel with its weights.
 //! - `config`: `config.json` as an ordered JSON object.
 //! - `checkpoint`: a model folder, opened by reading headers only.
+//! - `source`: what a merge reads: a checkpoint, with quantised tensors decoded, or a GGUF file.
+//! - `quantised`: FP8 weights and their scales, and the refusal of other quantisations.
+//! - `encoded`: values of tensors that are not stored as plain numbers.
 //! - `map`: zero-copy windows over the weights; the only `unsafe` of this crate.
 //! - `layout`: where every output tensor will lie.
 //! - `staging`: the hidden folder beside the target, and those of runs that died.
@@ -30,6 +35,7 @@ mod checkpoint;
 mod config;
 mod digest;
 mod dtype;
+mod encoded;
 mod error;
 mod folder;
 pub mod gguf;
@@ -38,20 +44,27 @@ mod index;
 mod layout;
 mod map;
 mod names;
+mod quantised;
 pub mod resident;
 mod shards;
 mod side_files;
+mod source;
 mod space;
 mod staging;
+mod torch;
+mod weight_files;
 
-pub use checkpoint::{Checkpoint, TensorEntry, WeightFile};
+pub use checkpoint::{Checkpoint, LeftOut, MadeFile, TensorEntry, WeightFile};
 pub use config::Config;
 pub use digest::{DigestCache, user_cache};
 pub use dtype::{element_bytes, is_float, tensor_bytes, torch_name};
+pub use encoded::Encoded;
 pub use error::Error;
 pub use folder::{OutputFolder, check_target, remove_stale};
 pub use layout::{Layout, OutputTensor, Placement, Shard};
 pub use map::WeightMap;
 pub use safetensors::Dtype;
 pub use shards::ShardWriter;
+pub use source::is_gguf;
 pub use space::free_space;
+pub use weight_files::needed_files;

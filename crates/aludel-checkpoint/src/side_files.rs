@@ -46,7 +46,7 @@ pub(crate) fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
 }
 
 /// Whether a file of this name belongs to what a user of the output needs.
-fn travels(name: &str) -> bool {
+pub(crate) fn travels(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let ends = |endings: &[&str]| endings.iter().any(|ending| lower.ends_with(ending));
     let begins = |beginnings: &[&str]| beginnings.iter().any(|beginning| lower.starts_with(beginning));
@@ -54,6 +54,11 @@ fn travels(name: &str) -> bool {
         return false;
     }
     NAMES.contains(&name) || ends(ENDINGS) || begins(BEGINNINGS)
+}
+
+/// Whether a name relative to a model folder is that of an additional chat template.
+pub(crate) fn is_chat_template(name: &str) -> bool {
+    name.strip_prefix(TEMPLATE_FOLDER).is_some_and(|rest| rest.starts_with('/')) && name.ends_with(".jinja")
 }
 
 const TEMPLATE_FOLDER: &str = "additional_chat_templates";

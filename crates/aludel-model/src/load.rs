@@ -85,6 +85,10 @@ fn check(checkpoint: &Checkpoint, inventory: &Inventory, tied: bool) -> Result<(
     let mut problems = Vec::new();
     for stored in &inventory.stored {
         match checkpoint.tensor(&stored.name) {
+            None if checkpoint.encoded().contains_key(&stored.name) => problems.push(format!(
+                "{} is not stored in order; write the model anew with `aludel convert`",
+                stored.name
+            )),
             None => problems.push(format!("{} is missing", stored.name)),
             Some(entry) => problems.extend(mismatch(stored, entry)),
         }
@@ -104,9 +108,12 @@ fn mismatch(stored: &Stored, entry: &TensorEntry) -> Option<String> {
     if entry.shape != stored.shape {
         return Some(format!("{name} is {:?} and should be {:?}", entry.shape, stored.shape));
     }
-    element_of(entry.dtype)
-        .is_none()
-        .then(|| format!("{name} is of type {:?}; F32, F16 and BF16 are supported", entry.dtype))
+    element_of(entry.dtype).is_none().then(|| {
+        format!(
+            "{name} is of type {:?}; F32, F16 and BF16 are supported, which `aludel convert` writes",
+            entry.dtype
+        )
+    })
 }
 
 fn element_of(dtype: Dtype) -> Option<Element> {

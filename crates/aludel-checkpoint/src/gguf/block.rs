@@ -70,6 +70,19 @@ impl BlockType {
         Ok(())
     }
 
+    /// As [`BlockType::decode`], for bytes at any address: they are copied to an aligned place in `room`. Blocks that candle
+    /// refuses become NaN, which whoever computes with them tells.
+    pub(crate) fn decode_copied(self, bytes: &[u8], room: &mut Vec<u8>, values: &mut Vec<f32>) {
+        room.resize(bytes.len() + BLOCK_ALIGNMENT, 0);
+        let skip = room.as_ptr().align_offset(BLOCK_ALIGNMENT).min(BLOCK_ALIGNMENT);
+        let aligned = &mut room[skip..skip + bytes.len()];
+        aligned.copy_from_slice(bytes);
+        let all = values.len() + bytes.len() / self.bytes() as usize * self.elements() as usize;
+        if self.decode(aligned, values).is_err() {
+            values.resize(all, f32::NAN);
+        }
+    }
+
     fn dequantise(self, bytes: &[u8]) -> Result<Vec<f32>, String> {
         let Some(candle) = self.facts().candle else {
             return Err(format!("{} is not quantised", self.name()));

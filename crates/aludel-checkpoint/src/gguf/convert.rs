@@ -44,6 +44,19 @@ pub struct Conversion {
     side_files: Vec<SideFile>,
 }
 
+/// A planned conversion as the parts of a checkpoint that decodes the file while it is read.
+#[derive(Debug)]
+pub(crate) struct OfFile {
+    pub(crate) header: Header,
+    /// The type of every tensor.
+    pub(crate) dtype: Dtype,
+    /// In the file's order.
+    pub(crate) mapped: Vec<Mapped>,
+    pub(crate) dropped: Vec<Dropped>,
+    /// Files beside the weights.
+    pub(crate) side_files: Vec<SideFile>,
+}
+
 /// How far the weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,6 +118,14 @@ impl Conversion {
         let mapped = names.mapped.into_iter().map(|mapped| (mapped.name.clone(), mapped)).collect();
         let warnings = tokenizer.warnings;
         Ok(Self { header, dtype, mapped, dropped: names.dropped, warnings, layout, side_files })
+    }
+
+    /// The parts of the conversion.
+    pub(crate) fn into_parts(self) -> OfFile {
+        let Self { header, dtype, mapped, dropped, side_files, .. } = self;
+        let mut mapped: Vec<Mapped> = mapped.into_values().collect();
+        mapped.sort_by_key(|mapped| mapped.tensor);
+        OfFile { header, dtype, mapped, dropped, side_files }
     }
 
     /// The file's header.

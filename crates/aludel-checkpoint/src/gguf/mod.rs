@@ -52,3 +52,6 @@ pub use block::BlockType;
 pub use convert::{Conversion, ConvertOptions, ConvertProgress, ConvertReport, convert};
 pub use header::{Header, TensorInfo};
 pub use names::Dropped;
+
+pub(crate) use convert::OfFile;
+pub(crate) use names::Change;

@@ -11,17 +11,17 @@ use crate::error::Error;
 
 /// A tensor of the file and what it becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mapped {
+pub(crate) struct Mapped {
     /// Position in [`Header::tensors`].
-    pub(super) tensor: usize,
+    pub(crate) tensor: usize,
     /// The Hugging Face name.
-    pub(super) name: String,
-    pub(super) change: Change,
+    pub(crate) name: String,
+    pub(crate) change: Change,
 }
 
 /// What is done to a tensor's values on the way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     None,
     /// Rows `2j` and `2j + 1` of a head become rows `j` and `j + rows / 2` of it. `rows` per head, even.
     UnpairRotary {
@@ -29,6 +29,14 @@ pub(super) enum Change {
     },
     /// 1 is subtracted: transformers adds it when it computes the norm.
     SubtractOne,
+}
+
+impl Change {
+    /// Where the file has a row of the output, in heads of `rows` rows that were paired.
+    pub(crate) const fn paired_row(row: u64, rows: u64) -> u64 {
+        let (head, inner, half) = (row / rows, row % rows, rows / 2);
+        head * rows + 2 * (inner % half) + inner / half
+    }
 }
 
 /// A tensor of the file that the output does without.

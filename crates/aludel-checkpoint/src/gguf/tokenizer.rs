@@ -15,7 +15,7 @@ use super::vocabulary::{Special, Vocabulary};
 use crate::error::Error;
 
 /// A file of the output folder: its name and content.
-pub(super) type SideFile = (&'static str, Vec<u8>);
+pub(crate) type SideFile = (&'static str, Vec<u8>);
 
 /// The tokenizer's files.
 #[derive(Debug, Default)]

@@ -129,9 +129,7 @@ fn runs(tensor: &TensorInfo, change: Change) -> Box<dyn Iterator<Item = Run>> {
     let all_rows = tensor.shape[0] as u64;
     let row_elements = elements / all_rows;
     Box::new((0..all_rows).map(move |row| {
-        let (head, inner) = (row / rows, row % rows);
-        let half = rows / 2;
-        let paired = head * rows + 2 * (inner % half) + inner / half;
+        let paired = Change::paired_row(row, rows);
         Run { first: paired * row_elements, elements: row_elements }
     }))
 }

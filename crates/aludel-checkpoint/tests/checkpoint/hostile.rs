@@ -222,21 +222,14 @@ fn a_config_that_is_no_object_is_damaged() {
 
 #[test]
 fn other_formats_are_unsupported_with_the_way_out() {
-    for (name, remedy) in [
-        ("model-Q4_K_M.gguf", "aludel convert"),
-        ("pytorch_model.bin", "save_pretrained"),
-        ("pytorch_model-00001-of-00002.bin", "save_pretrained"),
-        ("consolidated.00.pth", "save_pretrained"),
-    ] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(name);
-        fs::write(&path, "x").unwrap();
-        fs::write(folder.path().join("config.json"), "{}").unwrap();
-        for opened in [folder.path(), &path] {
-            let error = Checkpoint::open(opened).unwrap_err();
-            assert!(matches!(&error, Error::Unsupported { path, .. } if path == opened), "{error:?}");
-            assert_says(&error.to_string(), remedy);
-        }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model-Q4_K_M.gguf");
+    fs::write(&path, "x").unwrap();
+    fs::write(folder.path().join("config.json"), "{}").unwrap();
+    for opened in [folder.path(), &path] {
+        let error = Checkpoint::open(opened).unwrap_err();
+        assert!(matches!(&error, Error::Unsupported { path, .. } if path == opened), "{error:?}");
+        assert_says(&error.to_string(), "aludel convert");
     }
 }
 
