@@ -106,7 +106,10 @@ fn dropped(models: &Models, stages: &[Stage<'_>], output: &Stage<'_>, steps: &[S
         }
     }
     for (source, model) in models.sources.iter().enumerate() {
-        for tensor in model.checkpoint.tensors().keys() {
+        for left_out in model.checkpoint.left_out() {
+            dropped.push(Dropped { source, tensor: left_out.name.clone(), reason: left_out.reason.clone() });
+        }
+        for tensor in model.checkpoint.tensors().keys().chain(model.checkpoint.encoded().keys()) {
             let key = (source, tensor.as_str());
             if !used.contains(&Stored { source, tensor: tensor.clone() }) && !told.contains(&key) {
                 let reason = match model.role {

@@ -211,6 +211,14 @@ pub struct WrittenFile {
 }
 
 impl SideFiles {
+    /// The content of a file of that name.
+    fn read(&self, name: &str) -> Option<Vec<u8>> {
+        match self.written.iter().find(|file| file.name == std::path::Path::new(name)) {
+            Some(written) => Some(written.text.clone().into_bytes()),
+            None => std::fs::read(self.folder.join(name)).ok(),
+        }
+    }
+
     /// Writes a file in the place of any of that name.
     fn write(&mut self, name: &str, text: String) {
         let name = PathBuf::from(name);
@@ -243,9 +251,13 @@ impl StepInput {
     pub(crate) fn stored(&self, elements: u64, sources: &[Source]) -> Vec<StoredPart> {
         let part = |source: usize, tensor: &str| {
             let checkpoint = &sources[source].checkpoint;
-            let entry = checkpoint.tensor(tensor)?;
-            let width = entry.bytes.div_ceil(elements.max(1));
-            Some(StoredPart { width, bytes: entry.bytes, file: checkpoint.files()[entry.file].bytes })
+            let encoded = || checkpoint.encoded().get(tensor);
+            let (bytes, file) = match checkpoint.tensor(tensor) {
+                Some(entry) => (entry.bytes, entry.file),
+                None => encoded().and_then(|made| Some((made.stored_bytes(), made.files().next()?)))?,
+            };
+            let width = bytes.div_ceil(elements.max(1));
+            Some(StoredPart { width, bytes, file: checkpoint.files()[file].bytes })
         };
         self.reads().iter().filter_map(|read| part(read.source, &read.tensor)).collect()
     }

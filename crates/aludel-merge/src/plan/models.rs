@@ -11,8 +11,8 @@ use aludel_document::Located;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::SideFiles;
-use crate::derive::Made;
+use super::{SideFiles, WrittenFile};
+use crate::derive::{Decoded, Made};
 use crate::problem::{Problem, Problems};
 use crate::recipe::{ModelReference, nearest};
 
@@ -29,6 +29,9 @@ pub struct Source {
     pub tensors: usize,
     /// Bytes of its weight files.
     pub bytes: u64,
+    /// How it is stored, where that is not as plain numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     #[serde(skip)]
     pub(crate) checkpoint: Arc<Checkpoint>,
 }
@@ -76,20 +79,30 @@ pub(super) enum Origin {
 }
 
 impl Model {
-    fn of(name: &str, checkpoint: &Checkpoint, origin: Origin) -> Self {
-        let facts = |(name, entry): (&String, &aludel_checkpoint::TensorEntry)| {
+    /// A checkpoint that is opened as a source of this number.
+    fn of(name: &str, checkpoint: &Checkpoint, source: usize) -> Self {
+        let stored = |(name, entry): (&String, &aludel_checkpoint::TensorEntry)| {
             (name.clone(), Facts { shape: entry.shape.clone(), dtype: entry.dtype, made: None })
         };
+        let decoded = |(name, encoded): (&String, &aludel_checkpoint::Encoded)| {
+            let made = Some(Made::by(Decoded::new(source, name, encoded)));
+            (name.clone(), Facts { shape: encoded.shape.clone(), dtype: encoded.dtype, made })
+        };
+        let written = |made: &aludel_checkpoint::MadeFile| WrittenFile {
+            name: made.name.clone(),
+            text: made.text.clone(),
+        };
+        let tensors = checkpoint.tensors().iter().map(stored);
         Self {
             name: name.to_owned(),
-            tensors: checkpoint.tensors().iter().map(facts).collect(),
+            tensors: tensors.chain(checkpoint.encoded().iter().map(decoded)).collect(),
             config: checkpoint.config().cloned(),
             side_files: SideFiles {
                 folder: checkpoint.path().to_path_buf(),
                 names: checkpoint.side_files().to_vec(),
-                written: Vec::new(),
+                written: checkpoint.made_files().iter().map(written).collect(),
             },
-            origin,
+            origin: Origin::Source(source),
         }
     }
 
@@ -165,9 +178,9 @@ impl Models {
             return None;
         }
         let path = reference.value.path();
-        match Checkpoint::open(&path) {
+        match Checkpoint::open_source(&path) {
             Ok(checkpoint) => {
-                self.list.push(Model::of(name, &checkpoint, Origin::Source(self.sources.len())));
+                self.list.push(Model::of(name, &checkpoint, self.sources.len()));
                 self.add_source(name, path, role, checkpoint);
                 Some(self.list.len() - 1)
             }
@@ -203,8 +216,9 @@ impl Models {
             model: name.to_owned(),
             path,
             role,
-            tensors: checkpoint.tensors().len(),
+            tensors: checkpoint.tensors().len() + checkpoint.encoded().len(),
             bytes: checkpoint.files().iter().map(|file| file.bytes).sum(),
+            note: checkpoint.note().map(str::to_owned),
             checkpoint: Arc::new(checkpoint),
         });
     }

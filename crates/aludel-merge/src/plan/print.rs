@@ -18,6 +18,9 @@ impl fmt::Display for Plan {
                 Role::Statistics => "stats",
             };
             writeln!(f, "{role}    {} ({} tensors, {})", source.model, source.tensors, Bytes(source.bytes))?;
+            if let Some(note) = &source.note {
+                writeln!(f, "         {note}")?;
+            }
         }
         self.print_output(f)?;
         self.print_formulas(f)?;

@@ -149,7 +149,7 @@ fn taken(casts: &[Cast<'_>]) -> IndexSet<usize> {
 fn have_same_tokenizer(casts: &[Cast<'_>], models: &Models) -> bool {
     let taken = taken(casts);
     let read = |name: &str| -> Vec<Option<Vec<u8>>> {
-        let file = |&model: &usize| std::fs::read(models.list[model].side_files.folder.join(name)).ok();
+        let file = |&model: &usize| models.list[model].side_files.read(name);
         taken.iter().map(file).collect()
     };
     let all_same = |files: &[Option<Vec<u8>>]| files.windows(2).all(|pair| pair[0] == pair[1]);

@@ -45,6 +45,12 @@ pub(crate) fn model(folder: &Path, config: &Value, tensors: &[(String, f32)]) {
 
 /// Merges, and gives the first value of every tensor of the output.
 pub(crate) fn merged(recipe: &str, target: &Path) -> Result<Vec<(String, f32)>, Problems> {
+    merge(recipe, target)?;
+    Ok(values(target))
+}
+
+/// Merges.
+pub(crate) fn merge(recipe: &str, target: &Path) -> Result<(), Problems> {
     let plan = Plan::new(&Recipe::parse(recipe)?, &PlanOptions { threads: 2, ..PlanOptions::default() })?;
     let options = ExecuteOptions {
         replace: true,
@@ -54,7 +60,7 @@ pub(crate) fn merged(recipe: &str, target: &Path) -> Result<Vec<(String, f32)>, 
         sync: false,
     };
     execute(&plan, target, &options).unwrap();
-    Ok(values(target))
+    Ok(())
 }
 
 /// The first value of every tensor of a model.

@@ -99,7 +99,7 @@ aludel: 1 problem, nothing was written
 fn what_is_no_model_is_refused_without_a_place_in_a_recipe_that_nobody_wrote() {
     let sandbox = Sandbox::new(&[]);
     sandbox.aludel(&["convert", "absent", "out"]).assert().code(3).stdout_eq("").stderr_eq(str![[r#"
-error: absent does not exist: give a model folder or a .safetensors file; models on a hub are downloaded first
+error: absent does not exist: give a model folder, a file of weights, or the `owner/name` of a model on a hub
 aludel: 1 problem, nothing was written
 
 "#]]);

@@ -65,7 +65,7 @@ chat_template: chatlm
     merge.assert().code(3).stdout_eq("").stderr_eq(str![[r#"
 error: r.yml:6:7: models[0].parameters.wieght: `ties` takes no parameter `wieght`
   hint: did you mean `weight`?
-error: r.yml:8:12: models[1].model: models/absent does not exist: give a model folder or a .safetensors file; models on a hub are downloaded first
+error: r.yml:8:12: models[1].model: models/absent does not exist: give a model folder, a file of weights, or the `owner/name` of a model on a hub
 error: r.yml:9:26: models[1].parameters.weight: expected a number, found the text `heavy`
 error: r.yml:10:12: models[2].model: revision `v2` of a model: only models on disk are supported by this version
   hint: download the model and give its folder
