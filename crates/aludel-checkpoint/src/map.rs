@@ -131,6 +131,7 @@ fn map_file(file: &WeightFile) -> Result<(Mmap, File), Error> {
     // SAFETY: the map is read-only and handed out as `&[u8]`. That nobody changes the file meanwhile is the documented
     // condition on `WeightMap`; the standard library offers no way to enforce it.
     let map = unsafe { MmapOptions::new().map(&handle) }.map_err(Error::io("map", &file.path))?;
+    map_in_small_pages(&map);
     Ok((map, handle))
 }
 
@@ -179,6 +180,17 @@ const FAULT_CLUSTER: usize = WeightMap::RELEASED_AT_ONCE as usize;
 fn advise_needed(map: &Mmap, window: Range<usize>) {
     let _ = map.advise_range(memmap2::Advice::WillNeed, window.start, window.len());
 }
+
+/// A window is a fraction of a megabyte: where a file is cached in large pages, touching it would make two megabytes resident,
+/// and how much memory a merge takes would depend on the file system.
+#[cfg(target_os = "linux")]
+fn map_in_small_pages(map: &Mmap) {
+    // A kernel without large pages refuses, and has none.
+    let _ = map.advise(memmap2::Advice::NoHugePage);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn map_in_small_pages(_: &Mmap) {}
 
 #[cfg(unix)]
 fn advise_not_needed(map: &Mmap, window: Range<usize>) {
