@@ -5,6 +5,7 @@
 //! never learns whether its inputs are stored or made.
 
 mod decoded;
+pub(crate) mod rows;
 
 pub(crate) use decoded::Decoded;
 
@@ -114,7 +115,6 @@ impl<'a> Weights<'a> {
     ///
     /// # Panics
     /// Where the tensor is stored in a type that cannot be computed on, which planning has refused.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no derivation has another tensor within it yet"))]
     pub(crate) fn read(&self, stored: &Stored, made: Option<&Made>, start: u64, to: &mut [f32]) {
         if let Some(made) = made {
             return made.make(self, start, to);
@@ -126,8 +126,24 @@ impl<'a> Weights<'a> {
         element.decode_into(map.bytes(entry, range), to);
     }
 
+    /// Reads a few consecutive elements of a stored tensor without mapping them, where the order of reading is any.
+    ///
+    /// # Panics
+    /// As [`Weights::read`].
+    pub(crate) fn copy(&self, stored: &Stored, start: u64, to: &mut [f32]) {
+        let Some((map, entry)) = self.tensor(stored) else { unreachable!("`{}` was planned", stored.tensor) };
+        let Some(element) = element_of(entry.dtype) else { unreachable!("{} was refused", entry.dtype) };
+        let width = element_bytes(entry.dtype) as usize;
+        let mut bytes = [0; 4 * COPIED_AT_ONCE];
+        for (piece, to) in to.chunks_mut(COPIED_AT_ONCE).enumerate() {
+            let start = (start as usize + piece * COPIED_AT_ONCE) * width;
+            let bytes = &mut bytes[..to.len() * width];
+            map.copy(entry, start as u64..(start + bytes.len()) as u64, bytes);
+            element.decode_into(bytes, to);
+        }
+    }
+
     /// Gives back the pages of elements that a sweep has passed.
-    #[expect(dead_code, reason = "no derivation has another tensor within it yet")]
     pub(crate) fn release(&self, stored: &Stored, made: Option<&Made>, passed: &Passed) {
         match (made, self.tensor(stored)) {
             (Some(made), _) => made.release(self, passed),
@@ -149,6 +165,9 @@ pub(crate) fn release(map: &WeightMap, entry: &TensorEntry, width: u64, passed: 
         map.release_passed(entry, range);
     }
 }
+
+/// Elements, of four bytes at the most, that are copied by one system call.
+const COPIED_AT_ONCE: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -38,9 +38,14 @@ pub(super) struct Taken {
 }
 
 impl Cast<'_> {
+    /// The base model, by its position among [`Models::list`].
+    pub(super) fn base_of(&self, models: &Models) -> Option<usize> {
+        models.position(&self.scope.base_model()?.value)
+    }
+
     /// The position in [`Cast::taken`] of what gives the output its shape and type: the base's, where there is one.
     pub(super) fn leading(&self, models: &Models) -> usize {
-        let base = self.scope.base_model().and_then(|base| models.position(&base.value));
+        let base = self.base_of(models);
         let is_base = |taken: &Taken| Some(taken.model) == base;
         self.taken.iter().position(is_base).unwrap_or(0)
     }

@@ -86,7 +86,8 @@ fn tokenizer_config(files: &SideFiles) -> Option<Value> {
     serde_json::from_str(&read(files, TOKENIZER_CONFIG)?).ok()
 }
 
-fn read(files: &SideFiles, name: &str) -> Option<String> {
+/// The text of a side file, unless it is larger than any real one.
+pub(super) fn read(files: &SideFiles, name: &str) -> Option<String> {
     if let Some(written) = files.written.iter().find(|file| file.name == Path::new(name)) {
         return Some(written.text.clone());
     }

@@ -99,6 +99,10 @@ impl<'a> Formulas<'a> {
         let members: Vec<Member> = cast.members.iter().map(named).collect();
         let mut statistics = Vec::new();
         for (&source, member) in cast.statistics.iter().zip(&members) {
+            let is_moved = tensor.inputs[usize::from(member.input)].made.is_some();
+            if is_moved && self.models.sources[source].checkpoint.tensor(&member.tensor).is_some() {
+                return Err(moved(&self.models.sources[source].model, &member.tensor));
+            }
             let is_there = self.has_statistics(source, &member.tensor, stage, tensor)?;
             statistics.push(is_there.then_some(values.len() as u16));
             if is_there {
@@ -229,6 +233,13 @@ fn computes_by_row(stage: &Stage<'_>, context: &Tensor<'_>) -> Result<bool, Prob
     let by_row = |extent: &Extent| matches!(extent, Extent::Row | Extent::Column);
     let ranks = |op: &Op| matches!(op, Op::Rank(_));
     Ok(formula.extents().iter().any(by_row) || formula.nodes().iter().any(ranks))
+}
+
+/// Statistics by row, of a tensor whose rows the merge puts into another order.
+fn moved(file: &str, tensor: &str) -> Problem {
+    let message =
+        format!("the rows of `{tensor}` are put into another order, in which `{file}` does not have them");
+    Problem::general(message).with_hint("leave that tensor out of the statistics: it then counts as unknown")
 }
 
 fn internal(stage: &Stage<'_>, error: &FormulaError) -> Problem {

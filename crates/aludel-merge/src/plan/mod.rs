@@ -18,12 +18,13 @@ mod slices;
 mod stacks;
 mod stage;
 mod tensors;
+mod vocabulary;
 
 pub use budget::{MEMORY_DEFAULT, Work};
 pub use models::{Role, Source};
 pub use print::Bytes;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, Layout};
@@ -206,7 +207,8 @@ pub struct SideFiles {
 pub struct WrittenFile {
     /// Its name in the output folder.
     pub name: PathBuf,
-    /// What it holds.
+    /// What it holds. Not part of the plan as a value: tokenizers have megabytes.
+    #[serde(skip)]
     pub text: String,
 }
 
@@ -225,6 +227,12 @@ impl SideFiles {
         self.names.retain(|known| *known != name);
         self.written.retain(|known| known.name != name);
         self.written.push(WrittenFile { name, text });
+    }
+
+    /// Leaves files out.
+    fn remove(&mut self, is_out: impl Fn(&Path) -> bool) {
+        self.names.retain(|name| !is_out(name));
+        self.written.retain(|file| !is_out(&file.name));
     }
 }
 

@@ -14,7 +14,7 @@ use super::layer_config::{Counted, with_layers};
 use super::models::Models;
 use super::modules::Modules;
 use super::slices::{Stacked, reason_unused, sliced};
-use super::tensors::{DERIVED, DroppedTensors, Matched, Unused, Wanted, is_derived, whole};
+use super::tensors::{DERIVED, DroppedTensors, Matched, Read, Unused, Wanted, is_derived, whole};
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 
@@ -32,16 +32,17 @@ impl Output {
     pub(super) fn of(
         recipe: &Recipe,
         casts: &[Cast<'_>],
-        models: &Models,
+        read: Read<'_>,
         primary: usize,
         is_complete: bool,
         problems: &mut Problems,
     ) -> Self {
+        let models = read.models;
         let before = problems.count();
         let modules = modules(recipe, models, primary, problems);
         let is_complete = is_complete && problems.count() == before;
         let mut building =
-            Building { casts, models, primary, tensors: Vec::new(), dropped: DroppedTensors::default() };
+            Building { casts, read, primary, tensors: Vec::new(), dropped: DroppedTensors::default() };
         let mut stacks = Vec::new();
         for (part, range) in ranges(recipe).into_iter().enumerate() {
             let owns = |name: &str| modules.owner(name) == Some(part);
@@ -58,6 +59,10 @@ impl Output {
         let config = match config {
             Some(config) => problems.take(config_of(config, &stacks, models)),
             None => None,
+        };
+        let config = match (config, read.vocabulary) {
+            (Some(config), Some(vocabulary)) => Some(vocabulary.config(config, primary, models)),
+            (config, _) => config,
         };
         Self { tensors: building.tensors, dropped: building.dropped.list, config }
     }
@@ -85,7 +90,7 @@ fn modules(recipe: &Recipe, models: &Models, primary: usize, problems: &mut Prob
 
 struct Building<'a> {
     casts: &'a [Cast<'a>],
-    models: &'a Models,
+    read: Read<'a>,
     primary: usize,
     tensors: Vec<Matched>,
     dropped: DroppedTensors,
@@ -98,7 +103,7 @@ impl Building<'_> {
             return;
         }
         let leading = cast.taken.iter().position(|taken| taken.model == self.primary).unwrap_or(0);
-        let matched = whole((number, cast), self.models, leading, owns, &mut self.dropped, problems);
+        let matched = whole((number, cast), self.read, leading, owns, &mut self.dropped, problems);
         self.tensors.extend(matched);
     }
 
@@ -109,25 +114,25 @@ impl Building<'_> {
         problems: &mut Problems,
     ) -> Option<Stacked> {
         let casts = (range.start, &self.casts[range]);
-        let (matched, stacked) = sliced(casts, self.models, self.primary, owns, &mut self.dropped, problems)?;
+        let (matched, stacked) = sliced(casts, self.read, self.primary, owns, &mut self.dropped, problems)?;
         self.tensors.extend(matched);
         Some(stacked)
     }
 
     /// Takes over what no module names.
     fn take_over(&mut self, modules: &Modules, problems: &mut Problems) {
-        let model = &self.models.list[self.primary];
+        let model = &self.read.models.list[self.primary];
         let unowned = model.names().filter(|name| modules.owner(name).is_none() && !is_derived(name));
         for name in unowned {
             let tensors = vec![(self.primary, name.to_owned())];
-            let wanted = Wanted { output: name.to_owned(), tensors, leading: 0 };
-            self.tensors.extend(wanted.matched(self.models, None, 0.0, problems));
+            let wanted = Wanted { output: name.to_owned(), tensors, leading: 0, base: None };
+            self.tensors.extend(wanted.matched(self.read, None, 0.0, problems));
         }
     }
 
     /// Names every input tensor that is in no output tensor, with the reason.
     fn tell_unused(&mut self, modules: &Modules, stacks: &[(usize, Stacked)]) {
-        let Self { casts, models, primary, tensors, dropped } = self;
+        let Self { casts, read: Read { models, .. }, primary, tensors, dropped } = self;
         let is_taken = |model| casts.iter().flat_map(|cast| &cast.taken).any(|taken| taken.model == model);
         let taken = casts.iter().flat_map(|cast| &cast.taken).map(|taken| taken.model);
         let among: IndexSet<usize> = taken.chain([*primary]).collect();

@@ -14,8 +14,8 @@ use super::layer_config::Counted;
 use super::models::{Model, Models};
 use super::stacks::{LayerName, Stack, only_stack, stacks};
 use super::tensors::{
-    DERIVED, DroppedTensors, Matched, Wanted, has_embedding, is_derived, is_embedding, is_head, tied_head,
-    ties_embeddings,
+    DERIVED, DroppedTensors, Matched, Read, Wanted, has_embedding, is_derived, is_embedding, is_head,
+    tied_head, ties_embeddings,
 };
 use crate::problem::{Problem, Problems};
 use crate::recipe::layer_position;
@@ -41,16 +41,18 @@ pub(super) struct Origin {
 /// All tensors of an output, or of a part of it, that slices are stacked into.
 pub(super) fn sliced(
     (first_cast, casts): (usize, &[Cast<'_>]),
-    models: &Models,
+    read: Read<'_>,
     config_of: usize,
     owns: &dyn Fn(&str) -> bool,
     dropped: &mut DroppedTensors,
     problems: &mut Problems,
 ) -> Option<(Vec<Matched>, Stacked)> {
+    let models = read.models;
     let prefix = prefix_of(casts, models, owns, problems)?;
     let learned: HashMap<usize, Stack<'_>> = stacks_of(casts, models, &prefix, problems)?;
     check_ranges(casts, models, &learned, problems)?;
-    let slices = Slices { first_cast, casts, models, config_of, owns, prefix: &prefix, stacks: learned };
+    let slices =
+        Slices { first_cast, casts, models, read, config_of, owns, prefix: &prefix, stacks: learned };
     let has_head = slices.has_head();
     if !has_head {
         let among: Vec<usize> = (0..models.list.len()).collect();
@@ -165,6 +167,7 @@ struct Slices<'a> {
     first_cast: usize,
     casts: &'a [Cast<'a>],
     models: &'a Models,
+    read: Read<'a>,
     config_of: usize,
     owns: &'a dyn Fn(&str) -> bool,
     prefix: &'a str,
@@ -225,7 +228,7 @@ impl Slices<'_> {
     /// A tensor that has the same name in the output as in all models of a slice.
     fn same_name(&self, slice: usize, name: &str, problems: &mut Problems) -> Option<Matched> {
         self.wanted(slice, name.to_owned(), |_| name.to_owned()).matched(
-            self.models,
+            self.read,
             Some(self.first_cast + slice),
             layer_position(None, 1),
             problems,
@@ -266,12 +269,7 @@ impl Slices<'_> {
                     self.layer_name(taken.first_layer.unwrap_or(0) + layer, rest)
                 });
                 let position = layer_position(Some(layer), count);
-                matched.extend(wanted.matched(
-                    self.models,
-                    Some(self.first_cast + slice),
-                    position,
-                    problems,
-                ));
+                matched.extend(wanted.matched(self.read, Some(self.first_cast + slice), position, problems));
             }
         }
         matched
@@ -280,7 +278,7 @@ impl Slices<'_> {
     fn wanted(&self, slice: usize, output: String, name_in: impl Fn(&Taken) -> String) -> Wanted {
         let cast = &self.casts[slice];
         let tensors = cast.taken.iter().map(|taken| (taken.model, name_in(taken))).collect();
-        Wanted { output, tensors, leading: cast.leading(self.models) }
+        Wanted { output, tensors, leading: cast.leading(self.models), base: cast.base_of(self.models) }
     }
 
     fn layer_name(&self, layer: usize, rest: &str) -> String {

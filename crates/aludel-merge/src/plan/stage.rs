@@ -11,10 +11,11 @@ use super::cast::{self, Cast};
 use super::chat_template;
 use super::models::{Facts, Model, Models, Origin, Role};
 use super::output::Output;
-use super::tensors::{Matched, Unused};
+use super::tensors::{Matched, Read, Unused};
+use super::vocabulary::Vocabulary;
 use crate::methods::{self, Method};
 use crate::problem::{Problem, Problems};
-use crate::recipe::{Located, Recipe, TokenizerSource};
+use crate::recipe::Recipe;
 
 /// A recipe whose tensors are matched.
 pub(super) struct Stage<'r> {
@@ -49,8 +50,14 @@ impl<'r> Stage<'r> {
             recipe.scopes().map(|scope| cast::cast(scope, method, models, problems)).collect();
         let primary = primary(recipe, &casts, models, problems)?;
         let is_complete = problems.count() == before && casts.iter().all(|cast| cast.is_complete);
-        let output = Output::of(recipe, &casts, models, primary, is_complete, problems);
-        let side_files = side_files(recipe, &casts, models, primary, problems);
+        let before = problems.count();
+        let vocabulary = vocabulary(recipe, &casts, models, primary, problems);
+        if problems.count() > before {
+            return None;
+        }
+        let read = Read { models, vocabulary: vocabulary.as_ref() };
+        let output = Output::of(recipe, &casts, read, primary, is_complete, problems);
+        let side_files = side_files(recipe, &casts, read, primary, problems);
         let tensors = output.tensors.into_iter().map(|matched| (matched.name.clone(), matched)).collect();
         let (dropped, config) = (output.dropped, output.config);
         Some(Self { recipe, method, casts, tensors, dropped, config, side_files, first_stream, is_complete })
@@ -103,35 +110,28 @@ fn primary(
     }
 }
 
-/// The files beside the weights: the primary model's, with the tokenizer and the chat template that the recipe asks for.
-fn side_files(
+/// The output's tokens, where the recipe asks for some.
+fn vocabulary(
     recipe: &Recipe,
     casts: &[Cast<'_>],
     models: &Models,
     primary: usize,
     problems: &mut Problems,
+) -> Option<Vocabulary> {
+    Vocabulary::of(recipe.tokenizer.as_ref()?, primary, &taken(casts), models, problems)
+}
+
+/// The files beside the weights: the primary model's, with the tokenizer and the chat template that the recipe asks for.
+fn side_files(
+    recipe: &Recipe,
+    casts: &[Cast<'_>],
+    Read { models, vocabulary }: Read<'_>,
+    primary: usize,
+    problems: &mut Problems,
 ) -> SideFiles {
-    let source = match &recipe.tokenizer_source {
-        None | Some(Located { value: TokenizerSource::Base, .. }) => primary,
-        Some(Located { value: TokenizerSource::Model(model), place }) => match models.position(model) {
-            Some(source) => source,
-            None => {
-                let message = format!("`{}` is none of the merge's models", model.text());
-                problems
-                    .push(Problem::at(place.clone(), message).with_hint("name one of `models`, or `base`"));
-                primary
-            }
-        },
-        Some(Located { value: TokenizerSource::Union, place }) => {
-            if !have_same_tokenizer(casts, models) {
-                let message =
-                    "the models' tokenizers differ, and uniting them is not supported by this version yet";
-                problems.push(Problem::at(place.clone(), message).with_hint("use `tokenizer_source: base`"));
-            }
-            primary
-        }
-    };
-    let mut files = models.list[source].side_files.clone();
+    let own = || models.list[primary].side_files.clone();
+    let files = vocabulary.and_then(|vocabulary| problems.take(vocabulary.side_files(models)));
+    let mut files = files.unwrap_or_else(own);
     if let Some(asked) = &recipe.chat_template {
         let of_models: Vec<&SideFiles> =
             taken(casts).into_iter().map(|model| &models.list[model].side_files).collect();
@@ -144,14 +144,4 @@ fn side_files(
 /// The models that any slice takes something of, each once.
 fn taken(casts: &[Cast<'_>]) -> IndexSet<usize> {
     casts.iter().flat_map(|cast| &cast.taken).map(|taken| taken.model).collect()
-}
-
-fn have_same_tokenizer(casts: &[Cast<'_>], models: &Models) -> bool {
-    let taken = taken(casts);
-    let read = |name: &str| -> Vec<Option<Vec<u8>>> {
-        let file = |&model: &usize| models.list[model].side_files.read(name);
-        taken.iter().map(file).collect()
-    };
-    let all_same = |files: &[Option<Vec<u8>>]| files.windows(2).all(|pair| pair[0] == pair[1]);
-    ["tokenizer.json", "tokenizer.model"].iter().all(|name| all_same(&read(name)))
 }

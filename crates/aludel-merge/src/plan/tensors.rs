@@ -11,6 +11,7 @@ use indexmap::IndexSet;
 use super::cast::Cast;
 use super::models::{Facts, Model, Models};
 use super::stacks::Layers;
+use super::vocabulary::{Vocabulary, is_of_vocabulary};
 use crate::derive::Made;
 use crate::problem::{Problem, Problems};
 use crate::recipe::nearest;
@@ -94,12 +95,14 @@ impl DroppedTensors {
 /// All tensors of an output that whole models are merged into.
 pub(super) fn whole(
     (number, cast): (usize, &Cast<'_>),
-    models: &Models,
+    read: Read<'_>,
     leading: usize,
     owns: &dyn Fn(&str) -> bool,
     dropped: &mut DroppedTensors,
     problems: &mut Problems,
 ) -> Vec<Matched> {
+    let models = read.models;
+    let base = cast.base_of(models);
     let taken: Vec<usize> = cast.taken.iter().map(|taken| taken.model).collect();
     let model = |position: usize| &models.list[taken[position]];
     let mut names: IndexSet<&str> = model(leading).names().collect();
@@ -118,10 +121,19 @@ pub(super) fn whole(
             output: name.to_owned(),
             tensors: taken.iter().map(|&model| (model, name.to_owned())).collect(),
             leading,
+            base,
         };
-        wanted.matched(models, Some(number), layers.position(name), problems)
+        wanted.matched(read, Some(number), layers.position(name), problems)
     });
     matched.collect()
+}
+
+/// What output tensors are matched from.
+#[derive(Clone, Copy)]
+pub(super) struct Read<'a> {
+    pub models: &'a Models,
+    /// The output's tokens, where the recipe settles them.
+    pub vocabulary: Option<&'a Vocabulary>,
 }
 
 /// An output tensor that is to be made of these.
@@ -132,13 +144,15 @@ pub(super) struct Wanted {
     pub tensors: Vec<(usize, String)>,
     /// Which of them gives the output its shape and type.
     pub leading: usize,
+    /// The base model, which goes before others where one lacks a token.
+    pub base: Option<usize>,
 }
 
 impl Wanted {
     /// Finds the tensors; those that are missing, or differ where they may not, are problems.
     pub(super) fn matched(
         self,
-        models: &Models,
+        Read { models, vocabulary }: Read<'_>,
         cast: Option<usize>,
         position: f64,
         problems: &mut Problems,
@@ -154,16 +168,23 @@ impl Wanted {
         if inputs.len() < self.tensors.len() {
             return None;
         }
-        let facts: Vec<(&Model, &Facts)> = inputs
+        let vocabulary = vocabulary.filter(|_| is_of_vocabulary(&self.output));
+        if let Some(vocabulary) = vocabulary {
+            problems.take(vocabulary.remap(&self.output, &mut inputs, self.base, models))?;
+        }
+        let facts: Vec<(&Model, Facts)> = inputs
             .iter()
             .filter_map(|input| {
                 let model = &models.list[input.model];
-                Some((model, model.tensors.get(&input.tensor)?))
+                let stored = model.tensors.get(&input.tensor)?;
+                let vocabulary = vocabulary.filter(|_| input.made.is_some());
+                let shape = vocabulary.map_or_else(|| stored.shape.clone(), |all| all.shape(&stored.shape));
+                Some((model, Facts { shape, ..stored.clone() }))
             })
             .collect();
-        let first = *facts.get(self.leading)?;
+        let first = facts.get(self.leading)?;
         let before = problems.count();
-        facts.iter().for_each(|other| check_alike(&self.output, first, *other, problems));
+        facts.iter().for_each(|other| check_alike(&self.output, first, other, problems));
         (problems.count() == before).then(|| Matched {
             name: self.output,
             shape: first.1.shape.clone(),
@@ -177,7 +198,7 @@ impl Wanted {
 }
 
 /// The tensor that stands for `name` in a model: itself, or the embedding that a head is tied to.
-fn name_in<'n>(name: &'n str, model: &'n Model) -> Option<&'n str> {
+pub(super) fn name_in<'n>(name: &'n str, model: &'n Model) -> Option<&'n str> {
     if model.has(name) {
         return Some(name);
     }
@@ -241,16 +262,16 @@ fn missing(name: &str, source: usize, among: &[usize], models: &Models) -> Probl
 /// Reports what keeps two tensors from being merged.
 fn check_alike(
     name: &str,
-    (first, a): (&Model, &Facts),
-    (second, b): (&Model, &Facts),
+    (first, a): &(&Model, Facts),
+    (second, b): &(&Model, Facts),
     problems: &mut Problems,
 ) {
     let (first, second) = (&first.name, &second.name);
     if a.shape != b.shape {
         let message = format!("`{name}` is {:?} in `{first}` and {:?} in `{second}`", a.shape, b.shape);
-        let is_vocabulary = (is_head(name) || is_embedding(name)) && a.shape.get(1..) == b.shape.get(1..);
+        let is_vocabulary = is_of_vocabulary(name) && a.shape.get(1..) == b.shape.get(1..);
         let hint = if is_vocabulary {
-            "the vocabularies differ in size: resize the embeddings of one model to the other's first"
+            "the vocabularies differ in size: say with `tokenizer_source` whose tokens the output has, `base`, `union` or one of the models"
         } else {
             "only models of the same shape can be merged"
         };

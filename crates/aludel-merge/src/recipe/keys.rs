@@ -16,7 +16,7 @@ pub(super) const RECIPE: &[Key] = &[
     Key::read("dtype"),
     Key::read("out_dtype"),
     Key::read("tokenizer_source"),
-    Key::later("tokenizer", "use `tokenizer_source` with `base`, `union` or one of the models"),
+    Key::read("tokenizer"),
     Key::read("chat_template"),
     Key::read("name"),
 ];
@@ -48,3 +48,14 @@ pub(super) const SOURCE: &[Key] = &[Key::read("model"), Key::read("layer_range")
 
 /// The keys of one entry of a filtered value.
 pub(super) const FILTERED: &[Key] = &[Key::read("filter"), Key::read("value")];
+
+/// The keys of `tokenizer`.
+pub(super) const TOKENIZER: &[Key] =
+    &[Key::read("source"), Key::read("tokens"), Key::read("pad_to_multiple_of")];
+
+/// The keys of one entry of a tokenizer's `tokens`.
+pub(super) const TOKEN: &[Key] = &[Key::read("source"), Key::read("force")];
+
+/// The keys of a token's `source`.
+pub(super) const TOKEN_ROW: &[Key] =
+    &[Key::read("kind"), Key::read("model"), Key::read("token"), Key::read("token_id")];

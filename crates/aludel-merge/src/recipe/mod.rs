@@ -5,7 +5,7 @@
 //! [`Recipe::check_parameters`]).
 //!
 //! Reading order: `value` and `parameters` (what stands under `parameters:`), `reference` and `float` (models and element
-//! types), `part` (what is merged: models, slices, modules), `read` (the whole recipe), `stages` (several of them), `scope` (which parameters hold
+//! types), `part` (what is merged: models, slices, modules), `tokenizer`, `read` (the whole recipe), `stages` (several of them), `scope` (which parameters hold
 //! where), `check` (parameters against what a method declares). YAML itself, and the places in it, come from
 //! [`aludel_document`].
 
@@ -18,6 +18,7 @@ mod read;
 mod reference;
 mod scope;
 mod stages;
+mod tokenizer;
 mod value;
 
 pub use aludel_document::{Located, Scalar, nearest};
@@ -25,8 +26,9 @@ pub use check::{DefaultValue, Kind, Level, ParameterSpec};
 pub use float::FloatType;
 pub use parameters::{Parameter, Parameters};
 pub use part::{ModelEntry, Part, Slice};
-pub use reference::{ModelReference, TokenizerSource};
+pub use reference::ModelReference;
 pub use scope::{Input, Scope};
+pub use tokenizer::{Token, TokenName, TokenRow, Tokenizer, TokenizerSource};
 pub use value::{FilteredValue, Setting, Value, layer_position};
 
 use std::sync::Arc;
@@ -54,8 +56,8 @@ pub struct Recipe {
     pub dtype: Option<FloatType>,
     /// The type of the output; `dtype` when absent.
     pub out_dtype: Option<FloatType>,
-    /// Where the output's tokenizer comes from.
-    pub tokenizer_source: Option<Located<TokenizerSource>>,
+    /// The output's tokenizer, where it is not the base model's as it is.
+    pub tokenizer: Option<Tokenizer>,
     /// A chat template, or the name of one, for the output's tokenizer.
     pub chat_template: Option<Located<String>>,
 }

@@ -12,8 +12,9 @@ use super::float::FloatType;
 use super::keys::RECIPE;
 use super::parameters::Parameters;
 use super::part::read_parts;
-use super::reference::{ModelReference, TokenizerSource};
+use super::reference::ModelReference;
 use super::stages::linked;
+use super::tokenizer::Tokenizer;
 use crate::problem::{Problem, Problems};
 
 pub(super) fn recipe(text: &str) -> Result<Recipe, Problems> {
@@ -53,7 +54,7 @@ fn whole(root: &Cursor<'_>, text: &Arc<str>, problems: &mut Problems) -> Option<
     let parameters = Parameters::read(root, problems);
     let dtype = optional(root, "dtype", problems, FloatType::read);
     let out_dtype = optional(root, "out_dtype", problems, FloatType::read);
-    let tokenizer_source = optional(root, "tokenizer_source", problems, located(TokenizerSource::read));
+    let tokenizer = Tokenizer::read(root, problems);
     let chat_template = optional(root, "chat_template", problems, located(read_text));
     let name = optional(root, "name", problems, located(read_text));
     Some(Recipe {
@@ -66,7 +67,7 @@ fn whole(root: &Cursor<'_>, text: &Arc<str>, problems: &mut Problems) -> Option<
         parameters,
         dtype,
         out_dtype,
-        tokenizer_source,
+        tokenizer,
         chat_template,
     })
 }

@@ -16,17 +16,6 @@ pub struct ModelReference {
     split: Option<usize>,
 }
 
-/// Where the output's tokenizer comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenizerSource {
-    /// The base model.
-    Base,
-    /// All models: every token that any of them has.
-    Union,
-    /// This model.
-    Model(ModelReference),
-}
-
 impl ModelReference {
     /// The reference as written.
     pub fn text(&self) -> &str {
@@ -72,16 +61,6 @@ impl ModelReference {
                 Err(cursor.problem("the path of the model is empty"))
             }
             _ => Ok(reference),
-        }
-    }
-}
-
-impl TokenizerSource {
-    pub(super) fn read(cursor: &Cursor<'_>) -> Result<Self, Problem> {
-        match ModelReference::read(cursor)? {
-            reference if reference.text == "base" => Ok(Self::Base),
-            reference if reference.text == "union" => Ok(Self::Union),
-            reference => Ok(Self::Model(reference)),
         }
     }
 }

