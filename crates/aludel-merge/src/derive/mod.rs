@@ -43,7 +43,7 @@ pub(crate) trait Derivation: Debug + Send + Sync {
 /// A stored tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Stored {
-    /// The position among [`Plan::sources`](crate::Plan::sources).
+    /// The position among [`Plan::sources`](crate::plan::Plan::sources).
     pub source: usize,
     /// Its name there.
     pub tensor: String,
