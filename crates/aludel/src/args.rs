@@ -117,7 +117,7 @@ pub(crate) enum CacheCommand {
     Capture(CaptureArguments),
     /// Say what a cache is of, and how large
     Info(CacheInfoArguments),
-    /// Check every byte of a cache
+    /// Check every byte of a cache, and with a run how far it lies from the live teacher
     Verify(CacheVerifyArguments),
 }
 
@@ -167,6 +167,14 @@ pub(crate) struct CacheInfoArguments {
 pub(crate) struct CacheVerifyArguments {
     /// The cache
     pub(crate) cache: PathBuf,
+    /// The run that it was captured by: a sample is compared with what its teacher says now
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<PathBuf>,
+    /// Records of the sample
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) records: usize,
+    #[command(flatten)]
+    pub(crate) computing: ComputingFlags,
 }
 
 /// What a cache stores of each token.

@@ -173,13 +173,13 @@ pub fn capture<D: LossDevice>(device: &Arc<D>, settings: &Capture<'_>) -> Result
 }
 
 /// The rows of a run's data, as pieces.
-struct Sources {
+pub(super) struct Sources {
     sets: Vec<(Set, Stream)>,
-    fingerprint: String,
+    pub(super) fingerprint: String,
 }
 
 impl Sources {
-    fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Self, Error> {
+    pub(super) fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Self, Error> {
         let opened = Corpus::open(&run.data)?;
         let fingerprint = opened.fingerprint().to_owned();
         let encoder = Arc::new(Encoder::new(tokenizer, &run.data)?);
@@ -192,6 +192,17 @@ impl Sources {
             }),
         );
         Ok(Self { sets, fingerprint })
+    }
+
+    /// The piece that a record is of.
+    pub(super) fn piece(&self, id: RecordId) -> Result<Document, Error> {
+        let stream = self.sets.iter().find(|(set, _)| *set == id.set).map(|(_, stream)| stream);
+        let pieces = match stream.filter(|stream| id.row < stream.rows()) {
+            Some(stream) => stream.pieces(id.row)?,
+            None => Vec::new(),
+        };
+        let found = pieces.into_iter().find(|(other, _)| *other == id).map(|(_, document)| document);
+        found.ok_or(Error::Cursor)
     }
 }
 

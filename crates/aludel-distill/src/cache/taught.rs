@@ -115,6 +115,11 @@ impl<D: LossDevice> CachedTeacher<D> {
         &self.cache
     }
 
+    /// The head of a cache of hidden states.
+    pub fn head(&self) -> Option<Head<'_, D::Buffer>> {
+        self.head.as_ref().map(CachedHead::head)
+    }
+
     fn open_head(&self, device: &Arc<D>) -> Result<Option<CachedHead<D>>, Error> {
         let header = self.cache.header();
         let (Contents::Hidden { width, scale, soft_cap, .. }, Some(path)) =

@@ -96,6 +96,12 @@ captured 25071 tokens in 400 records into cache in [..]
 every byte of 1 files is sound: [..] tokens in [..] records
 
 "#]]);
+    let verified =
+        sandbox.json(&["cache", "verify", "cache", "--run", "run.yml", "--records", "20", "--json"]);
+    let of = |side: &str, what: &str| verified[side][what].as_f64().unwrap();
+    assert!(of("control", "kl").abs() < 1e-6 && of("control", "top1") > 0.99, "{verified}");
+    assert!((0.5..1.0).contains(&of("stored", "kept_mass")), "{verified}");
+    assert!((1e-6..1.0).contains(&of("stored", "kl")) && of("stored", "top1") > 0.95, "{verified}");
     let shard = sandbox.path("cache/part-0001-of-0001-000000.shard");
     let mut bytes = fs::read(&shard).unwrap();
     let middle = bytes.len() / 2;
