@@ -4,12 +4,13 @@
 //! libraries; here arguments become settings, results become text, and errors become lines and codes.
 //!
 //! Reading order: [`args`] (as typed), [`settings`] (as meant), [`commands`], [`printer`], [`progress`], [`signals`],
-//! [`failure`].
+//! [`hub`], [`failure`].
 #![forbid(unsafe_code)]
 
 mod args;
 mod commands;
 mod failure;
+mod hub;
 mod printer;
 mod progress;
 mod settings;

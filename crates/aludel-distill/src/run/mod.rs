@@ -15,7 +15,7 @@ pub mod data;
 pub mod objective;
 pub mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aludel_document::Problems;
 use serde::Serialize;
@@ -32,9 +32,6 @@ pub use train::{
 pub struct Run {
     /// The teacher's folder or GGUF file.
     pub teacher: Option<PathBuf>,
-    /// What a teacher said before, in the place of one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache: Option<TeacherCache>,
     /// Where the student's first weights come from.
     pub student: Student,
     /// What is read, and how it becomes sequences.
@@ -47,30 +44,6 @@ pub struct Run {
     pub train: Train,
     /// The folder that the run writes: student, checkpoints, record.
     pub output: PathBuf,
-}
-
-/// What a teacher said before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TeacherCache {
-    /// The folder of the cache.
-    pub path: PathBuf,
-    /// What becomes of the probability that its columns leave.
-    pub tail: TailRule,
-    /// The teacher that it has to be of; not loaded.
-    pub model: Option<PathBuf>,
-}
-
-/// What becomes of the probability that a cache's columns leave.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TailRule {
-    /// One more outcome, for teacher and student.
-    #[default]
-    Tail,
-    /// It is shared among the columns.
-    Renormalize,
-    /// Nothing.
-    Ignore,
 }
 
 /// Where the student's first weights come from.
@@ -116,6 +89,18 @@ impl Run {
     /// All faults found. Faults of syntax end the search: what follows them cannot be read.
     pub fn parse(text: &str) -> Result<Self, Problems> {
         read::run(text)
+    }
+
+    /// The same run, with the paths of its models as `find` has them.
+    ///
+    /// # Errors
+    /// What `find` says.
+    pub fn with_models<E>(mut self, find: impl Fn(&Path) -> Result<PathBuf, E>) -> Result<Self, E> {
+        self.teacher = self.teacher.as_deref().map(&find).transpose()?;
+        if let Student::Model(path) = &self.student {
+            self.student = Student::Model(find(path)?);
+        }
+        Ok(self)
     }
 }
 

@@ -6,5 +6,4 @@ mod golden;
 mod head;
 mod hidden;
 mod rows;
-mod sparse;
 mod support;

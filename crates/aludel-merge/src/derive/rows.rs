@@ -205,6 +205,7 @@ mod tests {
         let checkpoint = std::sync::Arc::new(Checkpoint::open(folder).unwrap());
         Source {
             model: "m".to_owned(),
+            missing_bytes: 0,
             path: folder.to_owned(),
             role: Role::Member,
             tensors: 2,

@@ -6,6 +6,7 @@ use std::path::Path;
 use aludel_checkpoint::{
     Config, Layout, OutputTensor, check_target, element_bytes, free_space, is_float, resident,
 };
+use aludel_hub::Hub;
 
 use super::budget::{self, Fit, Needs, Work};
 use super::formulas::Formulas;
@@ -24,7 +25,7 @@ const SMALL_FILES: u64 = 1 << 20;
 
 pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Problems> {
     let mut problems = Problems::new();
-    let stages = stages(recipe, &mut problems);
+    let stages = stages(recipe, &options.hub, &mut problems);
     let (models, mut stages) = stages;
     let Some(output) = stages.pop().flatten() else { return Err(problems) };
     let is_complete = output.is_complete && stages.iter().all(Option::is_some);
@@ -65,9 +66,9 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
 }
 
 /// Every stage in order, and the output's own last; `None` for those that cannot be planned.
-fn stages<'r>(recipe: &'r Recipe, problems: &mut Problems) -> (Models, Vec<Option<Stage<'r>>>) {
+fn stages<'r>(recipe: &'r Recipe, hub: &Hub, problems: &mut Problems) -> (Models, Vec<Option<Stage<'r>>>) {
     let names = recipe.stages.iter().filter_map(|stage| Some(stage.name.as_ref()?.value.clone()));
-    let mut models = Models::with_stages(names);
+    let mut models = Models::with_stages(names, hub.clone());
     let mut stages = Vec::new();
     let mut first_stream = streams_of(recipe);
     for (number, recipe) in recipe.stages.iter().enumerate() {

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, Layout};
+use aludel_hub::Hub;
 use aludel_kernels::element::Element;
 use aludel_kernels::formula::Formula;
 use serde::Serialize;
@@ -55,6 +56,8 @@ pub struct PlanOptions {
     pub tile: Option<u64>,
     /// Compute with NaN and infinities in the inputs instead of refusing them.
     pub allow_non_finite: bool,
+    /// Where models are looked for.
+    pub hub: Hub,
 }
 
 impl Default for PlanOptions {
@@ -68,6 +71,7 @@ impl Default for PlanOptions {
             shard_bytes: 5_000_000_000,
             tile: None,
             allow_non_finite: false,
+            hub: Hub::none(),
         }
     }
 }

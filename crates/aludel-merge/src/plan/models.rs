@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype};
 use aludel_document::Located;
+use aludel_hub::Hub;
 use indexmap::IndexMap;
 use serde::Serialize;
 
@@ -23,6 +24,8 @@ pub struct Source {
     pub model: String,
     /// Where it lies.
     pub path: PathBuf,
+    /// Bytes of weights to download before they can be merged; nothing lies at `path` but their headers then.
+    pub missing_bytes: u64,
     /// What it is to the merge.
     pub role: Role,
     /// Its tensors.
@@ -117,8 +120,9 @@ impl Model {
 }
 
 /// Every model that the merge refers to, in the order in which they were asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Models {
+    hub: Hub,
     pub list: Vec<Model>,
     pub sources: Vec<Source>,
     /// References that could not be opened, so that the reason is told once for each place.
@@ -130,9 +134,10 @@ pub(super) struct Models {
 }
 
 impl Models {
-    /// No models, and stages of these names to come.
-    pub(super) fn with_stages(names: impl Iterator<Item = String>) -> Self {
-        Self { stages: names.collect(), ..Self::default() }
+    /// No models yet, which are looked for there, and stages of these names to come.
+    pub(super) fn with_stages(names: impl Iterator<Item = String>, hub: Hub) -> Self {
+        let (list, sources, refused, failed) = Default::default();
+        Self { hub, list, sources, refused, failed, stages: names.collect() }
     }
 
     /// Adds the result of a stage.
@@ -168,25 +173,21 @@ impl Models {
             problems.push(Problem::at(place.clone(), reason.clone()));
             return None;
         }
-        if let Some(revision) = reference.value.revision() {
-            let message = format!(
-                "revision `{revision}` of a model: only models on disk are supported by this version"
-            );
-            problems.push(
-                Problem::at(place.clone(), message).with_hint("download the model and give its folder"),
-            );
-            return None;
-        }
-        let path = reference.value.path();
-        match Checkpoint::open_source(&path) {
-            Ok(checkpoint) => {
+        let found = self.hub.locate(&reference.value.path().to_string_lossy(), reference.value.revision());
+        let opened = found.map_err(|error| error.to_string()).and_then(|located| {
+            let checkpoint = Checkpoint::open_source(&located.path).map_err(|error| error.to_string())?;
+            Ok((located, checkpoint))
+        });
+        match opened {
+            Ok((located, checkpoint)) => {
                 self.list.push(Model::of(name, &checkpoint, self.sources.len()));
-                self.add_source(name, path, role, checkpoint);
+                self.add_source(name, located.path, role, checkpoint);
+                self.sources.last_mut()?.missing_bytes = located.missing_bytes;
                 Some(self.list.len() - 1)
             }
             Err(error) => {
-                self.refused.push((name.to_owned(), error.to_string()));
-                let problem = Problem::at(place.clone(), error.to_string());
+                self.refused.push((name.to_owned(), error.clone()));
+                let problem = Problem::at(place.clone(), error);
                 problems.push(match nearest(name, self.stages.iter().map(String::as_str)) {
                     Some(stage) => {
                         problem.with_hint(format!("did you mean the result of the recipe named `{stage}`?"))
@@ -215,6 +216,7 @@ impl Models {
         self.sources.push(Source {
             model: name.to_owned(),
             path,
+            missing_bytes: 0,
             role,
             tensors: checkpoint.tensors().len() + checkpoint.encoded().len(),
             bytes: checkpoint.files().iter().map(|file| file.bytes).sum(),

@@ -18,6 +18,9 @@ impl fmt::Display for Plan {
                 Role::Statistics => "stats",
             };
             writeln!(f, "{role}    {} ({} tensors, {})", source.model, source.tensors, Bytes(source.bytes))?;
+            if source.missing_bytes > 0 {
+                writeln!(f, "         {} of it to download first", Bytes(source.missing_bytes))?;
+            }
             if let Some(note) = &source.note {
                 writeln!(f, "         {note}")?;
             }

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use aludel_document::{Problem, Problems};
-use aludel_merge::plan::Plan;
+use aludel_hub::Hub;
+use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 
 use crate::args::{ConvertArguments, FloatName};
 use crate::failure::Refusal;
+use crate::hub;
 use crate::printer::Printer;
 use crate::settings::{Verbosity, float_type, plan_options};
 
@@ -18,7 +20,7 @@ pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Re
     if gguf::is_gguf(&arguments.input) {
         return gguf::run(arguments, printer);
     }
-    let plan = plan(arguments).map_err(|problems| Refusal { recipe: None, problems })?;
+    let plan = plan(arguments, hub::open(printer)).map_err(|problems| Refusal { recipe: None, problems })?;
     printer.say(Verbosity::Verbose, &plan);
     let report = merge::execute(&plan, &arguments.output, &arguments.writing, printer)?;
     let subject = arguments.input.display().to_string();
@@ -27,12 +29,10 @@ pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Re
 }
 
 /// A merge of one model that passes it through.
-fn plan(arguments: &ConvertArguments) -> Result<Plan, Problems> {
+fn plan(arguments: &ConvertArguments, hub: Hub) -> Result<Plan, Problems> {
     let recipe = Recipe::parse(&passthrough(&arguments.input, arguments.dtype)?)?;
-    Plan::new(
-        &recipe,
-        &plan_options(&arguments.planning, 0, Some(&arguments.output), arguments.writing.force),
-    )
+    let options = plan_options(&arguments.planning, 0, Some(&arguments.output), arguments.writing.force);
+    Plan::new(&recipe, &PlanOptions { hub, ..options })
 }
 
 fn passthrough(input: &Path, dtype: Option<FloatName>) -> Result<String, Problem> {

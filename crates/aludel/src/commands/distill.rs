@@ -14,6 +14,7 @@ use super::device;
 use super::text::{self, Kind};
 use crate::args::DistillArguments;
 use crate::failure::{Interrupted, Refusal};
+use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
@@ -28,7 +29,8 @@ pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Re
         recipe: Some(name.clone()),
         problems: problems.in_order_of_place(),
     };
-    let run = Run::parse(&text).map_err(refuse)?;
+    let hub = hub::open(printer);
+    let run = Run::parse(&text).map_err(refuse)?.with_models(|model| hub::locate(&hub, model))?;
     let device = device::open(&arguments.computing)?;
     if arguments.dry_run {
         return match forecast::forecast(&device, &run) {

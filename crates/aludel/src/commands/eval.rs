@@ -7,6 +7,7 @@ use aludel_distill::evaluate::{self, Evaluation, Settings};
 
 use crate::args::EvalArguments;
 use crate::failure::{Interrupted, Refusal};
+use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
 use crate::signals::Signals;
@@ -15,14 +16,17 @@ use super::device;
 
 /// Evaluates, and prints what was measured.
 pub(super) fn run(arguments: &EvalArguments, printer: &Printer) -> anyhow::Result<()> {
+    let hub = hub::open(printer);
+    let model = hub::locate(&hub, &arguments.model)?;
+    let against = arguments.against.as_deref().map(|against| hub::locate(&hub, against)).transpose()?;
     let device = device::open(&arguments.computing)?;
     let signals = Signals::listen()?;
     let progress = Progress::new(printer);
     let result = evaluate::evaluate(
         &device,
         &Settings {
-            model: &arguments.model,
-            against: arguments.against.as_deref(),
+            model: &model,
+            against: against.as_deref(),
             data: &arguments.data,
             window: arguments.window.map(NonZeroUsize::get),
             stride: arguments.stride.map(NonZeroUsize::get),

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::args::GenerateArguments;
 use crate::failure::{Interrupted, Refusal};
+use crate::hub;
 use crate::printer::Printer;
 use crate::progress::duration;
 use crate::settings::Verbosity;
@@ -21,10 +22,11 @@ use super::device;
 
 /// Generates; the text is the result, or JSON with the text in it.
 pub(super) fn run(arguments: &GenerateArguments, printer: &Printer) -> anyhow::Result<()> {
+    let folder = hub::locate(&hub::open(printer), &arguments.model)?;
     let device = device::open(&arguments.computing)?;
-    let tokenizer = Tokenizer::open(&arguments.model).map_err(refuse)?;
+    let tokenizer = Tokenizer::open(&folder).map_err(refuse)?;
     let prompt = prompt(arguments, &tokenizer)?;
-    let model = Decoder::open(&arguments.model, device, Use::Frozen).map_err(refuse)?;
+    let model = Decoder::open(&folder, device, Use::Frozen).map_err(refuse)?;
     let signals = Signals::listen()?;
     let begin = Instant::now();
     let mut text = Text::new(&tokenizer, &prompt)?;

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use aludel_checkpoint::DigestCache;
 use aludel_merge::execute::{self, ExecuteOptions, Report};
-use aludel_merge::plan::{Bytes, Plan, Role};
+use aludel_merge::plan::{Bytes, Plan, PlanOptions, Role};
 
 use crate::args::{MergeArguments, WritingFlags};
 use crate::failure::Interrupted;
+use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::{Verbosity, plan_options};
@@ -17,12 +18,15 @@ use super::recipe;
 
 /// Merges, and prints a summary; the report is the result where JSON is asked for.
 pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Result<()> {
-    let options = plan_options(
-        &arguments.planning,
-        arguments.seed.seed,
-        Some(&arguments.output),
-        arguments.writing.force,
-    );
+    let options = PlanOptions {
+        hub: hub::open(printer),
+        ..plan_options(
+            &arguments.planning,
+            arguments.seed.seed,
+            Some(&arguments.output),
+            arguments.writing.force,
+        )
+    };
     let plan = recipe::plan(&arguments.recipe, &options)?;
     let models = plan.sources.iter().filter(|source| source.role == Role::Member).count();
     let subject = if models == 1 { "1 model".to_owned() } else { format!("{models} models") };

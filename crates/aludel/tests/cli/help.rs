@@ -14,11 +14,10 @@ Usage: aludel [OPTIONS] <COMMAND>
 Commands:
   merge     Merge the models of a recipe into a model folder
   plan      Show what a merge would read, compute, hold and write, from the models' headers alone
-  convert   Turn a GGUF file into a model folder, or write a model folder with another type or shard
-            size
+  convert   Turn a file of weights into a model folder, or write a model folder with another type or
+            shard size
   methods   List the merge methods, or the parameters of one
   distill   Train a student as a run file says: taught by a teacher, or on text alone
-  cache     Store what a teacher says of some data, and look at what is stored
   report    Render the record of a run as one HTML page
   eval      Measure how well a model predicts text, and how near it is to another model
   generate  Continue a text
@@ -90,12 +89,13 @@ Exit codes:
 #[test]
 fn help_of_convert_lists_its_options() {
     Sandbox::new(&[]).aludel(&["convert", "--help"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
-Turn a GGUF file into a model folder, or write a model folder with another type or shard size
+Turn a file of weights into a model folder, or write a model folder with another type or shard size
 
 Usage: aludel convert [OPTIONS] <INPUT> <OUTPUT>
 
 Arguments:
-  <INPUT>   A .gguf file, a model folder or a .safetensors file
+  <INPUT>   A model folder, a file of weights (.gguf, .safetensors, .bin, .pt), or
+            `owner/name[@revision]` on a hub
   <OUTPUT>  The model folder to write; it appears under this name only when it is complete
 
 Options:
@@ -174,7 +174,7 @@ Measure how well a model predicts text, and how near it is to another model
 Usage: aludel eval [OPTIONS] --data <FILE> <MODEL>
 
 Arguments:
-  <MODEL>  A model folder or a .gguf file
+  <MODEL>  A model folder, a .gguf file, or `owner/name[@revision]` of a model on a hub
 
 Options:
       --data <FILE>      Text (.txt), JSON lines (.jsonl) or Parquet; may be given several times
@@ -213,7 +213,7 @@ Continue a text
 Usage: aludel generate [OPTIONS] --prompt <TEXT> <MODEL>
 
 Arguments:
-  <MODEL>  A model folder or a .gguf file
+  <MODEL>  A model folder, a .gguf file, or `owner/name[@revision]` of a model on a hub
 
 Options:
   -p, --prompt <TEXT>    The text to continue

@@ -3,11 +3,11 @@
 //! Expected texts are recorded in the tests; `SNAPSHOTS=overwrite cargo test -p aludel` records them anew.
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
-mod cache;
 mod convert;
 mod determinism;
 mod distill;
 mod help;
+mod hub;
 mod merge;
 mod methods;
 mod plan;

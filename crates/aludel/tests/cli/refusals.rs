@@ -67,8 +67,7 @@ error: r.yml:6:7: models[0].parameters.wieght: `ties` takes no parameter `wieght
   hint: did you mean `weight`?
 error: r.yml:8:12: models[1].model: models/absent does not exist: give a model folder, a file of weights, or the `owner/name` of a model on a hub
 error: r.yml:9:26: models[1].parameters.weight: expected a number, found the text `heavy`
-error: r.yml:10:12: models[2].model: revision `v2` of a model: only models on disk are supported by this version
-  hint: download the model and give its folder
+error: r.yml:10:12: models[2].model: `models/a` is on disk, where models have no revisions: leave out `@v2`
 error: r.yml:11:29: models[2].parameters.normalize: `normalize` holds for the whole merge and cannot be set for one model
   hint: move it to the `parameters:` at the top of the recipe
 error: r.yml:12:16: chat_template: `chatlm` is no chat template that is known by name

@@ -53,8 +53,20 @@ impl Sandbox {
         command
             .env("XDG_CACHE_HOME", self.home.path())
             .env("HOME", self.home.path())
-            .env("LOCALAPPDATA", self.home.path());
-        for variable in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TERM", "COLUMNS"] {
+            .env("LOCALAPPDATA", self.home.path())
+            // No test may ask a hub but one of its own.
+            .env("HF_HUB_OFFLINE", "1");
+        for variable in [
+            "NO_COLOR",
+            "CLICOLOR",
+            "CLICOLOR_FORCE",
+            "TERM",
+            "COLUMNS",
+            "HF_HOME",
+            "HF_HUB_CACHE",
+            "HF_ENDPOINT",
+            "HF_TOKEN",
+        ] {
             command.env_remove(variable);
         }
         command
