@@ -19,7 +19,7 @@
 //! - `source`: what a merge reads: a checkpoint, with quantised tensors decoded, or a GGUF file.
 //! - `quantised`: FP8 weights and their scales, and the refusal of other quantisations.
 //! - `encoded`: values of tensors that are not stored as plain numbers.
-//! - `map`: zero-copy windows over the weights; the only `unsafe` of this crate.
+//! - `map`: zero-copy windows over the weights; with `mapped_file`, one whole file of any kind, the only `unsafe` of this crate.
 //! - `layout`: where every output tensor will lie.
 //! - `staging`: the hidden folder beside the target, and those of runs that died.
 //! - `folder`: the staged output folder.
@@ -43,6 +43,7 @@ mod header;
 mod index;
 mod layout;
 mod map;
+mod mapped_file;
 mod names;
 mod quantised;
 pub mod resident;
@@ -63,6 +64,7 @@ pub use error::Error;
 pub use folder::{OutputFolder, check_target, remove_stale};
 pub use layout::{Layout, OutputTensor, Placement, Shard};
 pub use map::WeightMap;
+pub use mapped_file::MappedFile;
 pub use safetensors::Dtype;
 pub use shards::ShardWriter;
 pub use source::is_gguf;

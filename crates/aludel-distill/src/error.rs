@@ -40,6 +40,9 @@ pub enum Error {
     /// A model folder or a checkpoint could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] aludel_checkpoint::Error),
+    /// A teacher cache could not be read or written, or does not fit.
+    #[error(transparent)]
+    Cache(#[from] aludel_cache::Error),
     /// The device refused.
     #[error(transparent)]
     Device(#[from] DeviceError),

@@ -101,7 +101,7 @@ pub fn evaluate<D: LossDevice>(device: &Arc<D>, settings: &Settings<'_>) -> Resu
     };
     let mut documents = 0;
     while let Some(step) = stream.next_step()? {
-        for MicroBatch { batch, labels } in &step.micro_batches {
+        for MicroBatch { batch, labels, .. } in &step.micro_batches {
             documents += 1;
             // The last label is of a token that is in no row.
             for window in windows(labels.len() + 1, window, stride) {

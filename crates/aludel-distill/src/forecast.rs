@@ -16,6 +16,7 @@ use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Decoder, ModelConfig};
 use serde::Serialize;
 
+use crate::cache::CachedTeacher;
 use crate::error::Error;
 use crate::prepare::Models;
 use crate::run::{Checkpointing, Moments, Run};
@@ -93,7 +94,8 @@ pub fn forecast<D: LossDevice>(device: &Arc<D>, run: &Run) -> Result<Forecast, E
     let memory = Memory { process, ..plan(run, &models) };
     let (parameters, trained) = (count(&models.student, false), count(&models.student, true));
     let fits = available().is_none_or(|free| memory.total() - process <= free);
-    let timing = if fits { Some(time(run, models, &mut corpus, steps)?) } else { None };
+    let cache = CachedTeacher::of_run(device, run, &models.tokenizer, corpus.fingerprint())?;
+    let timing = if fits { Some(time(run, (models, cache), &mut corpus, steps)?) } else { None };
     let tokens_per_step = (run.train.batch_size * run.data.sequence_length) as u64;
     Ok(Forecast { steps, tokens_per_step, parameters, trained, memory, timing })
 }
@@ -101,11 +103,11 @@ pub fn forecast<D: LossDevice>(device: &Arc<D>, run: &Run) -> Result<Forecast, E
 /// One micro-batch, twice: the first time touches memory that later ones have.
 fn time<D: LossDevice>(
     run: &Run,
-    models: Models<D>,
+    (models, cache): (Models<D>, Option<CachedTeacher<D>>),
     corpus: &mut Corpus,
     steps: u64,
 ) -> Result<Timing, Error> {
-    let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?;
+    let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?.with_cache(cache);
     let micro_batches = corpus.next_step()?;
     let (mut seconds, mut update, mut tokens) = (0.0, 0.0, 0);
     for _ in 0..2 {

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use aludel_cache::TeacherFile;
 use aludel_checkpoint::{Checkpoint, DigestCache};
 use serde::{Deserialize, Serialize};
 
@@ -66,26 +67,53 @@ pub fn hash(
     on_bytes: &dyn Fn(u64, u64),
 ) -> Result<Vec<Input>, Error> {
     let files = files(run)?;
-    let total = files.iter().map(|(_, _, path)| length(path)).sum();
+    let hashed = hash_all(files.iter().map(|(.., path)| path.as_path()), digests, cancel, on_bytes)?;
+    let input = |((role, given, _), hashed): ((Role, PathBuf, PathBuf), TeacherFile)| {
+        let TeacherFile { file, bytes, sha256 } = hashed;
+        Input { role, given: given.display().to_string(), file, bytes, sha256 }
+    };
+    Ok(files.into_iter().zip(hashed).map(input).collect())
+}
+
+/// The weight files of a model with their digests, as a cache names its teacher.
+///
+/// # Errors
+/// As [`hash`].
+pub fn weight_files(
+    model: &Path,
+    digests: &DigestCache,
+    cancel: &AtomicBool,
+    on_bytes: &dyn Fn(u64, u64),
+) -> Result<Vec<TeacherFile>, Error> {
+    hash_all(weights(model)?.iter().map(PathBuf::as_path), digests, cancel, on_bytes)
+}
+
+fn hash_all<'a>(
+    paths: impl Iterator<Item = &'a Path> + Clone,
+    digests: &DigestCache,
+    cancel: &AtomicBool,
+    on_bytes: &dyn Fn(u64, u64),
+) -> Result<Vec<TeacherFile>, Error> {
+    let total = paths.clone().map(length).sum();
     let mut done = 0;
-    let mut inputs = Vec::new();
-    for (role, given, path) in files {
+    let mut files = Vec::new();
+    for path in paths {
         let start = done;
         let mut count = |bytes| {
             done += bytes;
             on_bytes(done, total);
             if cancel.load(Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let sha256 = match digests.sha256(&path, &mut count) {
+        let sha256 = match digests.sha256(path, &mut count) {
             Err(aludel_checkpoint::Error::Stopped { .. }) => return Err(Error::Interrupted),
             result => result?,
         };
-        let bytes = length(&path);
+        let bytes = length(path);
         done = start + bytes;
         let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        inputs.push(Input { role, given: given.display().to_string(), file, bytes, sha256 });
+        files.push(TeacherFile { file, bytes, sha256 });
     }
-    Ok(inputs)
+    Ok(files)
 }
 
 /// 0 for what cannot be asked: hashing it fails with the reason.
@@ -101,6 +129,9 @@ fn files(run: &Run) -> Result<Vec<(Role, PathBuf, PathBuf)>, Error> {
     };
     if let Some(teacher) = &run.teacher {
         weights(teacher)?.iter().for_each(|path| add(Role::Teacher, teacher, path));
+    }
+    if let Some(cache) = &run.cache {
+        add(Role::Teacher, &cache.path, &cache.path.join("cache.json"));
     }
     match &run.student {
         Student::Model(student) => {

@@ -4,11 +4,12 @@
 //! [`Run`](run::Run); its data become batches of tokens; a [`Trainer`](step::Trainer) takes steps with them.
 //!
 //! Reading order: [`run`] (what is asked for), [`data`] (files to batches), [`schedule`], [`optimizer`], [`hidden`] and
-//! [`step`] (what a step is), [`state`] (checkpoints), [`record`] (what a run leaves for people), [`prepare`], [`inputs`], [`folder`]
+//! [`step`] (what a step is), [`cache`] (teachers that spoke before), [`state`] (checkpoints), [`record`] (what a run leaves for people), [`prepare`], [`inputs`], [`folder`]
 //! (models, files, places), [`train`] (the whole run), [`forecast`] (what it
 //! takes), [`evaluate`] (a model on files), [`error`].
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod data;
 pub mod error;
 pub mod evaluate;

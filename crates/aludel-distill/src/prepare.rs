@@ -59,7 +59,7 @@ impl<D: LossDevice> Models<D> {
 }
 
 /// The student's tokenizer, which has to mean the same as the teacher's.
-fn tokenizer(run: &Run) -> Result<Tokenizer, Error> {
+pub(crate) fn tokenizer(run: &Run) -> Result<Tokenizer, Error> {
     let own = match &run.student {
         Student::Model(path) => Some(path.clone()),
         Student::FromTeacher { .. } => None,

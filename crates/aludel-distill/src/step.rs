@@ -11,9 +11,10 @@ use aludel_kernels::loss::{
     Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Objective, Target, TeacherRows, head_loss,
 };
 use aludel_kernels::nn::Device;
-use aludel_model::evaluate::{LOGIT_MEMORY, score};
+use aludel_model::evaluate::{LOGIT_MEMORY, score, score_against};
 use aludel_model::{Decoder, Gradients, Keep};
 
+use crate::cache::CachedTeacher;
 use crate::data::MicroBatch;
 use crate::error::Error;
 use crate::hidden::HiddenTerms;
@@ -27,6 +28,8 @@ pub struct Trainer<D: LossDevice> {
     pub(crate) device: Arc<D>,
     pub(crate) student: Decoder<D>,
     pub(crate) teacher: Option<Decoder<D>>,
+    /// In its place.
+    pub(crate) cache: Option<CachedTeacher<D>>,
     pub(crate) objective: Objective,
     pub(crate) annealing: Option<Annealing>,
     pub(crate) hidden: HiddenTerms<D>,
@@ -75,7 +78,8 @@ impl<D: LossDevice> Trainer<D> {
         run: &Run,
         steps: u64,
     ) -> Result<Self, Error> {
-        assert!(teacher.is_some() || !run.objective.needs_teacher(), "an objective without its teacher");
+        let is_taught = teacher.is_some() || run.cache.is_some();
+        assert!(is_taught || !run.objective.needs_teacher(), "an objective without its teacher");
         let device = Arc::clone(student.device());
         let annealing = run.taid.as_ref().map(|taid| taid.annealing());
         let hidden = match &teacher {
@@ -101,7 +105,13 @@ impl<D: LossDevice> Trainer<D> {
             device,
             student,
             teacher,
+            cache: None,
         })
+    }
+
+    /// With a teacher that spoke before in the place of a live one.
+    pub fn with_cache(self, cache: Option<CachedTeacher<D>>) -> Self {
+        Self { cache, ..self }
     }
 
     /// Steps taken.
@@ -131,7 +141,7 @@ impl<D: LossDevice> Trainer<D> {
 
     /// Whether there is a teacher.
     pub fn has_teacher(&self) -> bool {
-        self.teacher.is_some()
+        self.teacher.is_some() || self.cache.is_some()
     }
 
     /// The target's schedule, as it stands.
@@ -181,18 +191,20 @@ impl<D: LossDevice> Trainer<D> {
 
     /// Adds the gradient of one micro-batch.
     fn accumulate(&mut self, micro: &MicroBatch, factor: f64, report: &mut StepReport) -> Result<(), Error> {
-        let MicroBatch { batch, labels } = micro;
+        let MicroBatch { batch, labels, .. } = micro;
         let teacher_states = self.hidden.teacher_states();
         let taught = match &self.teacher {
             Some(teacher) => Some((teacher, teacher.forward(batch, Keep::Nothing, &teacher_states)?)),
             None => None,
         };
+        let cached = self.cache.as_ref().map(|cache| cache.rows(self.device.as_ref(), micro)).transpose()?;
         let pass = self.student.forward(batch, self.keep, &self.hidden.student_states())?;
         let width = self.student.config().hidden;
         let mut d_hidden = self.device.zeros(batch.rows() * width, self.device.activation())?;
         let rows = taught
             .as_ref()
             .map(|(teacher, pass)| TeacherRows::Hidden { head: teacher.head(), hidden: pass.hidden() });
+        let rows = rows.or(cached.as_ref().map(|cached| cached.as_rows()));
         let gradient = HeadGradient {
             d_hidden: &mut d_hidden,
             d_weight: self.student.head_gradient(&mut self.gradients),
@@ -261,8 +273,16 @@ impl<D: LossDevice> Trainer<D> {
     ) -> Result<(HeadReport, Objective), Error> {
         let objective = self.objective.clone().with_target(Target::Teacher)?;
         let mut sum = HeadReport::default();
-        for MicroBatch { batch, labels } in micro_batches {
-            sum.add(&score(&self.student, self.teacher.as_ref(), &objective, batch, labels)?);
+        for micro in micro_batches {
+            let MicroBatch { batch, labels, .. } = micro;
+            let report = match &self.cache {
+                Some(cache) => {
+                    let cached = cache.rows(self.device.as_ref(), micro)?;
+                    score_against(&self.student, Some(&cached.as_rows()), &objective, batch, labels)?
+                }
+                None => score(&self.student, self.teacher.as_ref(), &objective, batch, labels)?,
+            };
+            sum.add(&report);
         }
         Ok((sum, objective))
     }
@@ -312,7 +332,7 @@ impl<D: LossDevice> Trainer<D> {
 
 /// The part of a run's objective that is about distributions. One of hidden states alone has labels of no weight in
 /// their place, so that there is something to report.
-fn objective(run: &Run, annealing: Option<Annealing>) -> Result<Objective, Error> {
+pub(crate) fn objective(run: &Run, annealing: Option<Annealing>) -> Result<Objective, Error> {
     let divergences = run.objective.divergences();
     let labels = run.objective.labels();
     let labels = if divergences.is_empty() { labels.or(Some(LabelTerm { weight: 0.0 })) } else { labels };

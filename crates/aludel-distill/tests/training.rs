@@ -45,7 +45,7 @@ fn documents(golden: &Value) -> Vec<MicroBatch> {
         let learned: Vec<bool> = serde_json::from_value(document["learned"].clone()).unwrap();
         let label = |next: usize| if *learned.get(next).unwrap_or(&false) { ids[next] } else { IGNORED };
         let labels = (1..=ids.len()).map(label).collect();
-        MicroBatch { batch: Batch::pack([ids.as_slice()]), labels }
+        MicroBatch { batch: Batch::pack([ids.as_slice()]), labels, ..MicroBatch::default() }
     };
     golden["documents"].as_array().unwrap().iter().map(document).collect()
 }

@@ -25,15 +25,30 @@ pub fn score<D: LossDevice>(
     batch: &Batch,
     labels: &[u32],
 ) -> Result<HeadReport, Error> {
-    let device = student.device();
     check_labels(labels, batch.rows(), student.head().valid)?;
-    let pass = student.forward(batch, Keep::Nothing, &[])?;
     let taught = teacher.map(|teacher| teacher.forward(batch, Keep::Nothing, &[])).transpose()?;
     let rows = teacher
         .zip(taught.as_ref())
         .map(|(teacher, pass)| TeacherRows::Hidden { head: teacher.head(), hidden: pass.hidden() });
-    let student = (&student.head(), pass.hidden());
-    Ok(head_loss(device.as_ref(), objective, student, rows.as_ref(), labels, 1.0, None, LOGIT_MEMORY)?)
+    score_against(student, rows.as_ref(), objective, batch, labels)
+}
+
+/// As [`score`], with the teacher's rows given.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_against<D: LossDevice>(
+    student: &Decoder<D>,
+    teacher: Option<&TeacherRows<'_, D::Buffer>>,
+    objective: &Objective,
+    batch: &Batch,
+    labels: &[u32],
+) -> Result<HeadReport, Error> {
+    check_labels(labels, batch.rows(), student.head().valid)?;
+    let pass = student.forward(batch, Keep::Nothing, &[])?;
+    let rows = (&student.head(), pass.hidden());
+    let device = student.device().as_ref();
+    Ok(head_loss(device, objective, rows, teacher, labels, 1.0, None, LOGIT_MEMORY)?)
 }
 
 fn check_labels(labels: &[u32], rows: usize, valid: usize) -> Result<(), Error> {

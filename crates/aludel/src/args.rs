@@ -32,6 +32,9 @@ pub(crate) enum Command {
     Methods(MethodsArguments),
     /// Train a student as a run file says: taught by a teacher, or on text alone
     Distill(DistillArguments),
+    /// Store what a teacher says of some data, and look at what is stored
+    #[command(subcommand, disable_help_subcommand = true)]
+    Cache(CacheCommand),
     /// Render the record of a run as one HTML page
     Report(ReportArguments),
     /// Measure how well a model predicts text, and how near it is to another model
@@ -106,6 +109,104 @@ pub(crate) struct DistillArguments {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) computing: ComputingFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Run a teacher over the data of a run, and store what it says of every token
+    Capture(CaptureArguments),
+    /// Say what a cache is of, and how large
+    Info(CacheInfoArguments),
+    /// Check every byte of a cache, and with a run how far it lies from the live teacher
+    Verify(CacheVerifyArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CaptureArguments {
+    /// A run in YAML that names its teacher, or `-` for standard input
+    pub(crate) run: PathBuf,
+    /// The cache to write, or to go on with
+    pub(crate) cache: PathBuf,
+    /// What is stored of each token
+    #[arg(long, value_enum, default_value_t = CacheMode::TopK)]
+    pub(crate) mode: CacheMode,
+    /// Tokens of a row, with `top_k`
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) k: u32,
+    /// Draws of a row, with `sampled`
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub(crate) draws: u32,
+    /// Key of the draws' random numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Temperatures that rows can be taken at [default: those of the run's objective]
+    #[arg(long, value_name = "T", value_delimiter = ',', value_parser = above_zero)]
+    pub(crate) temperatures: Option<Vec<f32>>,
+    /// Write one part of several, as in `2/8`: each by a process of its own, on any machine
+    #[arg(long, value_name = "I/N", value_parser = part, default_value = "1/1")]
+    pub(crate) part: aludel_cache::Part,
+    /// Bytes of one file of the cache
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub(crate) shard_size: Size,
+    /// Leave it to the system when the files reach the disk
+    #[arg(long)]
+    pub(crate) no_sync: bool,
+    #[command(flatten)]
+    pub(crate) computing: ComputingFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheInfoArguments {
+    /// The cache
+    pub(crate) cache: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CacheVerifyArguments {
+    /// The cache
+    pub(crate) cache: PathBuf,
+    /// The run that it was captured by: a sample is compared with what its teacher says now
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<PathBuf>,
+    /// Records of the sample
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub(crate) records: usize,
+    #[command(flatten)]
+    pub(crate) computing: ComputingFlags,
+}
+
+/// What a cache stores of each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum CacheMode {
+    /// The likeliest tokens with their probabilities
+    TopK,
+    /// Tokens drawn from the teacher's distribution
+    Sampled,
+    /// All logits in 8 bits
+    Int8,
+    /// All logits in 4 bits
+    Int4,
+    /// Hidden states, with the teacher's head beside them
+    Hidden,
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    match text.trim().parse::<f32>() {
+        Ok(number) if (0.01..=1000.0).contains(&number) => Ok(number),
+        _ => Err("write a number from 0.01 to 1000".to_owned()),
+    }
+}
+
+fn part(text: &str) -> Result<aludel_cache::Part, String> {
+    let numbers =
+        text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
+    match numbers {
+        Some((number, of)) if (1..=of).contains(&number) => Ok(aludel_cache::Part { number, of }),
+        _ => Err("write the part's number and how many there are, as in `2/8`".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,8 @@ use crate::run::Packing;
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     pub(super) origin: Origin,
+    /// The number of the row in the data.
+    pub(super) row: u64,
     pub(super) document: Arc<Document>,
     pub(super) rows: Range<usize>,
 }
@@ -87,7 +89,8 @@ mod tests {
 
     fn piece(position: u64, rows: usize) -> Piece {
         let document = Document { ids: vec![1; rows], labels: vec![1; rows] };
-        Piece { origin: Origin { epoch: 0, position, start: 0 }, document: Arc::new(document), rows: 0..rows }
+        let origin = Origin { epoch: 0, position, start: 0 };
+        Piece { origin, row: position, document: Arc::new(document), rows: 0..rows }
     }
 
     /// The pieces of each sequence, by their positions.

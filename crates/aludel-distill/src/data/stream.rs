@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
+use aludel_cache::{RecordId, Set};
 use aludel_kernels::loss::IGNORED;
 use aludel_model::Batch;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct StreamSettings {
     pub sequence_length: usize,
     /// How documents share sequences.
     pub packing: Packing,
+    /// Which rows of the data these are.
+    pub set: Set,
     /// What becomes of rows that the chat template refuses.
     pub bad_rows: BadRows,
     /// The seed of the order of every epoch; `None` for the order of the files.
@@ -61,6 +64,8 @@ pub struct MicroBatch {
     pub batch: Batch,
     /// T labels: the token that each predicts, or [`IGNORED`].
     pub labels: Vec<u32>,
+    /// Which piece of which row of the data each document of the batch is.
+    pub pieces: Vec<RecordId>,
 }
 
 /// A place between two steps.
@@ -108,7 +113,7 @@ impl StreamSettings {
             crate::run::Length::Steps(_) => None,
         };
         let seed = data.shuffle.then_some(train.seed);
-        Self { seed, epochs, batch_size: train.batch_size, ..Self::validation(data, train) }
+        Self { seed, epochs, batch_size: train.batch_size, set: Set::Train, ..Self::validation(data, train) }
     }
 
     /// Those of the validation data: once, in the order of the files, one micro-batch at a time.
@@ -116,6 +121,7 @@ impl StreamSettings {
         Self {
             sequence_length: data.sequence_length,
             packing: data.packing,
+            set: Set::Validation,
             bad_rows: data.bad_rows,
             seed: None,
             epochs: Some(1),
@@ -182,8 +188,10 @@ impl Stream {
         if sequences.is_empty() {
             return Ok(None);
         }
-        let micro_batches: Vec<MicroBatch> =
-            sequences.chunks(self.settings.micro_batch).map(MicroBatch::of).collect();
+        let micro_batches: Vec<MicroBatch> = sequences
+            .chunks(self.settings.micro_batch)
+            .map(|sequences| MicroBatch::of(sequences, self.settings.set))
+            .collect();
         Ok(Some(Step {
             targets: micro_batches.iter().map(|part| part.targets() as u64).sum(),
             rows: sequences.iter().map(|sequence| sequence.rows as u64).sum(),
@@ -211,7 +219,7 @@ impl Stream {
             for row in (0..order.rows()).filter_map(|position| order.row(position)) {
                 for &rows in lengths.of(row) {
                     let rows = 0..rows as usize;
-                    let piece = Piece { origin: Origin::default(), document: empty.clone(), rows };
+                    let piece = Piece { origin: Origin::default(), row, document: empty.clone(), rows };
                     sequences += u64::from(packer.add(piece).is_some());
                 }
             }
@@ -310,7 +318,7 @@ impl Stream {
             drop(rest);
             self.found = true;
             let origin = Origin { start: rows.start as u64, ..self.next };
-            let piece = Piece { origin, document: document.clone(), rows };
+            let piece = Piece { origin, row, document: document.clone(), rows };
             match after {
                 None => self.next = Origin { position: self.next.position + 1, start: 0, ..self.next },
                 Some(after) => {
@@ -320,6 +328,29 @@ impl Stream {
             }
             return Ok(Some(piece));
         }
+    }
+
+    /// How many rows of the data there are.
+    pub fn rows(&self) -> u64 {
+        self.rows.len()
+    }
+
+    /// The pieces of a row of the data, each as a document; none of a row that is left out. However a run packs and shuffles, its
+    /// steps are made of these.
+    ///
+    /// # Errors
+    /// As [`Stream::next_step`].
+    ///
+    /// # Panics
+    /// There is no row of this number.
+    pub fn pieces(&self, row: u64) -> Result<Vec<(RecordId, Document)>, Error> {
+        let Some(document) = self.encode(row)? else { return Ok(Vec::new()) };
+        let piece = |rows: Range<usize>| {
+            let id = RecordId { set: self.settings.set, row, start: rows.start as u32 };
+            let (ids, labels) = (document.ids[rows.clone()].to_vec(), document.labels[rows].to_vec());
+            (id, Document { ids, labels })
+        };
+        Ok(pieces(&document, self.settings.sequence_length).map(piece).collect())
     }
 
     /// The document of a row of the data; `None` for one that is left out.
@@ -341,7 +372,7 @@ impl Stream {
         let found =
             pieces(&document, self.settings.sequence_length).find(|rows| rows.start as u64 == origin.start);
         let rows = found.ok_or(Error::Cursor)?;
-        Ok(Piece { origin, document: Arc::new(document), rows })
+        Ok(Piece { origin, row, document: Arc::new(document), rows })
     }
 }
 
@@ -369,13 +400,14 @@ fn pieces(document: &Document, length: usize) -> impl Iterator<Item = Range<usiz
 }
 
 impl MicroBatch {
-    fn of(sequences: &[Sequence]) -> Self {
+    fn of(sequences: &[Sequence], set: Set) -> Self {
         let mut part = Self::default();
         for piece in sequences.iter().flat_map(|sequence| &sequence.pieces) {
             let start = part.batch.ids.len();
             part.batch.ids.extend_from_slice(&piece.document.ids[piece.rows.clone()]);
             part.labels.extend_from_slice(&piece.document.labels[piece.rows.clone()]);
             part.batch.documents.push(start..part.batch.ids.len());
+            part.pieces.push(RecordId { set, row: piece.row, start: piece.rows.start as u32 });
         }
         part
     }

@@ -32,6 +32,9 @@ pub use train::{
 pub struct Run {
     /// The teacher's folder or GGUF file.
     pub teacher: Option<PathBuf>,
+    /// What a teacher said before, in the place of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<TeacherCache>,
     /// Where the student's first weights come from.
     pub student: Student,
     /// What is read, and how it becomes sequences.
@@ -44,6 +47,30 @@ pub struct Run {
     pub train: Train,
     /// The folder that the run writes: student, checkpoints, record.
     pub output: PathBuf,
+}
+
+/// What a teacher said before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TeacherCache {
+    /// The folder of the cache.
+    pub path: PathBuf,
+    /// What becomes of the probability that its columns leave.
+    pub tail: TailRule,
+    /// The teacher that it has to be of; not loaded.
+    pub model: Option<PathBuf>,
+}
+
+/// What becomes of the probability that a cache's columns leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TailRule {
+    /// One more outcome, for teacher and student.
+    #[default]
+    Tail,
+    /// It is shared among the columns.
+    Renormalize,
+    /// Nothing.
+    Ignore,
 }
 
 /// Where the student's first weights come from.

@@ -18,6 +18,7 @@ pub(crate) struct Corpus {
     train: Arc<Rows>,
     validation: Option<Arc<Rows>>,
     warnings: Vec<String>,
+    fingerprint: String,
     run: StreamSettings,
     evaluation: StreamSettings,
     encoder: Arc<Encoder>,
@@ -33,6 +34,7 @@ impl Corpus {
     pub(crate) fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Self, Error> {
         let opened = data::Corpus::open(&run.data)?;
         let warnings = warnings(&opened);
+        let fingerprint = opened.fingerprint().to_owned();
         let data::Corpus { train, validation, .. } = opened;
         let (train, encoder) = (Arc::new(train), Arc::new(Encoder::new(tokenizer, &run.data)?));
         let settings = StreamSettings::training(&run.data, &run.train);
@@ -46,6 +48,7 @@ impl Corpus {
             train,
             validation: validation.map(Arc::new),
             warnings,
+            fingerprint,
             run: settings,
             evaluation: StreamSettings::validation(&run.data, &run.train),
             encoder,
@@ -63,6 +66,11 @@ impl Corpus {
     /// What the user should know of the data.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// SHA-256 over the content of all files.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Goes to where a checkpoint was written.

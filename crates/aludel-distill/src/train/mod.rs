@@ -29,6 +29,7 @@ use aludel_document::{Problem, Problems};
 use aludel_kernels::loss::LossDevice;
 use serde_json::Value;
 
+use crate::cache::CachedTeacher;
 use crate::error::Error;
 use crate::folder::{self, Beginning, RunFolder};
 use crate::inputs::{self, Input};
@@ -70,6 +71,9 @@ pub fn distil<D: LossDevice>(
     check_output(run, options.replace)?;
     let models = Models::load(device, run)?;
     let mut corpus = Corpus::open(run, Arc::clone(&models.tokenizer)).map_err(Error::into_problem)?;
+    let cache = CachedTeacher::of_run(device, run, &models.tokenizer, corpus.fingerprint())?
+        .map(|cache| cache.check_teacher(run, &options.digests, options.cancel))
+        .transpose()?;
     let folder = RunFolder::open(&run.output, options.beginning)?;
     let inputs = inputs::hash(run, &options.digests, options.cancel, &|done, total| {
         (options.on_event)(Event::Hashing { done, total });
@@ -85,7 +89,7 @@ pub fn distil<D: LossDevice>(
     let mut summary = summary::of(run, text, &models, &inputs, steps, &options.environment);
     summary.write(folder.path())?;
     let stored = models.stored;
-    let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?;
+    let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?.with_cache(cache);
     let (record, standing) = match &progress {
         None => (Record::create(folder.path())?, Standing::default()),
         Some(progress) => {

@@ -18,13 +18,16 @@ pub(super) fn of<D: LossDevice>(
     environment: &[Fact],
 ) -> Summary {
     let output = run.output.display();
-    let title = match &run.teacher {
+    let title = match run.teacher.as_ref().or(run.cache.as_ref().map(|cache| &cache.path)) {
         Some(teacher) => format!("{output}, taught by {}", teacher.display()),
         None => output.to_string(),
     };
     let mut facts = Vec::new();
     if let (Some(path), Some(teacher)) = (&run.teacher, &models.teacher) {
         facts.push(Fact::new("teacher", format!("{}: {}", path.display(), shape(teacher))));
+    }
+    if let Some(cache) = &run.cache {
+        facts.push(Fact::new("teacher", format!("the cache {}", cache.path.display())));
     }
     facts.push(Fact::new("student", format!("{}: {}", origin(&run.student), shape(&models.student))));
     let trained: usize = models.student.parameters().trainable().map(|parameter| parameter.elements()).sum();

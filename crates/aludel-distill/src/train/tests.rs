@@ -29,7 +29,7 @@ fn micro_batch(number: u64) -> MicroBatch {
     let ids: Vec<u32> = (0..12).map(|place| ((number * 31 + place * place * 7 + 3) % 64) as u32).collect();
     let mut labels = ids[1..].to_vec();
     labels.push(aludel_kernels::loss::IGNORED);
-    MicroBatch { batch: Batch::pack([&ids[..7], &ids[7..]]), labels }
+    MicroBatch { batch: Batch::pack([&ids[..7], &ids[7..]]), labels, ..MicroBatch::default() }
 }
 
 impl Source for Documents {

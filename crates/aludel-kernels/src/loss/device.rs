@@ -3,8 +3,10 @@
 //! In: rows of logits or of hidden states on the device. Out: the gradient in place, and the values of each row in a
 //! small buffer that is read once at the end. Nothing here gathers rows or multiplies matrices: [`head`](super::head) does.
 
+use super::cpu::sparse::run_row;
 use super::objective::Objective;
-use crate::nn::{Device, Rows};
+use super::sparse::SparseRows;
+use crate::nn::{Device, DeviceError, Rows};
 
 /// Columns of a matrix of logits: all that are stored, and those that are tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,48 @@ pub trait LossDevice: Device {
         teacher: Option<&Self::Buffer>,
         values: &mut Self::Buffer,
     );
+
+    /// As [`LossDevice::loss_rows`] against a teacher of which some columns are known: row t is compared with row `rows[t]` of
+    /// `teacher`. `loss.teacher` is not looked at. The default takes the logits to the host and back.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn sparse_rows(
+        &self,
+        loss: RowLoss<'_>,
+        labels: &[u32],
+        (teacher, rows): (&SparseRows, &[usize]),
+        student: &mut Self::Buffer,
+        values: &mut Self::Buffer,
+    ) -> Result<(), DeviceError> {
+        let mut logits = self.read(student, 0..self.len(student))?;
+        let mut measured = vec![0.0; self.len(values)];
+        let columns = loss.objective.terms().len() + Column::COUNT;
+        let pieces =
+            logits.chunks_exact_mut(loss.student.stored.max(1)).zip(measured.chunks_exact_mut(columns));
+        for ((student, values), (&label, &row)) in pieces.zip(labels.iter().zip(rows)) {
+            run_row(loss, teacher.columns, teacher.row(row), label, student, values);
+        }
+        if loss.mode == Mode::Gradient {
+            self.write(student, 0, &logits)?;
+        }
+        self.write(values, 0, &measured)
+    }
+
+    /// What `f` makes of each row of logits, on the host, in the order of the rows. `logits` is of the device's activation type.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn map_rows<R: Send>(
+        &self,
+        columns: Columns,
+        logits: &Self::Buffer,
+        f: impl Fn(usize, &[f32]) -> R + Send + Sync,
+    ) -> Result<Vec<R>, DeviceError> {
+        let logits = self.read(logits, 0..self.len(logits))?;
+        let rows = logits.chunks_exact(columns.stored.max(1)).enumerate();
+        Ok(rows.map(|(row, logits)| f(row, &logits[..columns.valid])).collect())
+    }
 
     /// Distance of each row of `x` from that of `target`, into `values` (f32, `[T]`), and `factor` times its gradient in
     /// place of `x`; zeros in rows whose label is [`IGNORED`](super::objective::IGNORED). `x` is of the device's activation

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::device::{Column, Columns, LossDevice, Mode, RowLoss};
 use super::objective::{IGNORED, Objective};
+use super::sparse::SparseRows;
 use crate::element::Element;
 use crate::nn::{Accumulate, DeviceError, Product, Rows};
 
@@ -77,6 +78,21 @@ pub enum TeacherRows<'a, B> {
         /// Its columns.
         columns: Columns,
     },
+    /// Some columns of every row; logits are not made.
+    Sparse(&'a SparseRows),
+    /// Logits that are stored in another form, and made chunk by chunk.
+    Stored {
+        /// Gives them, soft cap included.
+        source: &'a dyn LogitSource,
+        /// Columns of a row.
+        columns: usize,
+    },
+}
+
+/// Gives rows of logits.
+pub trait LogitSource: std::fmt::Debug + Sync {
+    /// Writes a row, counted from 0 with the ignored ones, into `to`.
+    fn row(&self, row: usize, to: &mut [f32]);
 }
 
 impl<B> TeacherRows<'_, B> {
@@ -84,6 +100,9 @@ impl<B> TeacherRows<'_, B> {
         match self {
             Self::Hidden { head, .. } => head.columns(),
             Self::Logits { columns, .. } => *columns,
+            Self::Sparse(SparseRows { columns, .. }) | Self::Stored { columns, .. } => {
+                Columns { stored: *columns, valid: *columns }
+            }
         }
     }
 }
@@ -198,7 +217,7 @@ pub fn head_loss<D: LossDevice>(
             None => Chunk::new(device, objective, head, teacher, rows.len(), gradient.is_some())?,
         };
         let labels: Vec<u32> = rows.iter().map(|&row| labels[row]).collect();
-        buffers.forward(device, head, hidden, teacher, rows);
+        buffers.forward(device, head, hidden, teacher, rows)?;
         let loss = RowLoss {
             objective,
             rows: rows.len(),
@@ -208,9 +227,14 @@ pub fn head_loss<D: LossDevice>(
             factor,
             mode: if gradient.is_some() { Mode::Gradient } else { Mode::Values },
         };
-        let indices = device.indices(&labels)?;
-        let given = buffers.teacher.as_ref().map(|teacher| &teacher.logits);
-        device.loss_rows(loss, &indices, &mut buffers.student, given, &mut buffers.values);
+        if let Some(TeacherRows::Sparse(teacher)) = teacher {
+            let (student, values) = (&mut buffers.student, &mut buffers.values);
+            device.sparse_rows(loss, &labels, (teacher, rows), student, values)?;
+        } else {
+            let indices = device.indices(&labels)?;
+            let given = buffers.teacher.as_ref().map(|teacher| &teacher.logits);
+            device.loss_rows(loss, &indices, &mut buffers.student, given, &mut buffers.values);
+        }
         if let Some(gradient) = &mut gradient {
             buffers.backward(device, head, rows, gradient);
         }
@@ -219,6 +243,30 @@ pub fn head_loss<D: LossDevice>(
         chunk = Some(buffers);
     }
     Ok(report)
+}
+
+/// What `f` makes of the logits of some rows of hidden states, chunk by chunk, in the order of `rows`; it is given a row's place in
+/// `rows` and its valid columns.
+///
+/// # Errors
+/// What the device reports.
+pub fn map_logits<D: LossDevice, R: Send>(
+    device: &D,
+    (head, hidden): (&Head<'_, D::Buffer>, &D::Buffer),
+    rows: &[usize],
+    memory: usize,
+    f: impl Fn(usize, &[f32]) -> R + Send + Sync,
+) -> Result<Vec<R>, DeviceError> {
+    let most = chunk_rows(device, head, None, rows.len(), memory);
+    let mut made = Vec::with_capacity(rows.len());
+    for (at, chunk) in rows.chunks(most).enumerate() {
+        let mut gathered = device.zeros(chunk.len() * head.width, device.activation())?;
+        let mut to = device.zeros(chunk.len() * head.vocabulary, device.activation())?;
+        gather(device, hidden, head.width, chunk, &mut gathered);
+        logits(device, head, chunk.len(), &gathered, &mut to);
+        made.extend(device.map_rows(head.columns(), &to, |row, logits| f(at * most + row, logits))?);
+    }
+    Ok(made)
 }
 
 /// Value and gradient of an objective from logits that are already there.
@@ -279,6 +327,8 @@ fn chunk_rows<D: LossDevice>(
         None => 0,
         Some(TeacherRows::Hidden { head, .. }) => (head.vocabulary + head.width) * activation,
         Some(TeacherRows::Logits { logits, columns }) => columns.stored * device.element(logits).size(),
+        Some(TeacherRows::Stored { columns, .. }) => columns * Element::F32.size(),
+        Some(TeacherRows::Sparse(_)) => 0,
     };
     let of_row = (head.vocabulary + 2 * head.width) * activation + of_teacher;
     let most = (memory / of_row).max(1);
@@ -311,7 +361,10 @@ impl<D: LossDevice> Chunk<D> {
     ) -> Result<Self, DeviceError> {
         let activations = |width: usize| device.zeros(rows * width, device.activation());
         let teacher = match teacher {
-            None => None,
+            None | Some(TeacherRows::Sparse(_)) => None,
+            Some(TeacherRows::Stored { columns, .. }) => {
+                Some(TeacherChunk { hidden: None, logits: device.zeros(rows * columns, Element::F32)? })
+            }
             Some(TeacherRows::Hidden { head, .. }) => Some(TeacherChunk {
                 hidden: Some(activations(head.width)?),
                 logits: activations(head.vocabulary)?,
@@ -339,7 +392,7 @@ impl<D: LossDevice> Chunk<D> {
         hidden: &D::Buffer,
         teacher: Option<&TeacherRows<'_, D::Buffer>>,
         rows: &[usize],
-    ) {
+    ) -> Result<(), DeviceError> {
         gather(device, hidden, head.width, rows, &mut self.hidden);
         logits(device, head, rows.len(), &self.hidden, &mut self.student);
         match (teacher, &mut self.teacher) {
@@ -353,8 +406,16 @@ impl<D: LossDevice> Chunk<D> {
             (Some(TeacherRows::Logits { logits, columns }), Some(chunk)) => {
                 gather(device, logits, columns.stored, rows, &mut chunk.logits);
             }
+            (Some(TeacherRows::Stored { source, columns }), Some(chunk)) => {
+                let mut room = vec![0.0; *columns];
+                for (at, &row) in rows.iter().enumerate() {
+                    source.row(row, &mut room);
+                    device.write(&mut chunk.logits, at * columns, &room)?;
+                }
+            }
             _ => {}
         }
+        Ok(())
     }
 
     /// Takes the gradient of the logits, which is where the student's logits were, back through the head.

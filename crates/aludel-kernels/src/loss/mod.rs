@@ -11,19 +11,26 @@
 //!
 //! Reading order: [`objective`] (the terms), [`mod@reference`] (what they mean, in f64), [`head`] (the loop over chunks of
 //! rows), [`hidden`] (losses between hidden states), [`device`] (what both ask of a device), `divergence` (the terms, one
-//! column at a time) and `cpu` (its kernels), [`taid`] (targets that move).
+//! column at a time) and `cpu` (its kernels), [`sparse`] (teachers of which some columns are known), [`extract`] (what a cache keeps of
+//! logits), [`taid`] (targets that move).
 
 mod cpu;
 pub mod device;
 mod divergence;
+pub mod extract;
 pub mod head;
 pub mod hidden;
 pub mod objective;
 pub mod reference;
+pub mod sparse;
 pub mod taid;
 
 pub use device::{Column, Columns, LossDevice, Mode, RowDistance, RowLoss};
-pub use head::{HEAD_MEMORY, Head, HeadGradient, HeadReport, TeacherRows, head_loss, logits_loss};
+pub use extract::{Draws, Likeliest, draw, likeliest};
+pub use head::{
+    HEAD_MEMORY, Head, HeadGradient, HeadReport, LogitSource, TeacherRows, head_loss, logits_loss, map_logits,
+};
 pub use hidden::{HiddenGradient, HiddenLoss, HiddenStates, hidden_loss};
 pub use objective::{Divergence, IGNORED, LabelTerm, Objective, ObjectiveError, Target, Term};
+pub use sparse::{Known, SparseRow, SparseRows, Tail};
 pub use taid::{Annealing, Mixture, Taid, TaidSettings};

@@ -46,6 +46,18 @@ pub enum Divergence {
     LogitsMse,
 }
 
+impl Divergence {
+    /// Whether its slope is `-P / Q`, as that of forward KL, by name or by its parameter.
+    pub(crate) fn is_forward(self) -> bool {
+        match self {
+            Self::ForwardKl | Self::SoftCrossEntropy => true,
+            Self::JensenShannon { beta } => beta == 0.0,
+            Self::SkewedForwardKl { lambda } => lambda == 0.0,
+            _ => false,
+        }
+    }
+}
+
 /// One divergence in an objective.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Term {

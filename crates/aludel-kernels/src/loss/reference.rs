@@ -93,17 +93,14 @@ pub fn divergence(term: &Term, target: &Compared, student: &[f64]) -> (f64, Vec<
     let mean: f64 = q.iter().zip(&g).map(|(q, g)| if *q == 0.0 { 0.0 } else { q * g }).sum();
     let gradient = q.iter().zip(&g).map(|(q, g)| if *q == 0.0 { 0.0 } else { q * (g - mean) / tau });
     // P / Q grows without bound as Q vanishes, its product with Q does not.
-    let exact = matches!(term.divergence, Divergence::ForwardKl | Divergence::SoftCrossEntropy)
-        || matches!(term.divergence, Divergence::JensenShannon { beta } if beta == 0.0)
-        || matches!(term.divergence, Divergence::SkewedForwardKl { lambda } if lambda == 0.0);
-    if exact {
+    if term.divergence.is_forward() {
         return (value, target.log_p.iter().zip(q).map(|(log_p, q)| (q - log_p.exp()) / tau).collect());
     }
     (value, gradient.collect())
 }
 
-/// One column of the vocabulary.
-struct Column {
+/// One column of the vocabulary, or several together.
+pub(super) struct Column {
     p: f64,
     q: f64,
     log_p: f64,
@@ -111,12 +108,26 @@ struct Column {
 }
 
 impl Column {
-    fn new(log_p: f64, log_q: f64) -> Self {
+    pub(super) fn new(log_p: f64, log_q: f64) -> Self {
         Self { p: log_p.exp(), q: log_q.exp(), log_p, log_q }
     }
 
+    /// The teacher's probability.
+    pub(super) fn p(&self) -> f64 {
+        self.p
+    }
+
+    /// `Q g`, which has a bound where the slope has none.
+    pub(super) fn flow(&self, divergence: Divergence) -> f64 {
+        match divergence {
+            _ if divergence.is_forward() => -self.p,
+            _ if self.q == 0.0 => 0.0,
+            _ => self.q * self.slope(divergence),
+        }
+    }
+
     /// What the column adds to the value.
-    fn value(&self, divergence: Divergence) -> f64 {
+    pub(super) fn value(&self, divergence: Divergence) -> f64 {
         let Self { p, q, log_p, log_q } = *self;
         match divergence {
             Divergence::ForwardKl => product(p, log_p - log_q),

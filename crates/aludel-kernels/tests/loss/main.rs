@@ -6,4 +6,5 @@ mod golden;
 mod head;
 mod hidden;
 mod rows;
+mod sparse;
 mod support;

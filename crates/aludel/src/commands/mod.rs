@@ -1,5 +1,6 @@
 //! Runs one command each: settings in, library calls, results to the printer.
 
+mod cache;
 mod convert;
 mod device;
 mod distill;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Convert(arguments) => convert::run(&arguments, printer),
         Command::Methods(arguments) => methods::run(&arguments, printer),
         Command::Distill(arguments) => distill::run(&arguments, printer),
+        Command::Cache(command) => cache::run(&command, printer),
         Command::Report(arguments) => report::run(&arguments, printer),
         Command::Eval(arguments) => eval::run(&arguments, printer),
         Command::Generate(arguments) => generate::run(&arguments, printer),

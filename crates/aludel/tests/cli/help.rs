@@ -18,6 +18,7 @@ Commands:
             shard size
   methods   List the merge methods, or the parameters of one
   distill   Train a student as a run file says: taught by a teacher, or on text alone
+  cache     Store what a teacher says of some data, and look at what is stored
   report    Render the record of a run as one HTML page
   eval      Measure how well a model predicts text, and how near it is to another model
   generate  Continue a text

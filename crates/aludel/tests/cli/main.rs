@@ -3,6 +3,7 @@
 //! Expected texts are recorded in the tests; `SNAPSHOTS=overwrite cargo test -p aludel` records them anew.
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
+mod cache;
 mod convert;
 mod determinism;
 mod distill;

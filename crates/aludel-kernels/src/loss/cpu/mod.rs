@@ -4,22 +4,25 @@
 //! knows threads but by [`Cpu`].
 //!
 //! Reading order: `plan` (terms sorted), `row` (the passes over a row), `block` and `softmax` (their state), `lanes` (inner
-//! loops), `elementary` (functions).
+//! loops), `elementary` (functions), `sparse` (rows against known columns), `extract` (what a cache keeps of a row).
 
 mod block;
 mod dispatch;
 pub(in crate::loss) mod elementary;
+pub(in crate::loss) mod extract;
 mod lanes;
 mod plan;
 mod row;
 mod softmax;
+pub(in crate::loss) mod sparse;
 
 use self::plan::Plan;
 use self::row::Row;
-use super::device::{Column, LossDevice, RowDistance, RowLoss};
+use super::device::{Column, Columns, LossDevice, RowDistance, RowLoss};
 use super::objective::IGNORED;
-use crate::nn::Rows;
+use super::sparse::SparseRows;
 use crate::nn::cpu::{Buffer, Cpu, Indices, dispatch as nn};
+use crate::nn::{DeviceError, Rows};
 
 /// Arithmetic of one column of one row, for deciding whether threads are worth it.
 const OPERATIONS: usize = 100;
@@ -64,6 +67,44 @@ impl LossDevice for Cpu {
         });
         let operations = loss.rows * loss.student.valid * OPERATIONS;
         self.each(rows.collect(), operations, |row| row.run(&plan));
+    }
+
+    fn sparse_rows(
+        &self,
+        loss: RowLoss<'_>,
+        labels: &[u32],
+        (teacher, rows): (&SparseRows, &[usize]),
+        student: &mut Buffer,
+        values: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        let (stored, columns) = (loss.student.stored, loss.objective.terms().len() + Column::COUNT);
+        assert_eq!(
+            (student.len(), values.len()),
+            (loss.rows * stored, loss.rows * columns),
+            "rows and values"
+        );
+        assert_eq!((labels.len(), rows.len()), (loss.rows, loss.rows), "labels and rows of the teacher");
+        let students = student.floats_mut().chunks_exact_mut(stored.max(1));
+        let pieces = students.zip(values.floats_mut().chunks_exact_mut(columns)).zip(labels.iter().zip(rows));
+        self.each(
+            pieces.collect(),
+            loss.rows * loss.student.valid * OPERATIONS,
+            |((student, values), (&label, &row))| {
+                sparse::run_row(loss, teacher.columns, teacher.row(row), label, student, values);
+            },
+        );
+        Ok(())
+    }
+
+    fn map_rows<R: Send>(
+        &self,
+        columns: Columns,
+        logits: &Buffer,
+        f: impl Fn(usize, &[f32]) -> R + Send + Sync,
+    ) -> Result<Vec<R>, DeviceError> {
+        let rows: Vec<_> = logits.floats().chunks_exact(columns.stored.max(1)).enumerate().collect();
+        let operations = logits.len() * OPERATIONS / 10;
+        Ok(self.map(rows, operations, |(row, logits)| f(row, &logits[..columns.valid])))
     }
 
     fn distance_rows(

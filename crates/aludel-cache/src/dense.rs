@@ -1,0 +1,212 @@
+//! Codes rows of all columns in few bits, and hidden states.
+//!
+//! In: logits or hidden states. Out: rows of equal length, read where they lie. A row of logits is `top`, `step` and `floor` in f32,
+//! then one whole number `q` a column: with `Q` the greatest, `q > 0` is the logit `top - (Q - q) step`, and 0 is `floor`, which
+//! gives all columns below the range their mean probability. A row of hidden states is a factor in f32 and its elements in f16.
+
+use half::f16;
+
+use super::error::Error;
+use super::rows::{HiddenRows, LogitRows};
+
+/// Nats below the greatest logit that levels reach, for 8 and for 4 bits.
+const REACH: [f32; 2] = [24.0, 10.0];
+
+/// Bytes before the columns of a row of logits.
+const SCALES: usize = 12;
+
+/// Bytes of a row of logits.
+pub(crate) fn logit_row_bytes(columns: usize, bits: u32) -> usize {
+    SCALES + (columns * bits as usize).div_ceil(8)
+}
+
+/// Bytes of a row of hidden states.
+pub(crate) fn hidden_row_bytes(width: usize) -> usize {
+    4 + 2 * width
+}
+
+/// Appends a row of logits in `bits` bits, 4 or 8.
+pub(crate) fn push_logits(bits: u32, logits: &[f32], to: &mut Vec<u8>) -> Result<(), Error> {
+    let most = (1u32 << bits) - 1;
+    let finite = logits.iter().copied().filter(|x| x.is_finite());
+    let (least, top) = finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
+    if !top.is_finite() || logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
+        return Err(Error::unstorable("the teacher has NaN or infinite logits"));
+    }
+    let reach = (top - least).min(REACH[usize::from(bits == 4)]);
+    let step = (reach / (most - 1) as f32).max(f32::MIN_POSITIVE);
+    let level = |x: f32| {
+        let down = ((top - x) / step).round();
+        if down < most as f32 { most - down as u32 } else { 0 }
+    };
+    let (mut below, mut mass) = (0u32, 0.0f64);
+    for &x in logits.iter().filter(|x| level(**x) == 0) {
+        below += 1;
+        mass += f64::from(x - top).exp();
+    }
+    let floor = if mass > 0.0 { top + (mass / f64::from(below)).ln() as f32 } else { f32::NEG_INFINITY };
+    [top, step, floor].iter().for_each(|x| to.extend(x.to_le_bytes()));
+    if bits == 8 {
+        to.extend(logits.iter().map(|&x| level(x) as u8));
+    } else {
+        let pair = |pair: &[f32]| level(pair[0]) as u8 | pair.get(1).map_or(0, |&x| level(x) as u8) << 4;
+        to.extend(logits.chunks(2).map(pair));
+    }
+    Ok(())
+}
+
+/// Rows of quantised logits that are being made.
+#[derive(Clone, Debug)]
+pub struct LogitBuffer {
+    bytes: Vec<u8>,
+    columns: usize,
+    bits: u32,
+}
+
+impl LogitBuffer {
+    /// None yet, of `columns` in 8 bits, or in 4.
+    pub fn new(columns: usize, in_eight: bool) -> Self {
+        Self { bytes: Vec::new(), columns, bits: if in_eight { 8 } else { 4 } }
+    }
+
+    /// Quantises a row.
+    ///
+    /// # Errors
+    /// [`Error::Unstorable`] for NaN, positive infinity, or nothing but negative infinity.
+    ///
+    /// # Panics
+    /// Where the row has another number of columns.
+    pub fn push(&mut self, logits: &[f32]) -> Result<(), Error> {
+        assert_eq!(logits.len(), self.columns, "a row of logits");
+        push_logits(self.bits, logits, &mut self.bytes)
+    }
+
+    /// Adds the rows of another one of the same shape.
+    ///
+    /// # Panics
+    /// Where it has another shape.
+    pub fn append(&mut self, other: &Self) {
+        assert_eq!((self.columns, self.bits), (other.columns, other.bits), "rows of logits");
+        self.bytes.extend_from_slice(&other.bytes);
+    }
+
+    /// The rows so far.
+    pub fn rows(&self) -> LogitRows<'_> {
+        LogitRows { bytes: &self.bytes, columns: self.columns, bits: self.bits }
+    }
+}
+
+impl LogitRows<'_> {
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / logit_row_bytes(self.columns, self.bits)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Columns of a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Writes the logits of a row.
+    ///
+    /// # Panics
+    /// Where there is no such row, or `to` has another length than a row.
+    pub fn row(&self, row: usize, to: &mut [f32]) {
+        assert_eq!(to.len(), self.columns, "a row of logits");
+        let width = logit_row_bytes(self.columns, self.bits);
+        let (scales, levels) = self.bytes[row * width..(row + 1) * width].split_at(SCALES);
+        let scale = |at: usize| f32_at(scales, 4 * at);
+        let (top, step, floor) = (scale(0), scale(1), scale(2));
+        let most = (1i32 << self.bits) - 1;
+        let logit = |q: u8| if q == 0 { floor } else { top - (most - i32::from(q)) as f32 * step };
+        let table: [f32; 256] = std::array::from_fn(|q| logit(q as u8));
+        if self.bits == 8 {
+            to.iter_mut().zip(levels).for_each(|(to, &q)| *to = table[usize::from(q)]);
+        } else {
+            for (at, to) in to.iter_mut().enumerate() {
+                *to = table[usize::from(levels[at / 2] >> (4 * (at % 2)) & 15)];
+            }
+        }
+    }
+}
+
+/// Appends a row of hidden states.
+pub(crate) fn push_hidden(values: &[f32], to: &mut Vec<u8>) -> Result<(), Error> {
+    let most = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    if !most.is_finite() || values.iter().any(|x| x.is_nan()) {
+        return Err(Error::unstorable("the teacher has NaN or infinite hidden states"));
+    }
+    let factor = if most > 0.0 { most } else { 1.0 };
+    to.extend(factor.to_le_bytes());
+    values.iter().for_each(|&x| to.extend(f16::from_f32(x / factor).to_le_bytes()));
+    Ok(())
+}
+
+/// Reads rows of hidden states from bytes of a whole number of them.
+pub(crate) fn hidden_rows(bytes: &[u8], width: usize) -> HiddenRows {
+    let mut values = Vec::with_capacity(bytes.len() / 2);
+    for row in bytes.chunks_exact(hidden_row_bytes(width)) {
+        let factor = f32_at(row, 0);
+        let halves = row[4..].chunks_exact(2).map(|pair| f16::from_le_bytes([pair[0], pair[1]]));
+        values.extend(halves.map(|x| x.to_f32() * factor));
+    }
+    HiddenRows { width, values }
+}
+
+fn f32_at(bytes: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logits(columns: usize) -> Vec<f32> {
+        (0..columns).map(|at| 3.0 * (0.7 + 1.3 * at as f32).sin() - at as f32 / 40.0).collect()
+    }
+
+    #[test]
+    fn logits_come_back_within_half_a_step_and_the_rest_keeps_its_mass() {
+        for (bits, columns) in [(8, 1), (8, 2001), (4, 1), (4, 41), (4, 2000)] {
+            let (logits, mut bytes) = (logits(columns), Vec::new());
+            push_logits(bits, &logits, &mut bytes).unwrap();
+            push_logits(bits, &logits, &mut bytes).unwrap();
+            let rows = LogitRows { bytes: &bytes, columns, bits };
+            assert_eq!(rows.len(), 2);
+            let mut got = vec![0.0; columns];
+            rows.row(1, &mut got);
+            let top = logits.iter().copied().fold(f32::MIN, f32::max);
+            let step = f32_at(&bytes, 4);
+            let near = |(x, y): (&f32, &f32)| {
+                top - x > REACH[usize::from(bits == 4)] || (x - y).abs() <= 0.51 * step
+            };
+            assert!(logits.iter().zip(&got).all(near), "{bits} {columns}");
+            let below = |x: &[f32]| {
+                let mass = x
+                    .iter()
+                    .zip(&logits)
+                    .filter(|(_, z)| top - **z > REACH[usize::from(bits == 4)] + 0.5 * step);
+                mass.map(|(x, _)| f64::from(x - top).exp()).sum::<f64>()
+            };
+            assert!((below(&got) - below(&logits)).abs() <= 0.001 * below(&logits), "{bits} {columns}");
+        }
+        assert!(push_logits(8, &[1.0, f32::NAN], &mut Vec::new()).is_err());
+        assert!(push_logits(8, &[f32::NEG_INFINITY], &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn hidden_states_keep_eleven_bits() {
+        let (values, mut bytes) = (logits(30), Vec::new());
+        push_hidden(&values, &mut bytes).unwrap();
+        push_hidden(&[0.0; 30], &mut bytes).unwrap();
+        let rows = hidden_rows(&bytes, 30);
+        assert_eq!(rows.values.len(), 60);
+        assert!(values.iter().zip(&rows.values).all(|(x, y)| (x - y).abs() <= x.abs() / 2000.0 + 1e-6));
+        assert_eq!(rows.values[30..], [0.0; 30]);
+    }
+}

@@ -1,0 +1,152 @@
+//! Takes out of a row of logits what a cache keeps of it: the likeliest columns, or draws.
+//!
+//! In: one row of logits. Out: columns in ascending order with their log-probabilities, and what all others have together, at each
+//! temperature; or how often each column was drawn. Ties go to the lower column. Where rows come from and go to is not known here.
+
+use super::cpu::extract::{above, log_sum};
+use crate::random::philox;
+
+/// The likeliest columns of a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Likeliest {
+    /// In ascending order.
+    pub ids: Vec<u32>,
+    /// Their log-probabilities at temperature 1.
+    pub log_p: Vec<f32>,
+    /// For each temperature, the probability of all other columns.
+    pub tails: Vec<f32>,
+    /// The log-sum-exp of the logits.
+    pub log_sum: f32,
+}
+
+/// Columns that were drawn from a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Draws {
+    /// In ascending order.
+    pub ids: Vec<u32>,
+    /// How often each was drawn.
+    pub counts: Vec<u32>,
+    /// The entropy of the distribution, in nats.
+    pub entropy: f32,
+}
+
+/// The `k` likeliest columns, fewer where fewer have a finite logit. NaN shows in `log_sum`.
+pub fn likeliest(logits: &[f32], k: usize, temperatures: &[f32]) -> Likeliest {
+    let mut found: Vec<(u32, f32)> = above(logits, k);
+    found.retain(|(_, z)| *z > f32::NEG_INFINITY);
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if found.len() > k {
+        found.select_nth_unstable_by(k, order);
+        found.truncate(k);
+    }
+    found.sort_unstable_by_key(|(id, _)| *id);
+    let whole = log_sum(logits, 1.0);
+    let tail = |&temperature: &f32| {
+        let tau = f64::from(temperature);
+        let sum = if temperature == 1.0 { whole } else { log_sum(logits, temperature) };
+        let known: f64 = found.iter().map(|(_, z)| (f64::from(*z) / tau - sum).exp()).sum();
+        // The difference of two sums near 1 has no digits below this.
+        if found.len() == logits.len() { 0.0 } else { (1.0 - known).max(1e-7) as f32 }
+    };
+    Likeliest {
+        tails: temperatures.iter().map(tail).collect(),
+        ids: found.iter().map(|(id, _)| *id).collect(),
+        log_p: found.iter().map(|(_, z)| (f64::from(*z) - whole).min(0.0) as f32).collect(),
+        log_sum: whole as f32,
+    }
+}
+
+/// `count` draws from `softmax(logits / temperature)`, by random numbers that depend on the seed and on these words alone.
+pub fn draw(logits: &[f32], temperature: f32, count: u32, seed: u64, words: [u32; 3]) -> Draws {
+    let tau = f64::from(temperature);
+    let sum = log_sum(logits, temperature);
+    let key = [seed as u32, (seed >> 32) as u32];
+    let mut points: Vec<f64> = (0..count)
+        .map(|at| {
+            let word = philox([words[0], words[1], words[2], at], key);
+            (u64::from(word[0]) << 21 ^ u64::from(word[1]) >> 11) as f64 / (1u64 << 53) as f64
+        })
+        .collect();
+    points.sort_unstable_by(f64::total_cmp);
+    let (mut draws, mut passed, mut entropy, mut last) = (Draws::default(), 0.0, 0.0, 0);
+    let mut points = points.into_iter().peekable();
+    for (id, &z) in logits.iter().enumerate() {
+        let log_p = f64::from(z) / tau - sum;
+        let p = log_p.exp();
+        if p > 0.0 {
+            entropy -= p * log_p;
+            passed += p;
+            last = id as u32;
+            let mut here = 0;
+            while points.next_if(|point| *point < passed).is_some() {
+                here += 1;
+            }
+            if here > 0 {
+                draws.ids.push(last);
+                draws.counts.push(here);
+            }
+        }
+    }
+    // Rounding may leave the sum a little below 1.
+    let left = points.count() as u32;
+    match (draws.ids.last() == Some(&last), draws.counts.last_mut()) {
+        (true, Some(count)) => *count += left,
+        _ if left > 0 => {
+            draws.ids.push(last);
+            draws.counts.push(left);
+        }
+        _ => {}
+    }
+    Draws { entropy: entropy as f32, ..draws }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logits(count: usize) -> Vec<f32> {
+        (0..count).map(|at| 3.0 * (0.3 + 1.7 * at as f32).sin() - (at % 7) as f32).collect()
+    }
+
+    #[test]
+    fn the_likeliest_are_those_of_a_full_sort() {
+        for (count, k) in [(1, 1), (41, 8), (401, 401), (1271, 20), (70_001, 128)] {
+            let mut logits = logits(count);
+            logits[count / 2] = f32::NEG_INFINITY;
+            let got = likeliest(&logits, k, &[1.0, 2.0]);
+            let mut order: Vec<usize> = (0..count).filter(|at| *at != count / 2).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            order.truncate(k);
+            order.sort_unstable();
+            assert_eq!(got.ids, order.iter().map(|&at| at as u32).collect::<Vec<_>>());
+            for (place, tau) in [(0, 1.0f64), (1, 2.0)] {
+                let sum = |these: &mut dyn Iterator<Item = usize>| -> f64 {
+                    these.map(|at| (f64::from(logits[at]) / tau).exp()).sum()
+                };
+                let (all, kept) = (sum(&mut (0..count)), sum(&mut order.iter().copied()));
+                let tail = if all > 0.0 { 1.0 - kept / all } else { continue };
+                assert!((f64::from(got.tails[place]) - tail).abs() < 1e-6, "{count} {k} {tau}");
+                if place == 0 {
+                    assert!((f64::from(got.log_sum) - all.ln()).abs() < 1e-5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn draws_have_the_distribution_and_its_entropy() {
+        let logits = [1.0f32, 0.0, f32::NEG_INFINITY, 2.0, -1.0];
+        let p: Vec<f64> = logits.iter().map(|z| (f64::from(*z) / 2.0).exp()).collect();
+        let sum: f64 = p.iter().sum();
+        let got = draw(&logits, 2.0, 100_000, 5, [1, 2, 3]);
+        assert_eq!(got.ids, [0, 1, 3, 4]);
+        assert_eq!(got.counts.iter().sum::<u32>(), 100_000);
+        for (&id, &count) in got.ids.iter().zip(&got.counts) {
+            assert!((f64::from(count) / 1e5 - p[id as usize] / sum).abs() < 0.006);
+        }
+        let entropy: f64 = p.iter().filter(|p| **p > 0.0).map(|p| -p / sum * (p / sum).ln()).sum();
+        assert!((f64::from(got.entropy) - entropy).abs() < 1e-5);
+        assert_eq!(got, draw(&logits, 2.0, 100_000, 5, [1, 2, 3]));
+        assert_ne!(got.counts, draw(&logits, 2.0, 100_000, 5, [1, 2, 4]).counts);
+    }
+}

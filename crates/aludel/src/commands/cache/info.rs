@@ -1,0 +1,71 @@
+//! `aludel cache info`: says what a cache is of.
+
+use aludel_cache::{Cache, Contents, Header};
+use serde::Serialize;
+
+use crate::args::CacheInfoArguments;
+use crate::commands::cache::verify::refused;
+use crate::printer::Printer;
+use aludel_merge::plan::Bytes;
+
+/// What a cache is of, and how large.
+#[derive(Serialize)]
+struct Info<'a> {
+    header: &'a Header,
+    records: usize,
+    tokens: u64,
+    shards: usize,
+    bytes: u64,
+    bytes_per_token: f64,
+}
+
+/// Opens the cache and prints what it says of itself.
+pub(super) fn run(arguments: &CacheInfoArguments, printer: &Printer) -> anyhow::Result<()> {
+    let cache = Cache::open(&arguments.cache).map_err(refused)?;
+    let info = Info {
+        header: cache.header(),
+        records: cache.len(),
+        tokens: cache.targets(),
+        shards: cache.shards(),
+        bytes: cache.bytes(),
+        bytes_per_token: cache.bytes() as f64 / cache.targets().max(1) as f64,
+    };
+    if printer.talk().json { printer.json(&info) } else { Ok(printer.data(&table(&info))?) }
+}
+
+fn table(info: &Info<'_>) -> String {
+    let header = info.header;
+    let temperatures: Vec<String> = header.temperatures.iter().map(ToString::to_string).collect();
+    let rows = [
+        ("contents", contents(&header.contents)),
+        ("tokens", format!("{} in {} records", info.tokens, info.records)),
+        (
+            "size",
+            format!(
+                "{} in {} files, {:.1} bytes a token",
+                Bytes(info.bytes),
+                info.shards,
+                info.bytes_per_token
+            ),
+        ),
+        ("vocabulary", header.vocabulary.to_string()),
+        ("temperatures", temperatures.join(", ")),
+        ("teacher", header.teacher.name.clone()),
+        ("parts", header.parts.to_string()),
+        ("written by", header.tool.clone()),
+    ];
+    let settings = header.data.iter().map(|(name, value)| (name.as_str(), value.to_string()));
+    let rows: Vec<(&str, String)> = rows.into_iter().chain(settings).collect();
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
+}
+
+fn contents(contents: &Contents) -> String {
+    match contents {
+        Contents::TopK { k, .. } => format!("the {k} likeliest tokens (top_k)"),
+        Contents::Sampled { draws, .. } => format!("{draws} draws (sampled)"),
+        Contents::Int8 {} => "logits in 8 bits (int8)".to_owned(),
+        Contents::Int4 {} => "logits in 4 bits (int4)".to_owned(),
+        Contents::Hidden { width, .. } => format!("hidden states of width {width} (hidden)"),
+    }
+}
