@@ -1,7 +1,7 @@
 //! Maps weight files into memory and hands out windows of their bytes without copying.
 //!
 //! In: a [`Checkpoint`]. Out: `&[u8]` windows, and hints to the kernel about pages that will or will not be needed.
-//! Opening reads nothing. This module holds the only `unsafe` code of the crate; it interprets no bytes.
+//! Opening reads nothing. It interprets no bytes.
 #![expect(unsafe_code, reason = "memory maps cannot be made safe: another process may change the file")]
 
 use std::fs::File;
@@ -131,7 +131,6 @@ fn map_file(file: &WeightFile) -> Result<(Mmap, File), Error> {
     // SAFETY: the map is read-only and handed out as `&[u8]`. That nobody changes the file meanwhile is the documented
     // condition on `WeightMap`; the standard library offers no way to enforce it.
     let map = unsafe { MmapOptions::new().map(&handle) }.map_err(Error::io("map", &file.path))?;
-    map_in_small_pages(&map);
     Ok((map, handle))
 }
 
@@ -180,17 +179,6 @@ const FAULT_CLUSTER: usize = WeightMap::RELEASED_AT_ONCE as usize;
 fn advise_needed(map: &Mmap, window: Range<usize>) {
     let _ = map.advise_range(memmap2::Advice::WillNeed, window.start, window.len());
 }
-
-/// A window is a fraction of a megabyte: where a file is cached in large pages, touching it would make two megabytes resident,
-/// and how much memory a merge takes would depend on the file system.
-#[cfg(target_os = "linux")]
-fn map_in_small_pages(map: &Mmap) {
-    // A kernel without large pages refuses, and has none.
-    let _ = map.advise(memmap2::Advice::NoHugePage);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn map_in_small_pages(_: &Mmap) {}
 
 #[cfg(unix)]
 fn advise_not_needed(map: &Mmap, window: Range<usize>) {

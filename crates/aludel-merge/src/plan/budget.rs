@@ -91,7 +91,8 @@ impl Needs {
         inputs: &[StoredPart],
         output: u64,
     ) {
-        let slack = |part: &StoredPart| part.file.min(2 * WeightMap::RELEASED_AT_ONCE);
+        // Up to one piece before the window waits to be given back, and half of one after it on average.
+        let slack = |part: &StoredPart| part.file.min(WeightMap::RELEASED_AT_ONCE * 3 / 2);
         self.input_width = self.input_width.max(inputs.iter().map(|part| part.width).sum());
         self.slack = self.slack.max(inputs.iter().map(slack).sum());
         self.output_width = self.output_width.max(output);
