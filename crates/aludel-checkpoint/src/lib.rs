@@ -19,6 +19,7 @@
 //! - `source`: what a merge reads: a checkpoint, with quantised tensors decoded, or a GGUF file.
 //! - `quantised`: FP8 weights and their scales, and the refusal of other quantisations.
 //! - `encoded`: values of tensors that are not stored as plain numbers.
+//! - `adapter`: LoRA adapters in peft's layout, opened by headers, and the config of those that are written.
 //! - `map`: zero-copy windows over the weights; with `mapped_file`, one whole file of any kind, the only `unsafe` of this crate.
 //! - `layout`: where every output tensor will lie.
 //! - `staging`: the hidden folder beside the target, and those of runs that died.
@@ -30,6 +31,7 @@
 //! - [`resident`]: the memory of this process.
 //! - `digest`: SHA-256 of input files, remembered between runs.
 
+mod adapter;
 pub mod card;
 mod checkpoint;
 mod config;
@@ -55,6 +57,9 @@ mod staging;
 mod torch;
 mod weight_files;
 
+pub use adapter::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, AdapterConfig, AdapterFiles, AdapterModule, AdapterTensor,
+};
 pub use checkpoint::{Checkpoint, LeftOut, MadeFile, TensorEntry, WeightFile};
 pub use config::Config;
 pub use digest::{DigestCache, user_cache};

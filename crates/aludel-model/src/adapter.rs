@@ -5,12 +5,11 @@
 //! 2023, rsLoRA). A is drawn as torch initialises a linear layer, uniform within `1 / sqrt(inputs)`; B is zero, so that
 //! the model is at first what it was. There is no dropout. Experts have no adapters.
 
-use aludel_checkpoint::{Layout, OutputFolder, OutputTensor};
+use aludel_checkpoint::{ADAPTER_CONFIG, AdapterFiles, AdapterTensor, OutputFolder, OutputTensor};
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::{Device, DeviceError};
 use aludel_kernels::random::{StreamKey, uniform};
 use indexmap::{IndexMap, IndexSet};
-use serde_json::json;
 
 use crate::decoder::Decoder;
 use crate::error::{Error, Problems};
@@ -167,10 +166,12 @@ impl<D: Device> Decoder<D> {
         let Some(adapters) = self.adapters() else {
             return Err(Error::change("the model has no adapters to save"));
         };
-        folder.write("adapter_config.json", adapters.config(base).as_bytes())?;
-        let side = |a: &str, module: &str| format!("base_model.model.{module}.lora_{a}.weight");
+        folder.write(ADAPTER_CONFIG, adapters.config(base).as_bytes())?;
         let tensors = adapters.modules.iter().flat_map(|(name, module)| {
-            [(side("A", name), vec![module.a]), (side("B", name), module.parts.clone())]
+            [
+                (AdapterTensor::A.name(name), vec![module.a]),
+                (AdapterTensor::B.name(name), module.parts.clone()),
+            ]
         });
         let tensors: IndexMap<String, Vec<usize>> = tensors.collect();
         let outputs = tensors.iter().map(|(name, parts)| {
@@ -180,7 +181,7 @@ impl<D: Device> Decoder<D> {
             let dtype = stored_type(Element::F32);
             OutputTensor { name: name.clone(), dtype, shape: vec![rows, columns] }
         });
-        let layout = Layout::single(outputs.collect(), "adapter_model.safetensors")?;
+        let layout = AdapterFiles::layout(outputs.collect())?;
         let mut writer = folder.shards(&layout)?;
         for (index, tensor) in layout.tensors().iter().enumerate() {
             let at = layout.placement(index);
@@ -203,23 +204,15 @@ impl Adapters {
             [only] if only == ALL => self.modules.keys().map(suffix).collect(),
             targets => targets.iter().cloned().collect(),
         };
-        let config = json!({
-            "base_model_name_or_path": base,
-            "bias": "none",
-            "fan_in_fan_out": false,
-            "inference_mode": true,
-            "init_lora_weights": true,
-            "lora_alpha": self.spec.alpha,
-            "lora_dropout": 0.0,
-            "modules_to_save": null,
-            "peft_type": "LORA",
-            "r": self.spec.rank,
-            "target_modules": targets,
-            "task_type": "CAUSAL_LM",
-            "use_dora": false,
-            "use_rslora": self.spec.rank_stabilised,
-        });
-        format!("{config:#}\n")
+        let files = AdapterFiles {
+            base: base.to_owned(),
+            rank: self.spec.rank,
+            alpha: self.spec.alpha,
+            rank_stabilised: self.spec.rank_stabilised,
+            targets: targets.into_iter().collect(),
+            ..AdapterFiles::default()
+        };
+        files.config_json()
     }
 }
 

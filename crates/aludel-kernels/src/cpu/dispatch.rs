@@ -9,6 +9,7 @@
 
 use std::sync::OnceLock;
 
+use super::low_rank::{self, Factors};
 use super::machine::{Machine, run_block};
 use super::rank::{self, Bracket, Tally};
 #[cfg(target_arch = "x86_64")]
@@ -64,6 +65,19 @@ pub(super) fn run(wanted: Level, machine: &mut Machine<'_>) {
     }
 }
 
+/// Multiplies as [`low_rank::multiply`] defines it.
+pub(super) fn low_rank(wanted: Level, factors: Factors<'_>, to: &mut [f32]) {
+    match wanted.min(level()) {
+        // SAFETY: `level` found the features that the function was compiled for.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { low_rank_avx512(factors, to) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { low_rank_avx2(factors, to) },
+        _ => low_rank::multiply(factors, to),
+    }
+}
+
 /// Counts a block as [`rank::tally`] defines it.
 pub(super) fn tally(wanted: Level, x: &[f32], bracket: Bracket, tally: &mut Tally, inside: &mut Vec<u32>) {
     match wanted.min(level()) {
@@ -115,4 +129,16 @@ fn run_avx512(machine: &mut Machine<'_>) {
 #[target_feature(enable = "avx2,popcnt")]
 fn run_avx2(machine: &mut Machine<'_>) {
     run_block(machine);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,popcnt")]
+fn low_rank_avx512(factors: Factors<'_>, to: &mut [f32]) {
+    low_rank::multiply(factors, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,popcnt")]
+fn low_rank_avx2(factors: Factors<'_>, to: &mut [f32]) {
+    low_rank::multiply(factors, to);
 }

@@ -4,10 +4,16 @@
 //! memory and no pass of its own. What it is made of is settled when the merge is planned. It computes no merge: a method
 //! never learns whether its inputs are stored or made.
 
+mod adapted;
 mod decoded;
 pub(crate) mod rows;
+mod saved;
+mod shifted;
 
+pub(crate) use adapted::{Adapted, Orientation};
 pub(crate) use decoded::Decoded;
+pub(crate) use saved::Saved;
+pub(crate) use shifted::Shifted;
 
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
@@ -95,6 +101,40 @@ impl Serialize for Made {
     }
 }
 
+/// A tensor that a derivation reads: stored, or made itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Readable {
+    pub stored: Stored,
+    pub made: Option<Made>,
+}
+
+impl Readable {
+    /// How it is made, if it is.
+    pub(crate) fn describe(&self) -> Option<String> {
+        self.made.as_ref().map(|made| made.describe())
+    }
+
+    /// The stored tensors that it is made of, or is.
+    pub(crate) fn reads(&self) -> Vec<Stored> {
+        self.made.as_ref().map_or_else(|| vec![self.stored.clone()], |made| made.reads())
+    }
+
+    /// As [`Derivation::resident`].
+    pub(crate) fn resident(&self) -> u64 {
+        self.made.as_ref().map_or(0, |made| made.resident())
+    }
+
+    /// Reads consecutive elements.
+    pub(crate) fn read(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]) {
+        weights.read(&self.stored, self.made.as_ref(), start, to);
+    }
+
+    /// Gives back the pages of elements that a sweep has passed.
+    pub(crate) fn release(&self, weights: &Weights<'_>, passed: &Passed) {
+        weights.release(&self.stored, self.made.as_ref(), passed);
+    }
+}
+
 /// The weights of all sources, mapped.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights<'a> {
@@ -141,6 +181,13 @@ impl<'a> Weights<'a> {
             map.copy(entry, start as u64..(start + bytes.len()) as u64, bytes);
             element.decode_into(bytes, to);
         }
+    }
+
+    /// The first elements of a stored tensor.
+    pub(crate) fn first(&self, stored: &Stored, elements: usize) -> Vec<f32> {
+        let mut values = vec![0.0; elements];
+        self.read(stored, None, 0, &mut values);
+        values
     }
 
     /// Gives back the pages of elements that a sweep has passed.

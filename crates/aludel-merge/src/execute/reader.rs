@@ -65,7 +65,10 @@ impl<'a> StepSource<'a> {
     ) -> Result<(), MergeError> {
         wave.run(unit, self, scratch, out).map_err(|found| {
             let input = &self.step.inputs[found.input];
-            let model = self.plan.sources[input.source].model.clone();
+            let mut model = self.plan.sources[input.source].model.clone();
+            if let Some(made) = &input.made {
+                model = format!("{model} ({})", made.describe());
+            }
             MergeError::NonFinite {
                 tensor: input.tensor.clone(),
                 model,

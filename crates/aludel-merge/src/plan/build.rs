@@ -115,7 +115,7 @@ fn dropped(models: &Models, stages: &[Stage<'_>], output: &Stage<'_>, steps: &[S
             if !used.contains(&Stored { source, tensor: tensor.clone() }) && !told.contains(&key) {
                 let reason = match model.role {
                     Role::Statistics => "statistics of no tensor of the output",
-                    Role::Base | Role::Member => "no later recipe takes what is made of it",
+                    Role::Base | Role::Member | Role::Adapter => "no later recipe takes what is made of it",
                 };
                 dropped.push(Dropped { source, tensor: tensor.clone(), reason: reason.to_owned() });
             }

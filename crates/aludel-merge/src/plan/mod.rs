@@ -4,6 +4,7 @@
 //! names every output tensor with its formula and inputs, every tensor that is dropped and why, where each output byte
 //! will lie, and what the work will cost; [`crate::execute`] does exactly that and decides nothing again.
 
+mod adapters;
 mod budget;
 mod build;
 mod cast;

@@ -6,15 +6,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aludel_checkpoint::{Checkpoint, Config, Dtype};
+use aludel_checkpoint::{Adapter, Checkpoint, Config, Dtype};
 use aludel_document::Located;
 use aludel_hub::Hub;
 use indexmap::IndexMap;
 use serde::Serialize;
 
+use super::adapters::adapted;
 use super::{SideFiles, WrittenFile};
 use crate::derive::{Decoded, Made};
-use crate::problem::{Problem, Problems};
+use crate::problem::{Place, Problem, Problems};
 use crate::recipe::{ModelReference, nearest};
 
 /// A model that is read.
@@ -47,6 +48,8 @@ pub enum Role {
     Base,
     /// A member.
     Member,
+    /// An adapter, which makes another model of one.
+    Adapter,
     /// Statistics of a member, which is a model of its own.
     Statistics,
 }
@@ -62,7 +65,7 @@ pub(super) struct Facts {
 }
 
 /// A model as the planner sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Model {
     /// The reference as written.
     pub name: String,
@@ -107,6 +110,11 @@ impl Model {
             },
             origin: Origin::Source(source),
         }
+    }
+
+    /// The same model under another name.
+    pub(super) fn renamed(&self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self.clone() }
     }
 
     /// The names of its tensors, in order.
@@ -173,6 +181,9 @@ impl Models {
             problems.push(Problem::at(place.clone(), reason.clone()));
             return None;
         }
+        if let Some((model, adapter)) = reference.value.adapter() {
+            return self.open_adapted(reference, model, &adapter, role, problems);
+        }
         let found = self.hub.locate(&reference.value.path().to_string_lossy(), reference.value.revision());
         let opened = found.map_err(|error| error.to_string()).and_then(|located| {
             let checkpoint = Checkpoint::open_source(&located.path).map_err(|error| error.to_string())?;
@@ -197,6 +208,49 @@ impl Models {
                 None
             }
         }
+    }
+
+    /// As [`Self::open`], of a model with an adapter.
+    fn open_adapted(
+        &mut self,
+        reference: &Located<ModelReference>,
+        model: ModelReference,
+        adapter: &ModelReference,
+        role: Role,
+        problems: &mut Problems,
+    ) -> Option<usize> {
+        let place = &reference.place;
+        let carrier = Located { value: model, place: place.clone() };
+        let carrier = self.open(&carrier, role, problems);
+        if let Some(problem) = on_a_hub(adapter, place) {
+            problems.push(problem);
+            return None;
+        }
+        let opened = Adapter::open(&adapter.path());
+        let opened = opened.map_err(|error| Problem::at(place.clone(), error.to_string()));
+        let (carrier, opened) = (carrier, problems.take(opened));
+        let (carrier, opened) = (&self.list[carrier?], opened?);
+        let Origin::Source(base) = carrier.origin else {
+            let message = format!(
+                "`{}` is made by this recipe, and an adapter is added to a model on disk",
+                carrier.name
+            );
+            let hint = "merge in two runs: first what the adapter is added to";
+            problems.push(Problem::at(place.clone(), message).with_hint(hint));
+            return None;
+        };
+        match adapted(reference.value.text(), carrier, base, &opened, self.sources.len()) {
+            Ok(model) => self.list.push(model),
+            Err(faults) => {
+                for fault in faults {
+                    problems.push(Problem { place: Some(place.clone()), ..fault });
+                }
+                return None;
+            }
+        }
+        let checkpoint = opened.checkpoint().clone();
+        self.add_source(adapter.text(), adapter.path(), Role::Adapter, checkpoint);
+        Some(self.list.len() - 1)
     }
 
     /// The position among the sources of a file of statistics, opened unless it is there already.
@@ -224,4 +278,12 @@ impl Models {
             checkpoint: Arc::new(checkpoint),
         });
     }
+}
+
+/// What is wrong with a reference to an adapter that only a hub could answer to.
+fn on_a_hub(reference: &ModelReference, place: &Place) -> Option<Problem> {
+    let revision = reference.revision()?;
+    let message =
+        format!("revision `{revision}` of an adapter: only adapters on disk are supported by this version");
+    Some(Problem::at(place.clone(), message).with_hint("download the adapter and give its folder"))
 }

@@ -172,7 +172,7 @@ fn config_of(config: Config, stacks: &[(usize, Stacked)], models: &Models) -> Re
 }
 
 /// The config of a model whose head is stored apart, which it then has to say.
-fn untied(config: Config) -> Config {
+pub(super) fn untied(config: Config) -> Config {
     const KEY: &str = "tie_word_embeddings";
     let mut object = config.object().clone();
     let top = object.get_mut(KEY);

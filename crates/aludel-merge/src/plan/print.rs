@@ -15,6 +15,7 @@ impl fmt::Display for Plan {
             let role = match source.role {
                 Role::Base => "base ",
                 Role::Member => "model",
+                Role::Adapter => "lora ",
                 Role::Statistics => "stats",
             };
             writeln!(f, "{role}    {} ({} tensors, {})", source.model, source.tensors, Bytes(source.bytes))?;

@@ -16,7 +16,7 @@ use crate::derive::Made;
 use crate::problem::{Problem, Problems};
 use crate::recipe::nearest;
 
-const HEAD: &str = "lm_head.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
 
 /// An output tensor and where it comes from.
 #[derive(Debug)]

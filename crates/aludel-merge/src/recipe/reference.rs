@@ -1,6 +1,6 @@
-//! Reads references to models: `path`, or `path@revision`.
+//! Reads references to models: `path`, or `path@revision`, with an adapter after a `+`, if any.
 //!
-//! It looks at no disk and no hub. `path+adapter` is recognised and refused.
+//! It looks at no disk and no hub.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,20 @@ pub struct ModelReference {
     text: String,
     /// Where the path ends in `text`, and the revision after it and its `@`.
     split: Option<usize>,
+    /// Where the model ends in `text`, and an adapter after it and its `+`.
+    plus: Option<usize>,
 }
 
 impl ModelReference {
     /// The reference as written.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The model without its adapters, and the last of these; `None` where it has none.
+    pub fn adapter(&self) -> Option<(Self, Self)> {
+        let plus = self.plus?;
+        Some((Self::plain_or_adapted(&self.text[..plus]), Self::plain_or_adapted(&self.text[plus + 1..])))
     }
 
     /// The path, with a leading `~/` replaced by the user's home folder.
@@ -43,25 +51,37 @@ impl ModelReference {
     }
 
     fn from_text(text: &str, cursor: &Cursor<'_>) -> Result<Self, Problem> {
-        if text.contains('+') {
-            let message =
-                format!("{} adds an adapter, which is not supported by this version yet", quoted(text));
-            return Err(cursor.problem(message).with_hint("merge the adapter into its model first"));
+        for part in text.split('+') {
+            check(part, text).map_err(|(message, hint)| {
+                let problem = cursor.problem(message);
+                if hint.is_empty() { problem } else { problem.with_hint(hint) }
+            })?;
         }
-        let split = text.find('@');
-        let reference = Self { text: text.to_owned(), split };
-        match reference.revision() {
-            Some(revision) if revision.contains('@') => {
-                Err(cursor.problem(format!("{} has more than one `@`", quoted(text))))
-            }
-            Some("") => Err(cursor
-                .problem(format!("{} names no revision after its `@`", quoted(text)))
-                .with_hint("leave the `@` out")),
-            _ if split == Some(0) || text.trim().is_empty() => {
-                Err(cursor.problem("the path of the model is empty"))
-            }
-            _ => Ok(reference),
+        Ok(Self::plain_or_adapted(text))
+    }
+
+    /// A text whose parts have been checked.
+    fn plain_or_adapted(text: &str) -> Self {
+        let plus = text.rfind('+');
+        Self { text: text.to_owned(), split: text.find('@').filter(|_| plus.is_none()), plus }
+    }
+}
+
+/// What is wrong with a path, alone or with a revision, and what to do about it.
+fn check(part: &str, text: &str) -> Result<(), (String, &'static str)> {
+    let (path, revision) =
+        part.split_once('@').map_or((part, None), |(path, revision)| (path, Some(revision)));
+    match revision {
+        Some(revision) if revision.contains('@') => {
+            Err((format!("{} has more than one `@`", quoted(part)), ""))
         }
+        Some("") => Err((format!("{} names no revision after its `@`", quoted(part)), "leave the `@` out")),
+        _ if path.trim().is_empty() && part != text => {
+            let hint = "write the folder of the model, a `+`, and the folder of the adapter";
+            Err((format!("{} has nothing before or after a `+`", quoted(text)), hint))
+        }
+        _ if path.trim().is_empty() => Err(("the path of the model is empty".to_owned(), "")),
+        _ => Ok(()),
     }
 }
 
@@ -100,6 +120,21 @@ mod tests {
     }
 
     #[test]
+    fn adapters_follow_a_plus() {
+        let parts = |text: &str| {
+            let (model, adapter) = read(text).unwrap().adapter()?;
+            Some((model.text().to_owned(), model.revision().map(str::to_owned), adapter.path()))
+        };
+        let owned = |model: &str, revision: Option<&str>, adapter: &str| {
+            Some((model.to_owned(), revision.map(str::to_owned), PathBuf::from(adapter)))
+        };
+        assert_eq!(parts("a"), None);
+        assert_eq!(parts("a+b"), owned("a", None, "b"));
+        assert_eq!(parts("a@v1+b@v2"), owned("a@v1", Some("v1"), "b"));
+        assert_eq!(parts("a+b+c"), owned("a+b", None, "c"));
+    }
+
+    #[test]
     fn a_tilde_is_the_home_folder() {
         assert_eq!(expand_home("~/m/x", Some(Path::new("/home/u"))), PathBuf::from("/home/u/m/x"));
         assert_eq!(expand_home("~/m/x", None), PathBuf::from("~/m/x"));
@@ -110,9 +145,10 @@ mod tests {
     fn what_is_no_reference_is_refused_with_the_reason() {
         for (yaml, problem) in [
             (
-                "a+b",
-                "1:1: `a+b` adds an adapter, which is not supported by this version yet (merge the adapter into its model first)",
+                "a+",
+                "1:1: `a+` has nothing before or after a `+` (write the folder of the model, a `+`, and the folder of the adapter)",
             ),
+            ("a+b@", "1:1: `b@` names no revision after its `@` (leave the `@` out)"),
             ("a@b@c", "1:1: `a@b@c` has more than one `@`"),
             ("a@", "1:1: `a@` names no revision after its `@` (leave the `@` out)"),
             ("'@main'", "1:1: the path of the model is empty"),

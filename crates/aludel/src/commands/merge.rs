@@ -28,8 +28,7 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
         )
     };
     let plan = recipe::plan(&arguments.recipe, &options)?;
-    let models = plan.sources.iter().filter(|source| source.role == Role::Member).count();
-    let subject = if models == 1 { "1 model".to_owned() } else { format!("{models} models") };
+    let subject = subject(&plan);
     announce(&plan, &subject, &arguments.output, printer);
     let report = execute(&plan, &arguments.output, &arguments.writing, printer)?;
     printer.say(Verbosity::Normal, &summary("merged", &subject, &report));
@@ -77,6 +76,17 @@ pub(super) fn summary(verb: &str, subject: &str, report: &Report) -> String {
         per_second(report.bytes_read),
         per_second(report.bytes_written),
     )
+}
+
+/// How many models are merged; an adapter makes one more of the model that it is added to.
+fn subject(plan: &Plan) -> String {
+    let count = |role: Role| plan.sources.iter().filter(|source| source.role == role).count();
+    let (models, adapters) = (count(Role::Member), count(Role::Adapter));
+    let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    if adapters == 0 {
+        return plural(models, "model");
+    }
+    format!("{} and {}", plural(models, "model"), plural(adapters, "adapter"))
 }
 
 /// Says what is about to happen, and what the output will be without.

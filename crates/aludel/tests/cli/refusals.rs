@@ -10,7 +10,7 @@ fn all_faults_of_a_text_are_reported_at_once() {
     let sandbox = Sandbox::new(&["a"]);
     let recipe = "\
 merge_methd: ties
-base_model: models/base+lora
+base_model: models/base+
 models:
   - model: models/a
     paramters: {weight: 1}
@@ -25,8 +25,8 @@ error: r.yml:1:1: merge_methd: unknown key `merge_methd`
   hint: did you mean `merge_method`?
 error: r.yml:1:1: `merge_method` is missing
   hint: add it, as in `merge_method: linear`
-error: r.yml:2:13: base_model: `models/base+lora` adds an adapter, which is not supported by this version yet
-  hint: merge the adapter into its model first
+error: r.yml:2:13: base_model: `models/base+` has nothing before or after a `+`
+  hint: write the folder of the model, a `+`, and the folder of the adapter
 error: r.yml:5:5: models[0].paramters: unknown key `paramters`
   hint: did you mean `parameters`?
 error: r.yml:6:5: models[1].weight: unknown key `weight`

@@ -28,7 +28,7 @@ fn with_parameters(yaml: &str) -> String {
 fn all_faults_are_reported_at_once_from_top_to_bottom() {
     let text = "\
 merge_methd: ties
-base_model: a+b
+base_model: a+
 models:
   - model: x
     parameters:
@@ -52,7 +52,7 @@ slices:
         [
             "1:1 merge_methd: unknown key `merge_methd` (did you mean `merge_method`?)",
             "1:1: `merge_method` is missing (add it, as in `merge_method: linear`)",
-            "2:13 base_model: `a+b` adds an adapter, which is not supported by this version yet (merge the adapter into its model first)",
+            "2:13 base_model: `a+` has nothing before or after a `+` (write the folder of the model, a `+`, and the folder of the adapter)",
             "6:15 models[0].parameters.weight: expected a value, found nothing (give it a value or remove its key)",
             "7:20 models[0].parameters.density[1]: expected a number, as a list of values is a gradient over the layers, found `high`",
             "8:5 models[0].weight: unknown key `weight` (values for the merge method stand under `parameters:`; known here: `model`, `parameters`)",
