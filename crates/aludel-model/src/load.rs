@@ -108,12 +108,13 @@ fn mismatch(stored: &Stored, entry: &TensorEntry) -> Option<String> {
     if entry.shape != stored.shape {
         return Some(format!("{name} is {:?} and should be {:?}", entry.shape, stored.shape));
     }
-    element_of(entry.dtype).is_none().then(|| {
-        format!(
-            "{name} is of type {:?}; F32, F16 and BF16 are supported, which `aludel convert` writes",
-            entry.dtype
-        )
-    })
+    let remedy = match entry.dtype {
+        Dtype::F8_E4M3 | Dtype::F8_E5M2 => ", which `aludel convert` writes",
+        _ => "",
+    };
+    let is_unsupported = element_of(entry.dtype).is_none();
+    is_unsupported
+        .then(|| format!("{name} is of type {:?}; F32, F16 and BF16 are supported{remedy}", entry.dtype))
 }
 
 fn element_of(dtype: Dtype) -> Option<Element> {
