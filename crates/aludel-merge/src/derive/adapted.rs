@@ -118,10 +118,10 @@ impl Adapted {
     /// The other factor's part for a row.
     fn left(&self, weights: &Weights<'_>, row: usize, to: &mut [f32]) {
         match self.orientation {
-            Orientation::OutputsFirst => weights.read(&self.b, None, (row * self.rank) as u64, to),
+            Orientation::OutputsFirst => weights.read(&self.b, (row * self.rank) as u64, to),
             Orientation::InputsFirst => {
                 for (r, to) in to.iter_mut().enumerate() {
-                    weights.read(&self.a, None, (r * self.inputs + row) as u64, std::slice::from_mut(to));
+                    weights.read(&self.a, (r * self.inputs + row) as u64, std::slice::from_mut(to));
                 }
             }
         }
@@ -147,14 +147,14 @@ impl Adapted {
             match self.orientation {
                 Orientation::OutputsFirst => {
                     let mut target = [0.0];
-                    weights.read(magnitude, None, row as u64, &mut target);
+                    weights.read(magnitude, row as u64, &mut target);
                     let factor = factor(target[0], self.norm_of_row(weights, right, row));
                     to.iter_mut().for_each(|to| *to *= factor);
                 }
                 Orientation::InputsFirst => {
                     let mut targets = [0.0; BLOCK];
                     let targets = &mut targets[..to.len()];
-                    weights.read(magnitude, None, first as u64, targets);
+                    weights.read(magnitude, first as u64, targets);
                     let norms = &self.norms_of_columns(weights, right)[first..];
                     for ((to, target), norm) in to.iter_mut().zip(targets).zip(norms) {
                         *to *= factor(*target, *norm);

@@ -20,7 +20,9 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use aludel_checkpoint::{TensorEntry, WeightMap, element_bytes};
+use aludel_checkpoint::{TensorEntry, WeightMap};
+use aludel_kernels::cpu::BLOCK;
+use aludel_kernels::element::Element;
 use serde::{Serialize, Serializer};
 
 use crate::plan::{Source, element_of};
@@ -126,12 +128,26 @@ impl Readable {
 
     /// Reads consecutive elements.
     pub(crate) fn read(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]) {
-        weights.read(&self.stored, self.made.as_ref(), start, to);
+        match &self.made {
+            Some(made) => made.make(weights, start, to),
+            None => weights.read(&self.stored, start, to),
+        }
+    }
+
+    /// Reads a few consecutive elements without mapping what is stored, where the order of reading is any.
+    pub(crate) fn copy(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]) {
+        match &self.made {
+            Some(made) => made.make(weights, start, to),
+            None => weights.copy(&self.stored, start, to),
+        }
     }
 
     /// Gives back the pages of elements that a sweep has passed.
     pub(crate) fn release(&self, weights: &Weights<'_>, passed: &Passed) {
-        weights.release(&self.stored, self.made.as_ref(), passed);
+        match &self.made {
+            Some(made) => made.release(weights, passed),
+            None => weights.release(&self.stored, passed),
+        }
     }
 }
 
@@ -145,38 +161,32 @@ pub(crate) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// A stored tensor; `None` where the source has none of that name.
-    pub(crate) fn tensor(&self, stored: &Stored) -> Option<(&'a WeightMap, &'a TensorEntry)> {
-        let entry = self.sources.get(stored.source)?.checkpoint.tensor(&stored.tensor)?;
-        Some((&self.maps[stored.source], entry))
-    }
-
-    /// Reads consecutive elements of a tensor, which may be made itself.
+    /// A stored tensor, and how it is computed on.
     ///
     /// # Panics
-    /// Where the tensor is stored in a type that cannot be computed on, which planning has refused.
-    pub(crate) fn read(&self, stored: &Stored, made: Option<&Made>, start: u64, to: &mut [f32]) {
-        if let Some(made) = made {
-            return made.make(self, start, to);
-        }
-        let Some((map, entry)) = self.tensor(stored) else { unreachable!("`{}` was planned", stored.tensor) };
+    /// Where there is none of that name, or it is of a type that cannot be computed on: planning has refused both.
+    fn tensor(&self, stored: &Stored) -> (&'a WeightMap, &'a TensorEntry, Element) {
+        let entry = self.sources[stored.source].checkpoint.tensor(&stored.tensor);
+        let Some(entry) = entry else { unreachable!("`{}` was planned", stored.tensor) };
         let Some(element) = element_of(entry.dtype) else { unreachable!("{} was refused", entry.dtype) };
-        let width = element_bytes(entry.dtype);
+        (&self.maps[stored.source], entry, element)
+    }
+
+    /// Reads consecutive elements of a stored tensor.
+    pub(crate) fn read(&self, stored: &Stored, start: u64, to: &mut [f32]) {
+        let (map, entry, element) = self.tensor(stored);
+        let width = element.size() as u64;
         let range = start * width..(start + to.len() as u64) * width;
         element.decode_into(map.bytes(entry, range), to);
     }
 
-    /// Reads a few consecutive elements of a stored tensor without mapping them, where the order of reading is any.
-    ///
-    /// # Panics
-    /// As [`Weights::read`].
-    pub(crate) fn copy(&self, stored: &Stored, start: u64, to: &mut [f32]) {
-        let Some((map, entry)) = self.tensor(stored) else { unreachable!("`{}` was planned", stored.tensor) };
-        let Some(element) = element_of(entry.dtype) else { unreachable!("{} was refused", entry.dtype) };
-        let width = element_bytes(entry.dtype) as usize;
-        let mut bytes = [0; 4 * COPIED_AT_ONCE];
-        for (piece, to) in to.chunks_mut(COPIED_AT_ONCE).enumerate() {
-            let start = (start as usize + piece * COPIED_AT_ONCE) * width;
+    /// As [`Readable::copy`], of a stored tensor.
+    fn copy(&self, stored: &Stored, start: u64, to: &mut [f32]) {
+        let (map, entry, element) = self.tensor(stored);
+        let width = element.size();
+        let mut bytes = [0; size_of::<f32>() * BLOCK];
+        for (piece, to) in to.chunks_mut(BLOCK).enumerate() {
+            let start = (start as usize + piece * BLOCK) * width;
             let bytes = &mut bytes[..to.len() * width];
             map.copy(entry, start as u64..(start + bytes.len()) as u64, bytes);
             element.decode_into(bytes, to);
@@ -186,20 +196,14 @@ impl<'a> Weights<'a> {
     /// The first elements of a stored tensor.
     pub(crate) fn first(&self, stored: &Stored, elements: usize) -> Vec<f32> {
         let mut values = vec![0.0; elements];
-        self.read(stored, None, 0, &mut values);
+        self.read(stored, 0, &mut values);
         values
     }
 
     /// Gives back the pages of elements that a sweep has passed.
-    pub(crate) fn release(&self, stored: &Stored, made: Option<&Made>, passed: &Passed) {
-        match (made, self.tensor(stored)) {
-            (Some(made), _) => made.release(self, passed),
-            (None, Some((map, entry))) => {
-                let width = element_bytes(entry.dtype);
-                release(map, entry, width, passed);
-            }
-            (None, None) => {}
-        }
+    pub(crate) fn release(&self, stored: &Stored, passed: &Passed) {
+        let (map, entry, element) = self.tensor(stored);
+        release(map, entry, element.size() as u64, passed);
     }
 }
 
@@ -212,9 +216,6 @@ pub(crate) fn release(map: &WeightMap, entry: &TensorEntry, width: u64, passed: 
         map.release_passed(entry, range);
     }
 }
-
-/// Elements, of four bytes at the most, that are copied by one system call.
-const COPIED_AT_ONCE: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -242,7 +243,8 @@ mod tests {
         let weights = Weights { sources: &[], maps: &[] };
         let (made, other) = (Made::by(Counting(10.0)), Made::by(Counting(10.0)));
         let mut values = [0.0; 3];
-        weights.read(&Stored { source: 0, tensor: "w".into() }, Some(&made), 5, &mut values);
+        let stored = Stored { source: 0, tensor: "w".into() };
+        Readable { stored, made: Some(made.clone()) }.read(&weights, 5, &mut values);
         assert_eq!(values, [15.0, 16.0, 17.0]);
         assert_eq!(made, made.clone());
         assert_ne!(made, other, "two derivations are two inputs");

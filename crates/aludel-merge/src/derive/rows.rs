@@ -5,7 +5,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Derivation, Made, Passed, Stored, Weights};
+use aludel_kernels::cpu::BLOCK;
+
+use super::{Derivation, Passed, Readable, Stored, Weights};
 
 /// A tensor whose rows are taken from others.
 #[derive(Debug)]
@@ -29,10 +31,8 @@ pub(crate) struct Rows {
 /// A tensor that rows are taken from.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
-    pub stored: Stored,
-    /// How it is made itself, where it is.
-    pub made: Option<Made>,
-    /// How many it has.
+    pub tensor: Readable,
+    /// How many elements it has.
     pub elements: u64,
 }
 
@@ -79,21 +79,13 @@ impl Derivation for Rows {
             }
         }
         let read = self.parts.iter().zip(is_read).filter(|(_, is_read)| *is_read);
-        read.flat_map(|(part, _)| {
-            part.made.as_ref().map_or_else(|| vec![part.stored.clone()], |made| made.reads())
-        })
-        .collect()
+        read.flat_map(|(part, _)| part.tensor.reads()).collect()
     }
 
     fn resident(&self) -> u64 {
         let sums =
             if self.is_padded() { self.columns * (size_of::<f64>() + size_of::<f32>()) as u64 } else { 0 };
-        sums + self
-            .parts
-            .iter()
-            .filter_map(|part| part.made.as_ref())
-            .map(|made| made.resident())
-            .sum::<u64>()
+        sums + self.parts.iter().map(|part| part.tensor.resident()).sum::<u64>()
     }
 
     fn make(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]) {
@@ -101,7 +93,7 @@ impl Derivation for Rows {
         while done < to.len() {
             let at = start + done as u64;
             let (row, column) = (at / self.columns, at % self.columns);
-            let length = (self.columns - column).min((to.len() - done) as u64).min(PIECE as u64) as usize;
+            let length = (self.columns - column).min((to.len() - done) as u64).min(BLOCK as u64) as usize;
             let piece = &mut to[done..done + length];
             match self.rows.get(row as usize) {
                 Some(&row) => self.make_piece(weights, row, column, piece),
@@ -113,9 +105,8 @@ impl Derivation for Rows {
 
     /// Rows are read without mapping them, as their order is any; what parts that are made themselves have mapped goes.
     fn release(&self, weights: &Weights<'_>, _: &Passed) {
-        for part in self.parts.iter().filter(|part| part.made.is_some()) {
-            let all = Passed { elements: 0..part.elements, is_end: true };
-            weights.release(&part.stored, part.made.as_ref(), &all);
+        for part in self.parts.iter().filter(|part| part.tensor.made.is_some()) {
+            part.tensor.release(weights, &Passed { elements: 0..part.elements, is_end: true });
         }
     }
 }
@@ -132,7 +123,7 @@ impl Rows {
             Row::Zero => to.fill(0.0),
             Row::Average(average) => {
                 let rows = &self.averages[average as usize];
-                let (mut sums, mut values) = ([0.0; PIECE], [0.0; PIECE]);
+                let (mut sums, mut values) = ([0.0; BLOCK], [0.0; BLOCK]);
                 let values = &mut values[..to.len()];
                 for &row in rows {
                     self.read(weights, row, column, values);
@@ -144,23 +135,19 @@ impl Rows {
     }
 
     fn read(&self, weights: &Weights<'_>, (part, row): (u16, u32), column: u64, to: &mut [f32]) {
-        let Part { stored, made, .. } = &self.parts[usize::from(part)];
         let start = u64::from(row) * self.columns + column;
-        match made {
-            Some(_) => weights.read(stored, made.as_ref(), start, to),
-            None => weights.copy(stored, start, to),
-        }
+        self.parts[usize::from(part)].tensor.copy(weights, start, to);
     }
 
     /// The mean of all rows, computed by the first thread that needs it.
     fn mean(&self, weights: &Weights<'_>) -> &[f32] {
         self.mean.get_or_init(|| {
             let mut sums = vec![0.0; self.columns as usize];
-            let mut values = [0.0; PIECE];
+            let mut values = [0.0; BLOCK];
             for &row in &self.rows {
-                for (piece, sums) in sums.chunks_mut(PIECE).enumerate() {
+                for (piece, sums) in sums.chunks_mut(BLOCK).enumerate() {
                     let values = &mut values[..sums.len()];
-                    self.make_piece(weights, row, (piece * PIECE) as u64, values);
+                    self.make_piece(weights, row, (piece * BLOCK) as u64, values);
                     sums.iter_mut().zip(&*values).for_each(|(sum, &value)| *sum += f64::from(value));
                 }
             }
@@ -170,13 +157,11 @@ impl Rows {
     }
 }
 
-/// Elements that are read at once.
-const PIECE: usize = 1024;
-
 #[cfg(test)]
 mod tests {
     use aludel_checkpoint::{Checkpoint, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
 
+    use super::super::Made;
     use super::*;
     use crate::plan::{Role, Source};
 
@@ -228,8 +213,7 @@ mod tests {
         let maps = [WeightMap::open(&sources[0].checkpoint).unwrap()];
         let weights = Weights { sources: &sources, maps: &maps };
         let part = |tensor: &str| Part {
-            stored: Stored { source: 0, tensor: tensor.to_owned() },
-            made: None,
+            tensor: Readable { stored: Stored { source: 0, tensor: tensor.to_owned() }, made: None },
             elements: 0,
         };
         let inner = Rows {
@@ -241,7 +225,8 @@ mod tests {
             averages: [].into(),
             mean: OnceLock::new(),
         };
-        let nested = Part { made: Some(Made::by(inner)), ..part("a") };
+        let mut nested = part("a");
+        nested.tensor.made = Some(Made::by(inner));
         let rows = || Rows {
             parts: [part("a"), part("b"), nested.clone()].into(),
             own: 0,

@@ -35,12 +35,12 @@ impl Derivation for Shifted {
         self.vector.read(weights, start, to);
         let mut by = [0.0; BLOCK];
         let by = &mut by[..to.len()];
-        weights.read(&self.by, None, start, by);
+        weights.read(&self.by, start, by);
         to.iter_mut().zip(by).for_each(|(to, by)| *to += *by * self.scale);
     }
 
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {
         self.vector.release(weights, passed);
-        weights.release(&self.by, None, passed);
+        weights.release(&self.by, passed);
     }
 }

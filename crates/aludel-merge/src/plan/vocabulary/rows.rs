@@ -13,7 +13,7 @@ use super::super::models::{Facts, Models, Origin};
 use super::super::tensors::{TensorOf, name_in};
 use super::{NO_TOKEN, Vocabulary};
 use crate::derive::rows::{Part, Row, Rows};
-use crate::derive::{Made, Stored};
+use crate::derive::{Made, Readable, Stored};
 use crate::problem::Problem;
 
 /// A tensor that rows may be taken from.
@@ -207,8 +207,10 @@ fn uses(part: usize, rows: &[Row], averages: &[Vec<(u16, u32)>]) -> bool {
 fn part(donor: &Donor<'_>, models: &Models) -> Option<Part> {
     match models.list[donor.model].origin {
         Origin::Source(source) => Some(Part {
-            stored: Stored { source, tensor: donor.tensor.clone() },
-            made: donor.facts.made.clone(),
+            tensor: Readable {
+                stored: Stored { source, tensor: donor.tensor.clone() },
+                made: donor.facts.made.clone(),
+            },
             elements: donor.facts.shape.iter().map(|&side| side as u64).product(),
         }),
         Origin::Stage(_) => None,
