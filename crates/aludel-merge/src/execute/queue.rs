@@ -81,13 +81,11 @@ impl Task {
     /// Bytes of the inputs that count as read when the unit has run: those of a sweep, and of a sample that took in the whole
     /// tensor and so stands for one.
     pub(super) fn bytes_read(&self, plan: &Plan) -> u64 {
-        let step = &plan.steps[self.step];
-        let width = |input: usize| plan.width(step, &step.inputs[input]);
         if !self.sweeps() && !self.is_whole_sample() {
             return 0;
         }
-        let count = self.elements.end - self.elements.start;
-        count * self.reads(plan).into_iter().map(|input| width(usize::from(input))).sum::<u64>()
+        let (count, widths) = (self.elements.end - self.elements.start, &plan.widths[self.step]);
+        count * self.reads(plan).into_iter().map(|input| widths[usize::from(input)]).sum::<u64>()
     }
 }
 
@@ -199,8 +197,8 @@ impl<'p> Queue<'p> {
         }
     }
 
-    /// Says that a unit has run; what its wave has passed by that and nothing will read soon. The thread that completes a wave prepares the next one,
-    /// the queue being free meanwhile.
+    /// Says that a unit has run; what its wave has passed by that and nothing will read soon. The thread that completes a
+    /// wave prepares the next one, the queue being free meanwhile.
     pub(super) fn complete(&self, task: &Task, sweeps: &AtomicU64) -> Option<Passed> {
         let mut state = self.lock();
         let State { active, room, .. } = &mut *state;

@@ -83,18 +83,18 @@ pub(super) struct Fit {
 }
 
 impl Needs {
-    /// Takes a step in, with everything stored that it reads.
+    /// Takes a step in, with what is stored of each of its inputs.
     pub(super) fn include(
         &mut self,
         step: &Step,
         formula: Option<&PlannedFormula>,
-        inputs: &[StoredPart],
+        inputs: &[Vec<StoredPart>],
         output: u64,
     ) {
         // Up to one piece before the window waits to be given back, and half of one after it on average.
         let slack = |part: &StoredPart| part.file.min(WeightMap::RELEASED_AT_ONCE * 3 / 2);
-        self.input_width = self.input_width.max(inputs.iter().map(|part| part.width).sum());
-        self.slack = self.slack.max(inputs.iter().map(slack).sum());
+        self.input_width = self.input_width.max(inputs.iter().flatten().map(|part| part.width).sum());
+        self.slack = self.slack.max(inputs.iter().flatten().map(slack).sum());
         self.output_width = self.output_width.max(output);
         self.largest = self.largest.max(step.elements());
         if let Some(formula) = formula {

@@ -10,7 +10,7 @@ use aludel_hub::Hub;
 
 use super::budget::{self, Fit, Needs, Work};
 use super::formulas::Formulas;
-use super::models::{Models, Origin, Role, Source};
+use super::models::{Models, Origin, Role};
 use super::stage::Stage;
 use super::{Action, Dropped, Plan, PlanOptions, PlannedFormula, PlannedStage, Step, StepInput, StoredPart};
 use crate::derive::Stored;
@@ -38,7 +38,13 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     check_output(options, &mut problems);
     let Some(layout) = problems.take(layout(&steps, options)) else { return Err(problems) };
     let steps = in_writing_order(steps, &layout);
-    let work = problems.take(reckon(&steps, &formulas, &models.sources, &layout, options));
+    let parts: Vec<Vec<Vec<StoredPart>>> = steps
+        .iter()
+        .map(|step| step.inputs.iter().map(|input| input.stored(step.elements(), &models.sources)).collect())
+        .collect();
+    let work = problems.take(reckon(&steps, &parts, &formulas, &layout, options));
+    let width = |parts: &Vec<StoredPart>| parts.iter().map(|part| part.width).sum();
+    let widths = parts.iter().map(|inputs| inputs.iter().map(width).collect()).collect();
     check_space(&layout, options.target.as_deref(), &mut problems);
     let config = output.config.clone().map(|config| with_type(config, &steps));
     let Some(work) = work.filter(|_| problems.is_empty()) else { return Err(problems) };
@@ -62,6 +68,7 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
         layout,
         work,
         config,
+        widths,
     })
 }
 
@@ -142,22 +149,20 @@ fn in_writing_order(steps: Vec<Step>, layout: &Layout) -> Vec<Step> {
 
 fn reckon(
     steps: &[Step],
+    parts: &[Vec<Vec<StoredPart>>],
     formulas: &[PlannedFormula],
-    sources: &[Source],
     layout: &Layout,
     options: &PlanOptions,
 ) -> Result<Work, Problem> {
     let mut needs = Needs::default();
     let mut bytes_read = 0;
-    for step in steps {
-        let inputs: Vec<_> = step.inputs.iter().map(|input| input.stored(step.elements(), sources)).collect();
+    for (step, inputs) in steps.iter().zip(parts) {
         let bytes: Vec<u64> = inputs.iter().map(|parts| parts.iter().map(|part| part.bytes).sum()).collect();
-        let inputs: Vec<StoredPart> = inputs.into_iter().flatten().collect();
         let formula = match step.action {
             Action::Compute { formula, .. } => Some(&formulas[formula]),
             Action::Copy => None,
         };
-        needs.include(step, formula, &inputs, element_bytes(step.dtype));
+        needs.include(step, formula, inputs, element_bytes(step.dtype));
         needs.hold(
             step.inputs.iter().filter_map(|input| input.made.as_ref()).map(|made| made.resident()).sum(),
         );

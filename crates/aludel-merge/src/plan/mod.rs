@@ -109,6 +109,9 @@ pub struct Plan {
     pub work: Work,
     #[serde(skip)]
     pub(crate) config: Option<Config>,
+    /// For each step, the bytes that are read for an element of each of its inputs.
+    #[serde(skip)]
+    pub(crate) widths: Vec<Vec<u64>>,
 }
 
 /// A recipe whose result the output is made of.
@@ -300,14 +303,8 @@ impl Plan {
         &self.sources[input.source].checkpoint
     }
 
-    /// Bytes that are read for an element of a step's input.
-    pub(crate) fn width(&self, step: &Step, input: &StepInput) -> u64 {
-        input.stored(step.elements(), &self.sources).iter().map(|stored| stored.width).sum()
-    }
-
     /// Bytes of an element of all inputs of a step together.
     pub(crate) fn input_width(&self, step: usize) -> u64 {
-        let step = &self.steps[step];
-        step.inputs.iter().map(|input| self.width(step, input)).sum()
+        self.widths[step].iter().sum()
     }
 }
