@@ -7,11 +7,12 @@
 use std::fs::File;
 use std::ops::Range;
 
-use memmap2::{Mmap, MmapOptions};
+use memmap2::Mmap;
 
 use crate::checkpoint::{Checkpoint, TensorEntry, WeightFile};
 use crate::error::Error;
 use crate::header::open;
+use crate::mapped_file::map_whole;
 
 /// Read-only shared maps of every weight file of a checkpoint.
 ///
@@ -128,9 +129,7 @@ fn map_file(file: &WeightFile) -> Result<(Mmap, File), Error> {
         let detail = format!("it had {} bytes when its header was read and has {bytes} now", file.bytes);
         return Err(Error::damaged(&file.path, detail));
     }
-    // SAFETY: the map is read-only and handed out as `&[u8]`. That nobody changes the file meanwhile is the documented
-    // condition on `WeightMap`; the standard library offers no way to enforce it.
-    let map = unsafe { MmapOptions::new().map(&handle) }.map_err(Error::io("map", &file.path))?;
+    let map = map_whole(&handle, &file.path)?;
     Ok((map, handle))
 }
 
