@@ -3,41 +3,30 @@
 use std::path::Path;
 
 use aludel_checkpoint::DigestCache;
-use aludel_distill::Error;
 use aludel_distill::folder::Beginning;
 use aludel_distill::forecast::{self, Forecast, Timing};
-use aludel_distill::run::Run;
 use aludel_distill::train::{self, Ending, Event, Options, Outcome, StepEvent};
 use aludel_merge::plan::Bytes;
 
 use super::device;
-use super::text::{self, Kind};
+use super::run_file::RunFile;
 use crate::args::DistillArguments;
-use crate::failure::{Interrupted, Refusal};
+use crate::failure::Interrupted;
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
 use crate::signals::Signals;
 
-const RUN: Kind = Kind { noun: "run", hint: "give the run's YAML file" };
-
 /// Trains, and prints a summary; the outcome is the result where JSON is asked for.
 pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Result<()> {
-    let (name, text) = text::read(&arguments.run, RUN)?;
-    let refuse = |problems: aludel_document::Problems| Refusal {
-        recipe: Some(name.clone()),
-        problems: problems.in_order_of_place(),
-    };
+    let file = RunFile::read(&arguments.run)?;
     let hub = hub::open(printer);
-    let run = Run::parse(&text).map_err(refuse)?.with_models(|model| hub::locate(&hub, model))?;
+    let run = file.parse()?.with_models(|model| hub::locate(&hub, model))?;
     let device = device::open(&arguments.computing)?;
     if arguments.dry_run {
-        return match forecast::forecast(&device, &run) {
-            Ok(forecast) => print_forecast(&forecast, printer),
-            Err(Error::Problems(problems)) => Err(refuse(problems).into()),
-            Err(error) => Err(error.into()),
-        };
+        let forecast = forecast::forecast(&device, &run);
+        return print_forecast(&forecast.map_err(|error| file.failure(error, None, None))?, printer);
     }
     let signals = Signals::listen()?;
     let progress = Progress::new(printer);
@@ -45,7 +34,7 @@ pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Re
     let result = train::distil(
         &device,
         &run,
-        &text,
+        &file.text,
         &Options {
             beginning: beginning(arguments),
             replace: arguments.force,
@@ -56,12 +45,7 @@ pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Re
         },
     );
     drop(progress);
-    let outcome = match (result, signals.received()) {
-        (Ok(outcome), _) => outcome,
-        (Err(Error::Interrupted), Some(signal)) => return Err(Interrupted { signal, left: None }.into()),
-        (Err(Error::Problems(problems)), _) => return Err(refuse(problems).into()),
-        (Err(error), _) => return Err(error.into()),
-    };
+    let outcome = result.map_err(|error| file.failure(error, signals.received(), None))?;
     if outcome.ending == Ending::Interrupted {
         let left = left(&outcome, &arguments.run);
         return Err(Interrupted { signal: signals.received().unwrap_or(2), left: Some(left) }.into());

@@ -13,6 +13,7 @@ use crate::progress::{Progress, Stage};
 use crate::signals::Signals;
 
 use super::device;
+use super::listing::listing;
 
 /// Evaluates, and prints what was measured.
 pub(super) fn run(arguments: &EvalArguments, printer: &Printer) -> anyhow::Result<()> {
@@ -61,8 +62,7 @@ fn table(evaluation: &Evaluation) -> String {
         rows.push(("KL(model, against)", format!("{:.4} nats a token", against.reverse_kl)));
         rows.push(("top-1 agreement", percent(against.top1)));
     }
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
+    listing(&rows)
 }
 
 fn percent(share: f64) -> String {

@@ -7,11 +7,13 @@ mod distill;
 mod eval;
 mod generate;
 mod gguf;
+mod listing;
 mod merge;
 mod methods;
 mod plan;
 mod recipe;
 mod report;
+mod run_file;
 mod text;
 
 use crate::args::Command;

@@ -2,29 +2,20 @@
 
 use aludel_cache::WriterOptions;
 use aludel_checkpoint::DigestCache;
-use aludel_distill::Error;
 use aludel_distill::cache::{self, Capture, Captured, Wanted};
-use aludel_distill::run::Run;
 
 use crate::args::{CacheMode, CaptureArguments};
 use crate::commands::device;
-use crate::commands::text::{self, Kind};
-use crate::failure::{Interrupted, Refusal};
+use crate::commands::run_file::RunFile;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
 use crate::signals::Signals;
 
-const RUN: Kind = Kind { noun: "run", hint: "give the run's YAML file" };
-
 /// Captures, and says what was stored.
 pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Result<()> {
-    let (name, text) = text::read(&arguments.run, RUN)?;
-    let refuse = |problems: aludel_document::Problems| Refusal {
-        recipe: Some(name.clone()),
-        problems: problems.in_order_of_place(),
-    };
-    let run = Run::parse(&text).map_err(refuse)?;
+    let file = RunFile::read(&arguments.run)?;
+    let run = file.parse()?;
     let device = device::open(&arguments.computing)?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let options =
@@ -43,18 +34,11 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
         },
     );
     drop(progress);
-    let captured = match (result, signals.received()) {
-        (Ok(captured), _) => captured,
-        (Err(Error::Interrupted), Some(signal)) => {
-            let left = format!(
-                "{} holds what was captured: run the command again to go on",
-                arguments.cache.display()
-            );
-            return Err(Interrupted { signal, left: Some(left) }.into());
-        }
-        (Err(Error::Problems(problems)), _) => return Err(refuse(problems).into()),
-        (Err(error), _) => return Err(error.into()),
-    };
+    let captured = result.map_err(|error| {
+        let cache = arguments.cache.display();
+        let left = format!("{cache} holds what was captured: run the command again to go on");
+        file.failure(error, signals.received(), Some(left))
+    })?;
     printer.say(Verbosity::Normal, &summary(&captured, arguments));
     if printer.talk().json { printer.json(&captured) } else { Ok(()) }
 }

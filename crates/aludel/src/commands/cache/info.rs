@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::args::CacheInfoArguments;
 use crate::commands::cache::verify::refused;
+use crate::commands::listing::listing;
 use crate::printer::Printer;
 use aludel_merge::plan::Bytes;
 
@@ -56,8 +57,7 @@ fn table(info: &Info<'_>) -> String {
     ];
     let settings = header.data.iter().map(|(name, value)| (name.as_str(), value.to_string()));
     let rows: Vec<(&str, String)> = rows.into_iter().chain(settings).collect();
-    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("{name:width$}  {value}")).collect::<Vec<_>>().join("\n")
+    listing(&rows)
 }
 
 fn contents(contents: &Contents) -> String {

@@ -4,18 +4,15 @@ use std::path::Path;
 
 use aludel_cache::{Cache, Error};
 use aludel_distill::cache::{Distance, Verified, verify};
-use aludel_distill::run::Run;
 use aludel_document::Problem;
 
 use crate::args::CacheVerifyArguments;
 use crate::commands::device;
-use crate::commands::text::{self, Kind};
-use crate::failure::{Interrupted, Refusal};
+use crate::commands::run_file::RunFile;
+use crate::failure::Refusal;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
 use crate::signals::Signals;
-
-const RUN: Kind = Kind { noun: "run", hint: "give the run's YAML file" };
 
 /// Holds every byte against its checksum, and with a run a sample against the live teacher.
 pub(super) fn run(arguments: &CacheVerifyArguments, printer: &Printer) -> anyhow::Result<()> {
@@ -39,13 +36,8 @@ pub(super) fn run(arguments: &CacheVerifyArguments, printer: &Printer) -> anyhow
 }
 
 fn score(arguments: &CacheVerifyArguments, run: &Path, printer: &Printer) -> anyhow::Result<Verified> {
-    use aludel_distill::Error;
-    let (name, text) = text::read(run, RUN)?;
-    let refuse = |problems: aludel_document::Problems| Refusal {
-        recipe: Some(name.clone()),
-        problems: problems.in_order_of_place(),
-    };
-    let run = Run::parse(&text).map_err(refuse)?;
+    let file = RunFile::read(run)?;
+    let run = file.parse()?;
     let device = device::open(&arguments.computing)?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let show = |done, total| {
@@ -53,12 +45,7 @@ fn score(arguments: &CacheVerifyArguments, run: &Path, printer: &Printer) -> any
         progress.show(Stage::measured("comparing", done as u64, total as u64, figures));
     };
     let result = verify(&device, &run, &arguments.cache, arguments.records, signals.cancel(), &show);
-    match (result, signals.received()) {
-        (Ok(verified), _) => Ok(verified),
-        (Err(Error::Interrupted), Some(signal)) => Err(Interrupted { signal, left: None }.into()),
-        (Err(Error::Problems(problems)), _) => Err(refuse(problems).into()),
-        (Err(error), _) => Err(error.into()),
-    }
+    result.map_err(|error| file.failure(error, signals.received(), None))
 }
 
 fn table(verified: &Verified) -> String {
