@@ -48,8 +48,8 @@ pub trait Source: Sync {
         false
     }
 
-    /// Makes consecutive elements of an input, from `start` on, at most a block of them: the same values however they are cut
-    /// into ranges. Only for inputs that are made.
+    /// Consecutive elements of an input, from `start` on, at most a block of them: the same values however they are cut into
+    /// ranges. Blocks are computed on by it where the input is made.
     fn make(&self, input: usize, start: u64, to: &mut [f32]) {
         let elements = start..start + to.len() as u64;
         self.element(input).decode_into(self.bytes(input, elements), to);

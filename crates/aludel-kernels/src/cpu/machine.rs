@@ -188,8 +188,7 @@ impl<'a> Machine<'a> {
     #[inline(always)]
     fn difference(&mut self, input: usize, x: u16, to: &mut [f32]) {
         let element = self.source.element(input);
-        if let ([segment], false) = (self.segments, self.source.is_made(input)) {
-            let segment = *segment;
+        if let (&[segment], false) = (self.segments, self.source.is_made(input)) {
             let bytes = self.bytes(input, segment);
             fused::difference(element, bytes, self.each(x), to);
         } else {

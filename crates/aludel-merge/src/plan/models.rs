@@ -227,8 +227,7 @@ impl Models {
             return None;
         }
         let opened = Adapter::open(&adapter.path());
-        let opened = opened.map_err(|error| Problem::at(place.clone(), error.to_string()));
-        let (carrier, opened) = (carrier, problems.take(opened));
+        let opened = problems.take(opened.map_err(|error| Problem::at(place.clone(), error.to_string())));
         let (carrier, opened) = (&self.list[carrier?], opened?);
         let Origin::Source(base) = carrier.origin else {
             let message = format!(

@@ -51,8 +51,7 @@ pub(super) fn sliced(
     let prefix = prefix_of(casts, models, owns, problems)?;
     let learned: HashMap<usize, Stack<'_>> = stacks_of(casts, models, &prefix, problems)?;
     check_ranges(casts, models, &learned, problems)?;
-    let slices =
-        Slices { first_cast, casts, models, read, config_of, owns, prefix: &prefix, stacks: learned };
+    let slices = Slices { first_cast, casts, read, config_of, owns, prefix: &prefix, stacks: learned };
     let has_head = slices.has_head();
     if !has_head {
         let among: Vec<usize> = (0..models.list.len()).collect();
@@ -166,7 +165,6 @@ fn check_ranges(
 struct Slices<'a> {
     first_cast: usize,
     casts: &'a [Cast<'a>],
-    models: &'a Models,
     read: Read<'a>,
     config_of: usize,
     owns: &'a dyn Fn(&str) -> bool,
@@ -180,10 +178,10 @@ impl Slices<'_> {
     fn has_head(&self) -> bool {
         let last = self.casts.iter().next_back();
         let stores_head = |taken: &Taken| {
-            let model = &self.models.list[taken.model];
+            let model = &self.read.models.list[taken.model];
             model.names().any(is_head) && !ties_embeddings(model)
         };
-        let config = &self.models.list[self.config_of];
+        let config = &self.read.models.list[self.config_of];
         !ties_embeddings(config)
             || !has_embedding(config)
             || last.is_some_and(|cast| cast.taken.iter().any(stores_head))
@@ -206,7 +204,7 @@ impl Slices<'_> {
         after.retain(|name| has_head || !is_head(name));
         if has_head && !after.iter().any(|name| is_head(name)) {
             // The last slice's models have their heads tied; their embedding stands in for the one that the config asks for.
-            let heads = self.models.list[self.config_of].names().filter(|name| is_head(name));
+            let heads = self.read.models.list[self.config_of].names().filter(|name| is_head(name));
             after.extend(heads.filter(|name| (self.owns)(name)));
         }
         for name in after {
@@ -218,9 +216,9 @@ impl Slices<'_> {
     /// The tensors of no layer, of any model of a slice; the leading model's first.
     fn outside(&self, slice: usize) -> IndexSet<&str> {
         let cast = &self.casts[slice];
-        let leading = cast.leading(self.models);
+        let leading = cast.leading(self.read.models);
         let models = std::iter::once(&cast.taken[leading]).chain(&cast.taken);
-        let names = models.flat_map(|taken| self.models.list[taken.model].names());
+        let names = models.flat_map(|taken| self.read.models.list[taken.model].names());
         let is_outside = |name: &&str| LayerName::of(name).is_none_or(|name| name.prefix != self.prefix);
         names.filter(is_outside).filter(|name| (self.owns)(name) && !is_derived(name)).collect()
     }
@@ -251,7 +249,7 @@ impl Slices<'_> {
     fn layers(&self, slice: usize, first_layer: usize, problems: &mut Problems) -> Vec<Matched> {
         let cast = &self.casts[slice];
         let count = cast.scope.slice.layers().unwrap_or(0);
-        let leading = cast.leading(self.models);
+        let leading = cast.leading(self.read.models);
         let mut matched = Vec::new();
         for layer in 0..count {
             let rests = |taken: &Taken| {
@@ -278,7 +276,12 @@ impl Slices<'_> {
     fn wanted(&self, slice: usize, output: String, name_in: impl Fn(&Taken) -> String) -> Wanted {
         let cast = &self.casts[slice];
         let tensors = cast.taken.iter().map(|taken| (taken.model, name_in(taken))).collect();
-        Wanted { output, tensors, leading: cast.leading(self.models), base: cast.base_of(self.models) }
+        Wanted {
+            output,
+            tensors,
+            leading: cast.leading(self.read.models),
+            base: cast.base_of(self.read.models),
+        }
     }
 
     fn layer_name(&self, layer: usize, rest: &str) -> String {
@@ -288,7 +291,7 @@ impl Slices<'_> {
 
     fn origins(&self) -> Vec<Origin> {
         let of_slice = |cast: &Cast<'_>| {
-            let taken = cast.taken[cast.leading(self.models)];
+            let taken = cast.taken[cast.leading(self.read.models)];
             let first = taken.first_layer.unwrap_or(0);
             let count = cast.scope.slice.layers().unwrap_or(0);
             (first..first + count).map(move |layer| Origin { model: taken.model, layer })
