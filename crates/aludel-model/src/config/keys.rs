@@ -136,9 +136,10 @@ pub(super) fn count_of(value: &Value) -> Option<usize> {
     usize::try_from(value.as_u64()?).ok()
 }
 
-/// Finite, above 0 and small enough to be an f32.
+/// Above 0 as an f32 too, and finite: a number that vanishes there is no factor, and one over it is infinite.
 pub(super) fn positive_of(value: &Value) -> Option<f64> {
-    value.as_f64().filter(|&number| number > 0.0 && number <= f64::from(f32::MAX))
+    let range = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+    value.as_f64().filter(|number| range.contains(number))
 }
 
 /// A value in a message: cut, since it may be of any length.
@@ -147,5 +148,22 @@ pub(super) fn short(value: &Value) -> String {
     match text.char_indices().nth(40) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::positive_of;
+
+    #[test]
+    fn numbers_that_an_f32_loses_are_no_factors() {
+        for lost in [0.0, -1.0, 1e-119, 1e-40, 1e39, f64::from(f32::MAX) * 2.0] {
+            assert_eq!(positive_of(&json!(lost)), None, "{lost}");
+        }
+        for kept in [f64::from(f32::MIN_POSITIVE), 1e-6, 1.0, f64::from(f32::MAX)] {
+            assert_eq!(positive_of(&json!(kept)), Some(kept));
+        }
     }
 }
