@@ -69,6 +69,22 @@ fn evaluate(job: Job, source: &dyn Source) -> Result<(Vec<u8>, usize), NonFinite
     }
 }
 
+/// The figures of a job that measures; runs all units, the last first.
+fn figures(job: Job, source: &dyn Source) -> Vec<f64> {
+    let (mut evaluation, mut wave) = Evaluation::start(job);
+    let mut scratch = Scratch::default();
+    loop {
+        assert_ne!(wave.kind(), WaveKind::Write);
+        for index in (0..wave.units()).rev() {
+            wave.run(index, source, &mut scratch, &mut []).unwrap();
+        }
+        match evaluation.advance(&wave) {
+            Some(next) => wave = next,
+            None => return evaluation.figures(),
+        }
+    }
+}
+
 /// Values of the size of weights; every seventh is a multiple of 1/64, so that differences tie.
 fn stored(element: Element, inputs: usize, elements: usize) -> Stored {
     let value = |input: usize, i: usize| {
@@ -249,6 +265,57 @@ fn elected(g: &Graph, elements: u64, parts: u16, normalize: bool) -> Expr<'_> {
     let weight = |(i, &agrees): (usize, &_)| if i == 1 { agrees } else { agrees * (i as f64 - 0.5) };
     let divisor = sum(&agrees.iter().enumerate().map(weight).collect::<Vec<_>>());
     base + mixed / divisor.equal(0.0).select(1.0, divisor)
+}
+
+/// What is measured in one sweep, in several, and with selections that need none.
+fn measures() -> Vec<Arc<Formula>> {
+    let of = |build: for<'g> fn(&'g Graph) -> Vec<Expr<'g>>| {
+        let graph = Graph::new();
+        Arc::new(graph.measure(&build(&graph)).unwrap())
+    };
+    vec![
+        of(|g| {
+            let d = g.input(1) - g.input(0);
+            let signs = g.constant(0.0).less(d) - d.less(0.0);
+            vec![d.dot(d, Axis::Tensor), signs.dot(signs, Axis::Tensor), d.largest(Axis::Tensor)]
+        }),
+        of(|g| {
+            let far = g.input(0) - g.input(2).sum(Axis::Tensor) * 1e-6;
+            vec![far.abs().sum(Axis::Tensor), g.input(1).norm(Axis::Tensor), far.top(5).sum(Axis::Tensor)]
+        }),
+        of(|g| {
+            let (none, one) = (g.input(0).kth(0u64), g.input(0).kth(1u64));
+            vec![none, one + g.input(1).largest(Axis::Tensor), one]
+        }),
+        of(|g| vec![g.input(0).kth(0u64)]),
+    ]
+}
+
+#[test]
+fn figures_are_measured_in_the_order_asked_for_and_depend_on_nothing_else() {
+    for formula in measures() {
+        for (elements, columns) in SHAPES {
+            let source = stored(Element::F32, 3, elements as usize);
+            let inputs: Vec<Vec<f32>> =
+                source.inputs.iter().map(|bytes| Element::F32.decode(bytes)).collect();
+            let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+            let expected = interpret(&formula, &inputs, columns as usize, &[]);
+            let run = |tile, level| {
+                let job = Job { tile: tile * CHUNK, level, ..job(&formula, elements, columns) };
+                figures(job, &source)
+            };
+            let got = run(1, Level::Baseline);
+            assert_eq!(got.len(), expected.len());
+            for (got, expected) in got.iter().zip(&expected) {
+                let same = got == &f64::from(*expected)
+                    || (got - f64::from(*expected)).abs() <= 1e-6 * got.abs().max(1e-3);
+                assert!(same, "{formula} of {elements}: {got}, should be {expected}");
+            }
+            for (tile, level) in [(2, Level::Avx512), (4, Level::Avx2)] {
+                assert!(run(tile, level) == got, "{formula}, {tile} chunks, {level:?}");
+            }
+        }
+    }
 }
 
 fn formula(build: Build, elements: u64) -> Arc<Formula> {

@@ -2,7 +2,8 @@
 //!
 //! In: a [`Job`]. Out: waves, one after another; [`Evaluation::advance`] is called when all units of a wave have run.
 //! A pass of the schedule is a wave that samples (where thresholds are sought), waves that reduce (more than one only
-//! where a threshold needs a closer look) and one that locates ties; the last pass is one wave that writes.
+//! where a threshold needs a closer look) and one that locates ties; the last pass is one wave that writes, or none where
+//! the formula measures.
 
 use std::sync::Arc;
 
@@ -83,7 +84,7 @@ impl Evaluation {
         (evaluation, Arc::new(wave))
     }
 
-    /// Takes in a wave all of whose units have run. The next wave, or `None` when the output is written.
+    /// Takes in a wave all of whose units have run. The next wave, or `None` when the output is written or all is measured.
     pub fn advance(&mut self, done: &Wave) -> Option<Arc<Wave>> {
         let next = match done.kind() {
             WaveKind::Write => return self.finish(),
@@ -91,12 +92,21 @@ impl Evaluation {
             WaveKind::Reduce => self.after_reduction(done),
             WaveKind::Locate => self.after_location(done),
         };
+        if self.job.formula.measures() && self.is_last_pass() {
+            return None;
+        }
         Some(Arc::new(next))
     }
 
     /// How many times all elements have been swept over so far.
     pub const fn sweeps(&self) -> usize {
         self.sweeps
+    }
+
+    /// The figures of a formula that measures, once all is measured.
+    pub fn figures(&self) -> Vec<f64> {
+        let figures = self.job.formula.outcome().nodes().iter();
+        figures.filter_map(|&node| self.values.wide(node).first().copied()).collect()
     }
 
     fn finish(&mut self) -> Option<Arc<Wave>> {
@@ -128,14 +138,14 @@ impl Evaluation {
 
     /// The sweep of this pass: everything not known yet, or the output.
     fn sweep(&mut self) -> Wave {
-        if self.is_last_pass() {
+        if self.is_last_pass() && !self.job.formula.measures() {
             return self.wave(WaveKind::Write, Program::writing(&self.job.formula), Vec::new(), Vec::new());
         }
         let reductions = &self.schedule.passes[self.pass].reductions;
         let is_sum = |node: &NodeId| !self.job.formula.op(*node).is_selection();
         let mut nodes: Vec<NodeId> = reductions.iter().copied().filter(is_sum).collect();
         nodes.extend(self.sought.iter().map(|sought| sought.node));
-        if nodes.is_empty() {
+        if nodes.is_empty() && !self.is_last_pass() {
             return self.end_pass();
         }
         self.reduce(&nodes)
@@ -239,7 +249,8 @@ impl Evaluation {
 
     fn end_pass(&mut self) -> Wave {
         self.values.settle(&self.job.formula, self.job.geometry);
-        self.pass += 1;
+        // Nothing follows the last pass: a formula that measures is done there.
+        self.pass = (self.pass + 1).min(self.schedule.passes.len() - 1);
         self.begin_pass()
     }
 

@@ -156,9 +156,9 @@ impl Program {
         compiler.finish()
     }
 
-    /// Compiles the output.
+    /// Compiles the output; nothing where there is none.
     pub(super) fn writing(formula: &Formula) -> Self {
-        Self::storing(formula, formula.output())
+        formula.output().map_or_else(Self::default, |output| Self::storing(formula, output))
     }
 
     /// Compiles one value for each element as what is stored.

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::{Add, Div, Mul, Neg, Not, Sub};
 
-use super::{Axis, Binary, Extent, Formula, FormulaError, Literal, NodeId, Op, Unary};
+use super::{Axis, Binary, Extent, Formula, FormulaError, Literal, NodeId, Op, Outcome, Unary};
 
 /// A formula under construction.
 ///
@@ -80,12 +80,25 @@ impl Graph {
     /// # Errors
     /// [`FormulaError`] when an operation is used where it has no meaning (see [`Op`]).
     pub fn finish(&self, output: Expr<'_>) -> Result<Formula, FormulaError> {
+        self.close(Outcome::Tensor(output.node))
+    }
+
+    /// Closes the graph with values per tensor that are to be known, in this order; nothing is written.
+    ///
+    /// # Errors
+    /// [`FormulaError`] as for [`Graph::finish`], and for a value that is not one for the tensor or that no reduction is
+    /// part of.
+    pub fn measure(&self, figures: &[Expr<'_>]) -> Result<Formula, FormulaError> {
+        self.close(Outcome::Figures(figures.iter().map(|figure| figure.node).collect()))
+    }
+
+    fn close(&self, outcome: Outcome) -> Result<Formula, FormulaError> {
         let nodes = self.nodes.borrow().clone();
         let bound =
             |count: fn(&Op) -> Option<u16>| nodes.iter().filter_map(count).map(|i| i + 1).max().unwrap_or(0);
         let inputs = bound(|op| if let Op::Input(i) = op { Some(*i) } else { None });
         let streams = bound(|op| if let Op::Random(i) = op { Some(*i) } else { None });
-        let formula = Formula { nodes, output: output.node, inputs, streams };
+        let formula = Formula { nodes, outcome, inputs, streams };
         formula.verify()?;
         Ok(formula)
     }
@@ -232,7 +245,8 @@ impl<'g> Expr<'g> {
     /// The extent of the value.
     pub fn extent(self) -> Extent {
         let nodes = self.graph.nodes.borrow()[..=self.node.index()].to_vec();
-        let last = Formula { nodes, output: self.node, inputs: 0, streams: 0 }.extents().pop();
+        let last =
+            Formula { nodes, outcome: Outcome::Tensor(self.node), inputs: 0, streams: 0 }.extents().pop();
         last.unwrap_or(Extent::Tensor)
     }
 
@@ -309,7 +323,7 @@ mod tests {
         let (b, x) = (graph.input(0), graph.input(1));
         let formula = graph.finish((x - b) * (x - b)).unwrap();
         assert_eq!(formula.nodes().len(), 4);
-        assert_eq!(formula.op(formula.output()), Op::Binary(Binary::Multiply, NodeId(2), NodeId(2)));
+        assert_eq!(formula.op(formula.output().unwrap()), Op::Binary(Binary::Multiply, NodeId(2), NodeId(2)));
     }
 
     #[test]

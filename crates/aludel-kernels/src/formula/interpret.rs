@@ -4,10 +4,11 @@
 //! to: elementwise operations agree with it bit for bit, reductions to f64 rounding. It is not for use on real
 //! tensors.
 
-use super::{Axis, Binary, Extent, Formula, NodeId, Op, Unary, elementary};
+use super::{Axis, Binary, Extent, Formula, NodeId, Op, Outcome, Unary, elementary};
 use crate::random::{self, StreamKey};
 
-/// Computes a formula by its definition. All inputs have the same length, a multiple of `columns` (the row length).
+/// Computes a formula by its definition; the figures of one that measures, rounded. All inputs have the same length, a
+/// multiple of `columns` (the row length).
 pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: &[StreamKey]) -> Vec<f32> {
     let elements = inputs.first().map_or(0, |input| input.len());
     let mut machine =
@@ -16,7 +17,10 @@ pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: 
         let value = machine.value(op);
         machine.values.push(value);
     }
-    (0..elements).map(|i| machine.element(formula.output(), i)).collect()
+    match formula.outcome() {
+        Outcome::Tensor(output) => (0..elements).map(|i| machine.element(*output, i)).collect(),
+        Outcome::Figures(figures) => figures.iter().map(|&node| machine.wide(node, 0) as f32).collect(),
+    }
 }
 
 enum Value {

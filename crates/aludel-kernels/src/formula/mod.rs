@@ -14,6 +14,6 @@ mod verify;
 pub use graph::{Expr, Graph};
 pub use interpret::interpret;
 pub(crate) use interpret::{binary_f64, unary_f64};
-pub use op::{Axis, Binary, Extent, Formula, Literal, NodeId, Op, Unary};
+pub use op::{Axis, Binary, Extent, Formula, Literal, NodeId, Op, Outcome, Unary};
 pub use schedule::{Pass, Schedule};
 pub use verify::FormulaError;

@@ -183,11 +183,30 @@ impl Op {
     }
 }
 
-/// A verified formula: one output tensor from `inputs` tensors of the same shape.
+/// What a formula is evaluated for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A tensor, written: this value for each element.
+    Tensor(NodeId),
+    /// Figures, kept: these values, one each for the tensor.
+    Figures(Vec<NodeId>),
+}
+
+impl Outcome {
+    /// The values asked for.
+    pub fn nodes(&self) -> &[NodeId] {
+        match self {
+            Self::Tensor(output) => std::slice::from_ref(output),
+            Self::Figures(figures) => figures,
+        }
+    }
+}
+
+/// A verified formula: one output tensor from `inputs` tensors of the same shape, or a few figures of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Formula {
     pub(super) nodes: Vec<Op>,
-    pub(super) output: NodeId,
+    pub(super) outcome: Outcome,
     pub(super) inputs: u16,
     pub(super) streams: u16,
 }
@@ -203,9 +222,22 @@ impl Formula {
         self.nodes[node.index()]
     }
 
-    /// The value that is encoded and written.
-    pub const fn output(&self) -> NodeId {
-        self.output
+    /// What it is evaluated for.
+    pub const fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// The value that is encoded and written; `None` for a formula that measures.
+    pub const fn output(&self) -> Option<NodeId> {
+        match self.outcome {
+            Outcome::Tensor(output) => Some(output),
+            Outcome::Figures(_) => None,
+        }
+    }
+
+    /// Whether it measures, and writes nothing.
+    pub const fn measures(&self) -> bool {
+        matches!(self.outcome, Outcome::Figures(_))
     }
 
     /// The number of input tensors.

@@ -16,7 +16,12 @@ impl fmt::Display for Formula {
                 count += 1;
             }
         }
-        write!(f, "out = {}", self.text(self.output, &names))
+        let results = self.outcome().nodes().iter();
+        let results: Vec<String> = results.map(|&node| self.text(node, &names)).collect();
+        match self.measures() {
+            true => write!(f, "figures = {}", results.join(", ")),
+            false => write!(f, "out = {}", results.join(", ")),
+        }
     }
 }
 
@@ -24,7 +29,7 @@ impl Formula {
     /// How often each operation is used by those that the output needs. Users come after what they use.
     fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0usize; self.nodes.len()];
-        uses[self.output.index()] = 1;
+        self.outcome().nodes().iter().for_each(|node| uses[node.index()] = 1);
         for node in self.ids().collect::<Vec<_>>().into_iter().rev() {
             if uses[node.index()] > 0 {
                 self.op(node).operands().for_each(|x| uses[x.index()] += 1);
@@ -36,7 +41,7 @@ impl Formula {
     fn deserves_a_name(&self, node: NodeId, uses: &[usize]) -> bool {
         let is_leaf = matches!(self.op(node), Op::Input(_) | Op::Constant(_));
         let used = uses[node.index()];
-        !is_leaf && node != self.output && (used > 1 || (used == 1 && self.op(node).is_reduction()))
+        !is_leaf && Some(node) != self.output() && (used > 1 || (used == 1 && self.op(node).is_reduction()))
     }
 
     fn text(&self, node: NodeId, names: &[Option<usize>]) -> String {

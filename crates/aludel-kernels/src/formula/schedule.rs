@@ -1,7 +1,7 @@
 //! Splits a formula at its reductions into passes over the tensor.
 //!
 //! In: a formula. Out: for each pass the reductions that it completes; the last pass completes none and writes the
-//! output. A reduction runs in the first pass in which everything that it depends on is known.
+//! output, or reads nothing where the formula measures. A reduction runs in the first pass in which everything that it depends on is known.
 
 use super::{Formula, NodeId, Op};
 
@@ -17,7 +17,7 @@ pub struct Pass {
 /// The passes of a formula, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// At least one; the last one writes the output.
+    /// At least one; the last one writes the output. Where the formula measures, the last one has nothing to do.
     pub passes: Vec<Pass>,
 }
 
@@ -26,7 +26,7 @@ impl Schedule {
     pub fn of(formula: &Formula) -> Self {
         let needed = needed(formula);
         let levels = levels(formula);
-        let last = levels[formula.output().index()];
+        let last = formula.outcome().nodes().iter().map(|node| levels[node.index()]).max().unwrap_or(0);
         let mut passes: Vec<Pass> = Vec::new();
         for level in 0..=last {
             let is_here = |node: &NodeId| {
@@ -34,7 +34,7 @@ impl Schedule {
             };
             let reductions: Vec<NodeId> = formula.ids().filter(is_here).collect();
             let reads = if level == last {
-                reads(formula, &[formula.output()])
+                formula.output().map_or_else(Vec::new, |output| reads(formula, &[output]))
             } else {
                 let swept = |&r: &NodeId| formula.op(r).swept_operands();
                 let operands: Vec<_> = reductions.iter().flat_map(swept).collect();
@@ -49,7 +49,7 @@ impl Schedule {
 /// The operations that the output depends on.
 fn needed(formula: &Formula) -> Vec<bool> {
     let mut needed = vec![false; formula.nodes().len()];
-    needed[formula.output().index()] = true;
+    formula.outcome().nodes().iter().for_each(|node| needed[node.index()] = true);
     for node in formula.ids().collect::<Vec<_>>().into_iter().rev() {
         if needed[node.index()] {
             formula.op(node).operands().for_each(|x| needed[x.index()] = true);
@@ -59,7 +59,7 @@ fn needed(formula: &Formula) -> Vec<bool> {
 }
 
 /// How many passes must be over before each value can be computed.
-fn levels(formula: &Formula) -> Vec<usize> {
+pub(super) fn levels(formula: &Formula) -> Vec<usize> {
     let mut levels: Vec<usize> = Vec::with_capacity(formula.nodes().len());
     for op in formula.nodes() {
         let operands = op.operands().map(|x| levels[x.index()]).max().unwrap_or(0);
@@ -100,6 +100,16 @@ mod tests {
         let out = graph.input(0) * 0.5 + graph.input(1) * 0.5;
         let schedule = Schedule::of(&graph.finish(out).unwrap());
         assert_eq!(schedule.passes, [Pass { reductions: vec![], reads: vec![0, 1] }]);
+    }
+
+    #[test]
+    fn a_formula_that_measures_ends_with_its_last_reduction() {
+        let graph = Graph::new();
+        let (b, x) = (graph.input(0), graph.input(1));
+        let mean = x.sum(Axis::Tensor) * 0.25;
+        let formula = graph.measure(&[b.norm(Axis::Tensor), (x - mean).abs().sum(Axis::Tensor)]).unwrap();
+        let reads: Vec<_> = Schedule::of(&formula).passes.into_iter().map(|pass| pass.reads).collect();
+        assert_eq!(reads, [vec![0, 1], vec![1], vec![]]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Checks that a formula has a meaning before anything runs it.
 
-use super::{Extent, Formula, NodeId, Op, Unary};
+use super::schedule::levels;
+use super::{Extent, Formula, NodeId, Op, Outcome, Unary};
 
 /// Why a formula has no meaning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +52,12 @@ pub enum FormulaError {
     /// The output is not one value per element.
     #[error("the output has no value per element")]
     Output,
+    /// A figure that is not one value for the tensor, or that its elements do not enter.
+    #[error("figure {figure} is not one value that is measured over the tensor")]
+    Figure {
+        /// Its position among the figures.
+        figure: usize,
+    },
 }
 
 impl Formula {
@@ -78,9 +85,20 @@ impl Formula {
             }
             self.verify_rows(user, *op)?;
         }
-        match extents.get(self.output.index()) {
-            Some(Extent::Element) => Ok(()),
-            _ => Err(FormulaError::Output),
+        self.verify_outcome(&extents)
+    }
+
+    fn verify_outcome(&self, extents: &[Extent]) -> Result<(), FormulaError> {
+        let extent = |node: NodeId| extents.get(node.index());
+        match &self.outcome {
+            Outcome::Tensor(output) if extent(*output) == Some(&Extent::Element) => Ok(()),
+            Outcome::Tensor(_) => Err(FormulaError::Output),
+            Outcome::Figures(figures) => {
+                let is_measured =
+                    |&node: &NodeId| extent(node) == Some(&Extent::Tensor) && levels(self)[node.index()] > 0;
+                let fault = figures.iter().position(|figure| !is_measured(figure));
+                fault.map_or(Ok(()), |figure| Err(FormulaError::Figure { figure }))
+            }
         }
     }
 
@@ -120,6 +138,10 @@ mod tests {
         let total = x.sum(Axis::Tensor);
         assert_eq!(graph.finish(total), Err(FormulaError::Output));
 
+        assert_eq!(graph.measure(&[total, x]), Err(FormulaError::Figure { figure: 1 }));
+        assert_eq!(graph.measure(&[x.sum(Axis::Row)]), Err(FormulaError::Figure { figure: 0 }));
+        assert_eq!(graph.measure(&[total, graph.constant(1.0)]), Err(FormulaError::Figure { figure: 1 }));
+
         let graph = Graph::new();
         let x = graph.input(0);
         let twice = x.sum(Axis::Tensor).sum(Axis::Tensor);
@@ -142,7 +164,7 @@ mod tests {
         assert_eq!(graph.finish(ranked), Err(FormulaError::Rank { user: 3, operand: 1 }));
 
         let nodes = vec![Op::Unary(Unary::Negate, NodeId(1)), Op::Input(0)];
-        let formula = Formula { nodes, output: NodeId(0), inputs: 1, streams: 0 };
+        let formula = Formula { nodes, outcome: Outcome::Tensor(NodeId(0)), inputs: 1, streams: 0 };
         assert_eq!(formula.verify(), Err(FormulaError::Order { user: 0, operand: 1 }));
     }
 }
