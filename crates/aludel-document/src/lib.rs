@@ -4,10 +4,12 @@
 //! problems that a person can act on. What a document means (a merge recipe, a training run) is not known here.
 //!
 //! Reading order: [`problem`] (what can be wrong, and where), [`tree`] (YAML to nodes), [`cursor`] (walking them),
-//! [`scalar`] (numbers, truth values, text), [`words`] (the known word nearest to an unknown one).
+//! [`scalar`] (numbers, truth values, text), [`words`] (the known word nearest to an unknown one). Beside them, [`page`] has what
+//! all pages of HTML have in common.
 #![forbid(unsafe_code)]
 
 pub mod cursor;
+pub mod page;
 pub mod problem;
 pub mod scalar;
 pub mod tree;

@@ -5,10 +5,10 @@
 
 use std::fmt::Write;
 
+use aludel_document::page::{escape, number};
 use serde_json::json;
 
 use super::series::{Curve, Point};
-use super::text::{escape, figure as number};
 
 /// The plot's own units, stretched to the figure.
 const WIDTH: f64 = 1000.0;

@@ -6,15 +6,15 @@
 
 mod figure;
 mod series;
-mod text;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use aludel_document::page::{self, escape, number};
+
 use super::metrics::{Entry, Phase};
 use super::summary::{Fact, Summary};
 use crate::error::Error;
-use text::{escape, figure as number};
 
 /// Writes `report.html` from what is in a run's folder; returns its path.
 ///
@@ -30,14 +30,7 @@ pub fn write(folder: &Path) -> Result<PathBuf, Error> {
 
 /// The page.
 pub fn render(summary: &Summary, entries: &[Entry]) -> String {
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'unsafe-inline'\">\
-         <title>{title}</title><style>\n{CSS}</style></head><body><main><h1>{title}</h1>",
-        title = escape(&summary.title),
-    );
+    let mut page = page::begin(&summary.title, CSS);
     let _ = write!(page, "<p class=\"under\">{}</p>", escape(&standing(summary, entries)));
     page.push_str(&tiles(entries));
     page.push_str(&agreement(entries));
@@ -55,7 +48,7 @@ pub fn render(summary: &Summary, entries: &[Entry]) -> String {
     page.push_str(&facts("Environment", &summary.environment));
     let settings = escape(summary.settings.trim_end());
     let _ = write!(page, "<h2>Settings</h2><div class=\"table\"><pre>{settings}</pre></div>");
-    let _ = write!(page, "</main><script>\n{SCRIPT}</script></body></html>\n");
+    page::end(&mut page, SCRIPT);
     page
 }
 

@@ -1,7 +1,32 @@
-//! Writes text and numbers for the page.
+//! Begins and ends pages of HTML that need nothing else, and writes text and numbers for them.
+//!
+//! In: a title, styles and a script. Out: a page that fits desk and phone, light and dark, and whose policy forbids it to
+//! load anything. What stands on it is for those who have something to show.
+
+use std::fmt::Write;
+
+/// The beginning of a page, up to its heading; `styles` come after those of every page.
+pub fn begin(title: &str, styles: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         script-src 'unsafe-inline'\">\
+         <title>{title}</title><style>\n{STYLES}{styles}</style></head><body><main><h1>{title}</h1>"
+    )
+}
+
+/// The end of a page.
+pub fn end(page: &mut String, script: &str) {
+    // Writing to a string cannot fail.
+    let _ = write!(page, "</main><script>\n{script}</script></body></html>\n");
+}
+
+const STYLES: &str = include_str!("page.css");
 
 /// The text with everything that HTML gives a meaning to replaced.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -17,7 +42,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// Four significant digits: `0.0003`, `2.346`, `151.9k`, `1.2e-6`.
-pub(super) fn figure(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let size = value.abs();
     match size {
         _ if !size.is_finite() => "not finite".to_owned(),
@@ -67,7 +92,7 @@ mod tests {
             (1e16, "1e16"),
             (f64::NAN, "not finite"),
         ] {
-            assert_eq!(figure(value), text, "{value}");
+            assert_eq!(number(value), text, "{value}");
         }
     }
 
