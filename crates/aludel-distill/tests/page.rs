@@ -4,8 +4,10 @@
 //! fail instead, which is how CI runs them.
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[path = "../../aludel-document/tests/browser/mod.rs"]
+mod browser;
+
+use std::path::Path;
 
 use aludel_distill::record::{Entry, Fact, Phase, Summary, render};
 use serde_json::Value;
@@ -58,45 +60,9 @@ fn entry(phase: Phase, step: u64, values: &[(&str, f64)]) -> Entry {
     Entry { phase, step, time: 0.0, values }
 }
 
-/// The browser; `None`, said aloud, where there is none and none is required.
-fn chromium() -> Option<PathBuf> {
-    let folders: Vec<PathBuf> =
-        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    let found = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    let found = found.into_iter().find(|path| path.is_file());
-    let is_required = std::env::var_os("ALUDEL_REQUIRE_CHROMIUM").is_some_and(|value| value == "1");
-    assert!(found.is_some() || !is_required, "chromium is required and not installed");
-    if found.is_none() {
-        eprintln!("chromium is not installed: the page was NOT looked at");
-    }
-    found
-}
-
-fn run(chromium: &Path, folder: &Path, arguments: &[&str], page: &Path) -> String {
-    let output = Command::new(chromium)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"])
-        .arg(format!("--user-data-dir={}", folder.join("profile").display()))
-        .args(arguments)
-        .arg(format!("file://{}", page.display()))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// What the probe found, at a window of this size.
 fn probe(chromium: &Path, size: &str) -> Value {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("report.html");
-    let errors = "<script>window.errors = []; onerror = (m) => errors.push(m);
-        addEventListener('securitypolicyviolation', (e) => errors.push(e.violatedDirective));</script><style>";
-    let page = page().replacen("<style>", errors, 1);
-    let page = page.replace("</body>", &format!("<script>{PROBE}</script></body>"));
-    std::fs::write(&path, page).unwrap();
-    let dom = run(chromium, folder.path(), &[&format!("--window-size={size}"), "--dump-dom"], &path);
-    let found = dom.split_once("<pre id=\"probe\">").unwrap().1.split_once("</pre>").unwrap().0;
-    serde_json::from_str(&found.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")).unwrap()
+    browser::probe(chromium, &page(), PROBE, size)
 }
 
 const PROBE: &str = r#"
@@ -118,10 +84,7 @@ const found = [...document.querySelectorAll("figure")].map((figure) => {
   return { title: figure.querySelector("b").innerText, texts, home, right, hidden: tip.hidden,
     line: line.width / box.width, margin: figure.clientWidth - box.width };
 });
-const pre = document.createElement("pre");
-pre.id = "probe";
-pre.textContent = JSON.stringify({ found, errors, width: innerWidth, content: document.documentElement.scrollWidth });
-document.body.append(pre);
+report({ found });
 "#;
 
 fn check(found: &Value) {
@@ -157,7 +120,7 @@ fn check(found: &Value) {
 
 #[test]
 fn the_page_works_in_a_browser_on_a_desk_and_on_a_phone() {
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = browser::chromium() else { return };
     let desk = probe(&chromium, "1280,900");
     assert_eq!(desk["width"], 1280);
     check(&desk);
@@ -166,25 +129,9 @@ fn the_page_works_in_a_browser_on_a_desk_and_on_a_phone() {
     check(&phone);
 }
 
-/// For people: `REPORT_PICTURES=folder cargo test -p aludel-distill --test page -- --ignored` leaves pictures to look at.
+/// For people: `REPORT_PICTURES=folder cargo test --workspace --test page -- --ignored` leaves pictures to look at.
 #[test]
 #[ignore = "makes pictures for people"]
 fn pictures() {
-    let (Some(chromium), Some(folder)) = (chromium(), std::env::var_os("REPORT_PICTURES")) else {
-        panic!("needs chromium and REPORT_PICTURES");
-    };
-    let folder = std::path::absolute(folder).unwrap();
-    let path = folder.join("report.html");
-    std::fs::write(&path, page()).unwrap();
-    for (name, size, dark) in
-        [("desk", "1280,2600", false), ("dark", "1280,2600", true), ("phone", "390,4800", false)]
-    {
-        let picture = format!("--screenshot={}", folder.join(format!("{name}.png")).display());
-        let dark = if dark {
-            "--blink-settings=preferredColorScheme=0"
-        } else {
-            "--blink-settings=preferredColorScheme=1"
-        };
-        run(&chromium, &folder, &[&format!("--window-size={size}"), &picture, dark], &path);
-    }
+    browser::pictures("report", &page(), 2600);
 }

@@ -3,12 +3,15 @@
 //! In: the process's arguments. Out: structures whose parts are well formed on their own; what they mean together, and with
 //! the terminal and the defaults, is for [`crate::settings`] to say.
 
+mod mergekit;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::{Size, Tile};
+pub(crate) use mergekit::MergekitFlags;
 
 /// Merge and distil language models.
 #[derive(Debug, Parser)]
@@ -26,6 +29,12 @@ pub(crate) enum Command {
     Merge(MergeArguments),
     /// Show what a merge would read, compute, hold and write, from the models' headers alone
     Plan(PlanArguments),
+    /// List what is in a model, or measure how models differ from the base that they come from
+    Inspect(InspectArguments),
+    /// Compare two models: tensors, config, tokenizer
+    Diff(DiffArguments),
+    /// Stack layers drawn at random from several models
+    Layershuffle(LayershuffleArguments),
     /// Turn a file of weights into a model folder, or write a model folder with another type or shard size
     Convert(ConvertArguments),
     /// List the merge methods, or the parameters of one
@@ -56,6 +65,96 @@ pub(crate) struct MergeArguments {
     pub(crate) seed: SeedFlag,
     #[command(flatten)]
     pub(crate) writing: WritingFlags,
+    #[command(flatten)]
+    pub(crate) mergekit: MergekitFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct InspectArguments {
+    /// A model folder, a .safetensors file, or whatever else may stand for a model in a recipe; several with --against
+    #[arg(required = true, value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
+    /// Measure how the models differ from this base, and from each other; reads all weights once
+    #[arg(long, value_name = "BASE")]
+    pub(crate) against: Option<String>,
+    /// Count differences of no larger magnitude as small
+    #[arg(long, value_name = "X", default_value_t = 1e-5, requires = "against", value_parser = magnitude)]
+    pub(crate) threshold: f64,
+    /// Write a page with heatmaps by kind of tensor and layer
+    #[arg(long, value_name = "FILE", requires = "against")]
+    pub(crate) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = DIFF_CODES)]
+pub(crate) struct DiffArguments {
+    /// A model
+    #[arg(value_name = "A")]
+    pub(crate) first: String,
+    /// Another model
+    #[arg(value_name = "B")]
+    pub(crate) second: String,
+    /// Take values as equal that lie no farther apart
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = magnitude)]
+    pub(crate) tolerance: f64,
+    /// And so much farther for each unit of the value in B
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = magnitude)]
+    pub(crate) relative_tolerance: f64,
+    /// Let the types differ in which weights are stored
+    #[arg(long)]
+    pub(crate) ignore_dtype: bool,
+    #[command(flatten)]
+    pub(crate) reading: ReadingFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct LayershuffleArguments {
+    /// The model folder to write; may be left out with --dry-run
+    #[arg(required_unless_present = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+    /// A model to draw layers from; given several times
+    #[arg(long, short, value_name = "MODEL", required = true)]
+    pub(crate) model: Vec<String>,
+    /// How often a model is drawn, one for each model in their order; with --full-random, the share of its layers that
+    /// are drawn [default: the same for all]
+    #[arg(long, short, value_name = "X", value_parser = magnitude)]
+    pub(crate) weight: Vec<f64>,
+    /// Draw layers from anywhere in their models, instead of a model for every place
+    #[arg(long, overrides_with = "no_full_random")]
+    pub(crate) full_random: bool,
+    #[arg(long, hide = true)]
+    pub(crate) no_full_random: bool,
+    /// Print the recipe
+    #[arg(long, overrides_with = "no_print_yaml")]
+    pub(crate) print_yaml: bool,
+    #[arg(long, hide = true)]
+    pub(crate) no_print_yaml: bool,
+    /// Write the recipe to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) write_yaml: Option<PathBuf>,
+    /// Make the recipe and merge nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The type of the weights that are written [default: as they are stored]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<FloatName>,
+    /// mergekit's way to say `--dtype float16`
+    #[arg(long, hide = true, conflicts_with = "dtype", overrides_with = "no_fp16")]
+    pub(crate) fp16: bool,
+    #[arg(long, hide = true)]
+    pub(crate) no_fp16: bool,
+    #[command(flatten)]
+    pub(crate) planning: PlanningFlags,
+    #[command(flatten)]
+    pub(crate) seed: SeedFlag,
+    #[command(flatten)]
+    pub(crate) writing: WritingFlags,
+    #[command(flatten)]
+    pub(crate) mergekit: MergekitFlags,
 }
 
 #[derive(Debug, Args)]
@@ -252,7 +351,7 @@ pub(crate) struct GenerateArguments {
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_tokens: usize,
     /// How freely tokens are chosen; 0 takes the most likely one
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = magnitude)]
     pub(crate) temperature: f64,
     /// Choose among the most likely tokens that have this share of the probability
     #[arg(long, value_name = "SHARE", default_value_t = 1.0, value_parser = share)]
@@ -284,13 +383,6 @@ pub(crate) enum DeviceName {
     Cpu,
 }
 
-fn temperature(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        _ => Err("write a number of at least 0".to_owned()),
-    }
-}
-
 fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
@@ -298,11 +390,32 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+fn magnitude(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        _ => Err("write a number of at least 0".to_owned()),
+    }
+}
+
+/// How models are read that nothing is written of.
+#[derive(Debug, Args)]
+pub(crate) struct ReadingFlags {
+    /// Threads that compute; no result depends on it [default: one for each core]
+    #[arg(long, short = 'j', value_name = "N", alias = "num-threads")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Memory that the work may take beyond the process itself
+    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
+    pub(crate) memory: Size,
+    /// Elements per unit of work; no result depends on it
+    #[arg(long, value_name = "ELEMENTS", hide = true)]
+    pub(crate) tile: Option<Tile>,
+}
+
 /// What shapes a plan.
 #[derive(Debug, Args)]
 pub(crate) struct PlanningFlags {
     /// Threads that compute [default: one for each core]
-    #[arg(long, value_name = "N", alias = "num-threads")]
+    #[arg(long, short = 'j', value_name = "N", alias = "num-threads")]
     pub(crate) threads: Option<NonZeroUsize>,
     /// Memory that the work may take beyond the process itself
     #[arg(long, value_name = "SIZE", default_value = "128MiB")]
@@ -373,6 +486,14 @@ pub(crate) enum FloatName {
     #[value(alias = "bf16")]
     Bfloat16,
 }
+
+const DIFF_CODES: &str = "\
+Exit codes:
+  0    the models are equal
+  1    they differ
+  2    the command line is wrong
+  3    they could not be compared
+  130  interrupted (Ctrl-C); 143: terminated";
 
 const EXIT_CODES: &str = "\
 Exit codes:

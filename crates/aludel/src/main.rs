@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let printer = Printer::new(Talk::of(&arguments.talk));
     match commands::run(arguments.command, &printer) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let code = failure::code_of(&error);
             printer.failure(&error, code);

@@ -103,8 +103,11 @@ impl Evaluation {
         self.sweeps
     }
 
-    /// The figures of a formula that measures, once all is measured.
+    /// The figures of a formula that measures, once all is measured; none of one that writes.
     pub fn figures(&self) -> Vec<f64> {
+        if !self.job.formula.measures() {
+            return Vec::new();
+        }
         let figures = self.job.formula.outcome().nodes().iter();
         figures.filter_map(|&node| self.values.wide(node).first().copied()).collect()
     }

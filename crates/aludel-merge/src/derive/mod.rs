@@ -166,10 +166,19 @@ impl<'a> Weights<'a> {
     /// # Panics
     /// Where there is none of that name, or it is of a type that cannot be computed on: planning has refused both.
     fn tensor(&self, stored: &Stored) -> (&'a WeightMap, &'a TensorEntry, Element) {
+        let (map, entry) = self.entry(stored);
+        let Some(element) = element_of(entry.dtype) else { unreachable!("{} was refused", entry.dtype) };
+        (map, entry, element)
+    }
+
+    /// A stored tensor of any type.
+    ///
+    /// # Panics
+    /// Where there is none of that name: planning has refused it.
+    pub(crate) fn entry(&self, stored: &Stored) -> (&'a WeightMap, &'a TensorEntry) {
         let entry = self.sources[stored.source].checkpoint.tensor(&stored.tensor);
         let Some(entry) = entry else { unreachable!("`{}` was planned", stored.tensor) };
-        let Some(element) = element_of(entry.dtype) else { unreachable!("{} was refused", entry.dtype) };
-        (&self.maps[stored.source], entry, element)
+        (&self.maps[stored.source], entry)
     }
 
     /// Reads consecutive elements of a stored tensor.

@@ -7,12 +7,14 @@
 mod card;
 mod error;
 mod kept;
+mod measure;
 mod queue;
 mod reader;
 mod report;
 mod writer;
 
 pub use error::MergeError;
+pub(crate) use measure::measure;
 pub use report::{Phases, Report};
 
 use std::ops::ControlFlow;
@@ -144,7 +146,7 @@ impl Run<'_> {
             let workers: Vec<_> = (0..work.threads)
                 .map(|_| {
                     let sink = sink.clone();
-                    scope.spawn(|| self.work(&queue, sink))
+                    scope.spawn(|| self.work(&queue, Some(sink)))
                 })
                 .collect();
             drop(sink);
@@ -162,7 +164,7 @@ impl Run<'_> {
             ..Phases::default()
         };
         // The cause before its consequences: a failed unit first, then the writer, then the hashes.
-        queue.into_result()?;
+        queue.into_figures()?;
         if self.options.cancel.load(Relaxed) {
             return Err(MergeError::Interrupted);
         }
@@ -179,15 +181,15 @@ impl Run<'_> {
         Ok((digests, report))
     }
 
-    /// Takes units until there are none; the seconds spent computing.
-    fn work(&self, queue: &Queue<'_>, sink: writer::Sink) -> f64 {
+    /// Takes units until there are none; the seconds spent computing. A run that measures has no sink.
+    fn work(&self, queue: &Queue<'_>, sink: Option<writer::Sink>) -> f64 {
         let _stop = queue.stop_on_panic();
         let mut scratch = Scratch::default();
         let mut busy = Duration::ZERO;
         while let Some(task) = queue.claim(self.options.cancel) {
             let begin = Instant::now();
             let source = StepSource::new(self.plan, &self.maps, task.step, task.kept);
-            let result = self.run_task(&task, &source, &mut scratch, &sink);
+            let result = self.run_task(&task, &source, &mut scratch, sink.as_ref());
             busy += begin.elapsed();
             self.counters.read.fetch_add(task.bytes_read(self.plan), Relaxed);
             match result {
@@ -210,7 +212,7 @@ impl Run<'_> {
         task: &Task,
         source: &StepSource<'_>,
         scratch: &mut Scratch,
-        sink: &writer::Sink,
+        sink: Option<&writer::Sink>,
     ) -> Result<bool, MergeError> {
         let width = source.output_width();
         let elements = task.elements();
@@ -223,7 +225,9 @@ impl Run<'_> {
                 source.run(wave, task.unit(), scratch, &mut []).map(|()| true)
             }
             kind => {
-                let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
+                let Some((sink, mut tile)) = sink.and_then(|sink| Some((sink, sink.buffer(length)?))) else {
+                    return Ok(false);
+                };
                 match kind {
                     TaskKind::Compute(wave) => source.run(wave, task.unit(), scratch, &mut tile)?,
                     TaskKind::Copy => source.copy(elements.clone(), &mut tile)?,

@@ -103,6 +103,8 @@ struct State {
     room: Room,
     stopped: bool,
     error: Option<MergeError>,
+    /// What has been measured, by step.
+    figures: Vec<(usize, Vec<f64>)>,
 }
 
 struct Active {
@@ -228,6 +230,7 @@ impl<'p> Queue<'p> {
                     }
                     None => {
                         sweeps.fetch_add(evaluation.sweeps() as u64, Relaxed);
+                        state.figures.push((task.step, evaluation.figures()));
                         state.active.retain(|active| active.step != task.step);
                     }
                 }
@@ -289,10 +292,18 @@ impl<'p> Queue<'p> {
         StopOnPanic { queue: self }
     }
 
-    /// What went wrong, if anything did.
-    pub(super) fn into_result(self) -> Result<(), MergeError> {
+    /// What each step has measured, or what went wrong. A step that writes has measured nothing, and so has one without
+    /// elements.
+    pub(super) fn into_figures(self) -> Result<Vec<Vec<f64>>, MergeError> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        state.error.map_or(Ok(()), Err)
+        if let Some(error) = state.error {
+            return Err(error);
+        }
+        let mut figures = vec![Vec::new(); self.plan.steps.len()];
+        for (step, measured) in state.figures {
+            figures[step] = measured;
+        }
+        Ok(figures)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -10,7 +10,7 @@ use aludel_hub::Hub;
 
 use super::budget::{self, Fit, Needs, Work};
 use super::formulas::Formulas;
-use super::models::{Models, Origin, Role};
+use super::models::{Models, Origin, Role, Source};
 use super::stage::Stage;
 use super::{Action, Dropped, Plan, PlanOptions, PlannedFormula, PlannedStage, Step, StepInput, StoredPart};
 use crate::derive::Stored;
@@ -38,13 +38,8 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     check_output(options, &mut problems);
     let Some(layout) = problems.take(layout(&steps, options)) else { return Err(problems) };
     let steps = in_writing_order(steps, &layout);
-    let parts: Vec<Vec<Vec<StoredPart>>> = steps
-        .iter()
-        .map(|step| step.inputs.iter().map(|input| input.stored(step.elements(), &models.sources)).collect())
-        .collect();
+    let parts = parts(&steps, &models.sources);
     let work = problems.take(reckon(&steps, &parts, &formulas, &layout, options));
-    let width = |parts: &Vec<StoredPart>| parts.iter().map(|part| part.width).sum();
-    let widths = parts.iter().map(|inputs| inputs.iter().map(width).collect()).collect();
     check_space(&layout, options.target.as_deref(), &mut problems);
     let config = output.config.clone().map(|config| with_type(config, &steps));
     let Some(work) = work.filter(|_| problems.is_empty()) else { return Err(problems) };
@@ -68,7 +63,7 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
         layout,
         work,
         config,
-        widths,
+        widths: widths(&parts),
     })
 }
 
@@ -147,7 +142,21 @@ fn in_writing_order(steps: Vec<Step>, layout: &Layout) -> Vec<Step> {
     layout.tensors().iter().filter_map(|tensor| by_name.remove(&tensor.name)).collect()
 }
 
-fn reckon(
+/// What is stored of each input of each step.
+pub(super) fn parts(steps: &[Step], sources: &[Source]) -> Vec<Vec<Vec<StoredPart>>> {
+    steps
+        .iter()
+        .map(|step| step.inputs.iter().map(|input| input.stored(step.elements(), sources)).collect())
+        .collect()
+}
+
+/// As [`Plan::widths`].
+pub(super) fn widths(parts: &[Vec<Vec<StoredPart>>]) -> Vec<Vec<u64>> {
+    let width = |parts: &Vec<StoredPart>| parts.iter().map(|part| part.width).sum();
+    parts.iter().map(|inputs| inputs.iter().map(width).collect()).collect()
+}
+
+pub(super) fn reckon(
     steps: &[Step],
     parts: &[Vec<Vec<StoredPart>>],
     formulas: &[PlannedFormula],

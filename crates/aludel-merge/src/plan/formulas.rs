@@ -168,16 +168,24 @@ impl<'a> Formulas<'a> {
     fn intern(&mut self, formula: Formula) -> usize {
         let formula = Arc::new(formula);
         *self.known.entry(Arc::clone(&formula)).or_insert_with(|| {
-            let passes = Schedule::of(&formula).passes;
-            self.planned.push(PlannedFormula {
-                text: formula.to_string(),
-                passes: passes.len(),
-                registers: registers_of(&formula),
-                reads: passes.into_iter().map(|pass| pass.reads).collect(),
-                formula,
-            });
+            self.planned.push(PlannedFormula::of(formula));
             self.planned.len() - 1
         })
+    }
+}
+
+impl PlannedFormula {
+    /// What the plan says of a formula.
+    pub(super) fn of(formula: Arc<Formula>) -> Self {
+        let passes = Schedule::of(&formula).passes;
+        Self {
+            text: formula.to_string(),
+            // The last pass of a formula that measures has nothing to do.
+            passes: passes.len() - usize::from(formula.measures()),
+            registers: registers_of(&formula),
+            reads: passes.into_iter().map(|pass| pass.reads).collect(),
+            formula,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod cast;
 mod chat_template;
 mod formulas;
 mod layer_config;
+mod measure;
 mod models;
 mod modules;
 mod output;
@@ -22,8 +23,11 @@ mod tensors;
 mod vocabulary;
 
 pub use budget::{MEMORY_DEFAULT, Work};
+pub(crate) use measure::{Opened, Wanted};
+pub(crate) use models::{Facts, Model};
 pub use models::{Role, Source};
 pub use print::Bytes;
+pub(crate) use stacks::LayerName;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +38,7 @@ use aludel_kernels::element::Element;
 use aludel_kernels::formula::Formula;
 use serde::Serialize;
 
-use crate::derive::{Made, Stored};
+use crate::derive::{Made, Readable, Stored};
 use crate::problem::Problems;
 use crate::recipe::Recipe;
 
@@ -257,10 +261,13 @@ pub(crate) struct StoredPart {
 impl StepInput {
     /// The stored tensors that it is made of: itself, unless it is derived.
     pub(crate) fn reads(&self) -> Vec<Stored> {
-        match &self.made {
-            None => vec![Stored { source: self.source, tensor: self.tensor.clone() }],
-            Some(made) => made.reads(),
-        }
+        self.readable().reads()
+    }
+
+    /// What is read for it.
+    pub(crate) fn readable(&self) -> Readable {
+        let stored = Stored { source: self.source, tensor: self.tensor.clone() };
+        Readable { stored, made: self.made.clone() }
     }
 
     /// What is read of the sources for an input of so many elements.

@@ -56,7 +56,7 @@ pub enum Role {
 
 /// What the planner knows of a tensor.
 #[derive(Clone, Debug)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     pub shape: Vec<usize>,
     /// The type that it is stored in; of a tensor that is made, the one that its model would have stored it in.
     pub dtype: Dtype,
@@ -66,7 +66,7 @@ pub(super) struct Facts {
 
 /// A model as the planner sees it.
 #[derive(Clone, Debug)]
-pub(super) struct Model {
+pub(crate) struct Model {
     /// The reference as written.
     pub name: String,
     pub tensors: IndexMap<String, Facts>,
@@ -77,7 +77,7 @@ pub(super) struct Model {
 
 /// Where the tensors of a model are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// In a checkpoint, by its position in [`Models::sources`].
     Source(usize),
     /// Nowhere: a stage makes them, by its position among the stages.
@@ -118,11 +118,19 @@ impl Model {
     }
 
     /// The names of its tensors, in order.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    /// The position among the sources of the checkpoint that it is; `None` for the result of a stage.
+    pub(crate) const fn source(&self) -> Option<usize> {
+        match self.origin {
+            Origin::Source(source) => Some(source),
+            Origin::Stage(_) => None,
+        }
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 }

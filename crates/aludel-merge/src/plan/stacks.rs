@@ -11,7 +11,7 @@ use crate::recipe::layer_position;
 
 /// The name of a tensor in a layer, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LayerName<'n> {
+pub(crate) struct LayerName<'n> {
     /// Up to the number, with the dot before it.
     pub prefix: &'n str,
     /// The layer.
@@ -22,7 +22,7 @@ pub(super) struct LayerName<'n> {
 
 impl<'n> LayerName<'n> {
     /// `None` for the name of a tensor of no layer.
-    pub(super) fn of(name: &'n str) -> Option<Self> {
+    pub(crate) fn of(name: &'n str) -> Option<Self> {
         let mut start = 0;
         for part in name.split('.') {
             let end = start + part.len();

@@ -43,6 +43,52 @@ pub(crate) fn model(folder: &Path, config: &Value, tensors: &[(String, f32)]) {
     output.finish().unwrap();
 }
 
+/// A tensor to write: name, type, shape, and its values, of which there are as many as the shape says.
+pub(crate) type Given<'a> = (&'a str, Dtype, &'a [usize], Vec<f32>);
+
+/// Writes a model of these tensors, each in its type: one that is computed on, or `U8`.
+pub(crate) fn write(folder: &Path, config: &Value, tensors: &[Given<'_>]) {
+    let planned = |(name, dtype, shape, _): &Given<'_>| OutputTensor {
+        name: (*name).to_owned(),
+        dtype: *dtype,
+        shape: shape.to_vec(),
+    };
+    let layout = Layout::plan(tensors.iter().map(planned).collect(), u64::MAX).unwrap();
+    let mut output = OutputFolder::create(folder, true).unwrap();
+    output.skip_sync();
+    let mut shards = output.shards(&layout).unwrap();
+    for (index, planned) in layout.tensors().iter().enumerate() {
+        let (_, dtype, _, values) = tensors.iter().find(|given| given.0 == planned.name).unwrap();
+        let bytes = match dtype {
+            Dtype::F32 => Element::F32.encode(values),
+            Dtype::F16 => Element::F16.encode(values),
+            Dtype::BF16 => Element::BF16.encode(values),
+            _ => values.iter().map(|&value| value as u8).collect(),
+        };
+        shards.write_at(&layout.placement(index), 0, &bytes).unwrap();
+    }
+    shards.finish().unwrap();
+    output.write("config.json", config.to_string().as_bytes()).unwrap();
+    output.finish().unwrap();
+}
+
+/// Values of the size of weights, the same for the same seed.
+pub(crate) fn noise(elements: usize, seed: u64) -> Vec<f32> {
+    let uniform = |i| aludel_kernels::random::uniform(aludel_kernels::random::StreamKey(seed), i);
+    (0..elements as u64).map(|i| uniform(i) - 0.5).collect()
+}
+
+/// Runs what measures, without progress.
+pub(crate) fn quietly<T>(run: impl FnOnce(&ExecuteOptions<'_>) -> T) -> T {
+    run(&ExecuteOptions {
+        replace: false,
+        digests: DigestCache::disabled(),
+        cancel: &AtomicBool::new(false),
+        on_progress: &|_| {},
+        sync: false,
+    })
+}
+
 /// Merges, and gives the first value of every tensor of the output.
 pub(crate) fn merged(recipe: &str, target: &Path) -> Result<Vec<(String, f32)>, Problems> {
     merge(recipe, target)?;

@@ -18,6 +18,7 @@ use super::recipe;
 
 /// Merges, and prints a summary; the report is the result where JSON is asked for.
 pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Result<()> {
+    arguments.mergekit.heed(printer)?;
     let options = PlanOptions {
         hub: hub::open(printer),
         ..plan_options(
@@ -28,9 +29,19 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
         )
     };
     let plan = recipe::plan(&arguments.recipe, &options)?;
-    let subject = subject(&plan);
-    announce(&plan, &subject, &arguments.output, printer);
-    let report = execute(&plan, &arguments.output, &arguments.writing, printer)?;
+    carry_out(&plan, &arguments.output, &arguments.writing, printer)
+}
+
+/// Merges as planned.
+pub(super) fn carry_out(
+    plan: &Plan,
+    output: &Path,
+    writing: &WritingFlags,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    let subject = subject(plan);
+    announce(plan, &subject, output, printer);
+    let report = execute(plan, output, writing, printer)?;
     printer.say(Verbosity::Normal, &summary("merged", &subject, &report));
     if printer.talk().json { printer.json(&report) } else { Ok(()) }
 }

@@ -3,11 +3,15 @@
 mod cache;
 mod convert;
 mod device;
+mod diff;
 mod distill;
 mod eval;
 mod generate;
 mod gguf;
+mod inspect;
+mod layershuffle;
 mod listing;
+mod measuring;
 mod merge;
 mod methods;
 mod plan;
@@ -16,12 +20,17 @@ mod report;
 mod run_file;
 mod text;
 
+use std::process::ExitCode;
+
 use crate::args::Command;
 use crate::printer::Printer;
 
-/// Runs the command that was asked for.
-pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
+/// Runs the command that was asked for; the exit code where it succeeds, which is an answer for one.
+pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Diff(arguments) => return diff::run(&arguments, printer),
+        Command::Inspect(arguments) => inspect::run(&arguments, printer),
+        Command::Layershuffle(arguments) => layershuffle::run(&arguments, printer),
         Command::Merge(arguments) => merge::run(&arguments, printer),
         Command::Plan(arguments) => plan::run(&arguments, printer),
         Command::Convert(arguments) => convert::run(&arguments, printer),
@@ -31,5 +40,6 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Report(arguments) => report::run(&arguments, printer),
         Command::Eval(arguments) => eval::run(&arguments, printer),
         Command::Generate(arguments) => generate::run(&arguments, printer),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -14,8 +14,15 @@ const RECIPE: Kind = Kind { noun: "recipe", hint: "give the recipe's YAML file, 
 /// Plans the merge of the recipe at a path; `-` is standard input.
 pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, Refusal> {
     let (name, text) = text::read(path, RECIPE)?;
-    let refuse =
-        |problems: Problems| Refusal { recipe: Some(name.clone()), problems: problems.in_order_of_place() };
-    let recipe = Recipe::parse(&text).map_err(refuse)?;
+    plan_text(&name, &text, options)
+}
+
+/// Plans the merge of a recipe that goes by this name.
+pub(super) fn plan_text(name: &str, text: &str, options: &PlanOptions) -> Result<Plan, Refusal> {
+    let refuse = |problems: Problems| Refusal {
+        recipe: Some(name.to_owned()),
+        problems: problems.in_order_of_place(),
+    };
+    let recipe = Recipe::parse(text).map_err(refuse)?;
     Plan::new(&recipe, options).map_err(refuse)
 }

@@ -6,6 +6,6 @@ mod planning;
 mod size;
 mod talk;
 
-pub(crate) use planning::{Tile, float_type, plan_options};
+pub(crate) use planning::{Tile, float_type, plan_options, reading_options};
 pub(crate) use size::Size;
 pub(crate) use talk::{Display, Talk, Verbosity};

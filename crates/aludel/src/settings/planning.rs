@@ -7,7 +7,7 @@ use aludel_kernels::cpu::CHUNK;
 use aludel_merge::plan::PlanOptions;
 use aludel_merge::recipe::FloatType;
 
-use crate::args::{FloatName, PlanningFlags};
+use crate::args::{FloatName, PlanningFlags, ReadingFlags};
 
 /// The plan's options for a target that may be none; with `replace`, one that exists is not in the way.
 pub(crate) fn plan_options(
@@ -27,6 +27,17 @@ pub(crate) fn plan_options(
         tile: flags.tile.map(|tile| tile.0),
         allow_non_finite: flags.allow_nan,
         hub: defaults.hub,
+    }
+}
+
+/// The options of a plan that writes nothing.
+pub(crate) fn reading_options(flags: &ReadingFlags) -> PlanOptions {
+    let defaults = PlanOptions::default();
+    PlanOptions {
+        threads: flags.threads.map_or(defaults.threads, usize::from),
+        memory: flags.memory.0,
+        tile: flags.tile.map(|tile| tile.0),
+        ..defaults
     }
 }
 

@@ -105,3 +105,54 @@ aludel: 1 problem, nothing was written
 "#]]);
     assert!(!sandbox.path("out").exists());
 }
+
+#[test]
+fn weights_are_split_into_shards_of_the_size_asked_for() {
+    let sandbox = Sandbox::new(&["a"]);
+    sandbox
+        .aludel(&["convert", "models/a", "out", "--shard-size", "3kB", "-q"])
+        .assert()
+        .code(0)
+        .stderr_eq("");
+    let names = sandbox.names("out");
+    let shards =
+        names.iter().filter(|name| name.starts_with("model-") && name.ends_with("-of-00003.safetensors"));
+    assert_eq!(shards.count(), 3, "{names:?}");
+    assert!(names.contains(&"model.safetensors.index.json".to_owned()), "{names:?}");
+    sandbox.aludel(&["diff", "models/a", "out"]).assert().code(0);
+}
+
+#[test]
+fn a_single_file_is_a_model_without_a_config() {
+    let sandbox = Sandbox::new(&["a"]);
+    sandbox.aludel(&["convert", "models/a/model.safetensors", "out", "-q"]).assert().code(0).stderr_eq("");
+    assert_eq!(sandbox.names("out"), ["README.md", "model.safetensors", "recipe.yml"]);
+    sandbox.aludel(&["diff", "models/a/model.safetensors", "out"]).assert().code(0);
+}
+
+#[test]
+fn a_head_that_is_tied_stays_tied() {
+    let sandbox = Sandbox::new(&["tied-a"]);
+    sandbox.aludel(&["convert", "models/tied-a", "out", "--dtype", "float16", "-q"]).assert().code(0);
+    let names = |path: &str| {
+        let mut names: Vec<String> =
+            read_header(&sandbox.path(path)).into_iter().map(|(name, ..)| name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("out/model.safetensors"), names("models/tied-a/model.safetensors"));
+    assert!(!names("out/model.safetensors").contains(&"lm_head.weight".to_owned()));
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(sandbox.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!((&config["tie_word_embeddings"], &config["torch_dtype"]), (&true.into(), &"float16".into()));
+}
+
+#[test]
+fn a_folder_that_exists_gives_way_with_force_only() {
+    let sandbox = Sandbox::new(&["a", "b"]);
+    sandbox.aludel(&["convert", "models/a", "out", "-q"]).assert().code(0);
+    sandbox.aludel(&["convert", "models/b", "out", "-q"]).assert().code(3);
+    sandbox.aludel(&["diff", "models/a", "out"]).assert().code(0);
+    sandbox.aludel(&["convert", "models/b", "out", "-q", "--force"]).assert().code(0);
+    sandbox.aludel(&["diff", "models/b", "out"]).assert().code(0);
+}

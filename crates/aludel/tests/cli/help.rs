@@ -12,16 +12,21 @@ Merge and distil language models
 Usage: aludel [OPTIONS] <COMMAND>
 
 Commands:
-  merge     Merge the models of a recipe into a model folder
-  plan      Show what a merge would read, compute, hold and write, from the models' headers alone
-  convert   Turn a file of weights into a model folder, or write a model folder with another type or
-            shard size
-  methods   List the merge methods, or the parameters of one
-  distill   Train a student as a run file says: taught by a teacher, or on text alone
-  cache     Store what a teacher says of some data, and look at what is stored
-  report    Render the record of a run as one HTML page
-  eval      Measure how well a model predicts text, and how near it is to another model
-  generate  Continue a text
+  merge         Merge the models of a recipe into a model folder
+  plan          Show what a merge would read, compute, hold and write, from the models' headers
+                alone
+  inspect       List what is in a model, or measure how models differ from the base that they come
+                from
+  diff          Compare two models: tensors, config, tokenizer
+  layershuffle  Stack layers drawn at random from several models
+  convert       Turn a file of weights into a model folder, or write a model folder with another
+                type or shard size
+  methods       List the merge methods, or the parameters of one
+  distill       Train a student as a run file says: taught by a teacher, or on text alone
+  cache         Store what a teacher says of some data, and look at what is stored
+  report        Render the record of a run as one HTML page
+  eval          Measure how well a model predicts text, and how near it is to another model
+  generate      Continue a text
 
 Options:
   -h, --help     Print help
@@ -58,7 +63,7 @@ Arguments:
   <OUTPUT>  The model folder to write; it appears under this name only when it is complete
 
 Options:
-      --threads <N>        Threads that compute [default: one for each core]
+  -j, --threads <N>        Threads that compute [default: one for each core]
       --memory <SIZE>      Memory that the work may take beyond the process itself [default: 128MiB]
       --shard-size <SIZE>  The most weights in one output file [default: 5GB]
       --allow-nan          Compute with NaN and infinities in the models instead of refusing them
@@ -103,7 +108,7 @@ Options:
       --dtype <DTYPE>      The type of the weights that are written [default: as they are stored;
                            bfloat16 for quantised ones] [possible values: float32, float16,
                            bfloat16]
-      --threads <N>        Threads that compute [default: one for each core]
+  -j, --threads <N>        Threads that compute [default: one for each core]
       --memory <SIZE>      Memory that the work may take beyond the process itself [default: 128MiB]
       --shard-size <SIZE>  The most weights in one output file [default: 5GB]
       --allow-nan          Compute with NaN and infinities in the models instead of refusing them

@@ -6,10 +6,14 @@
 mod cache;
 mod convert;
 mod determinism;
+mod diff;
 mod distill;
 mod help;
 mod hub;
+mod inspect;
+mod layershuffle;
 mod merge;
+mod mergekit;
 mod methods;
 mod plan;
 mod refusals;

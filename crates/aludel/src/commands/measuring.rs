@@ -1,0 +1,48 @@
+//! Runs what reads models and writes none, with progress and signals.
+
+use std::path::Path;
+
+use aludel_checkpoint::DigestCache;
+use aludel_merge::execute::{ExecuteOptions, MergeError};
+
+use crate::failure::{Interrupted, Refusal};
+use crate::printer::Printer;
+use crate::progress::{Progress, Stage};
+use crate::signals::Signals;
+
+/// Runs `measure`, which reads what `label` says it does.
+pub(super) fn run<T>(
+    label: &'static str,
+    printer: &Printer,
+    measure: impl FnOnce(&ExecuteOptions<'_>) -> Result<T, MergeError>,
+) -> anyhow::Result<T> {
+    let signals = Signals::listen()?;
+    let progress = Progress::new(printer);
+    let result = measure(&ExecuteOptions {
+        replace: false,
+        digests: DigestCache::disabled(),
+        cancel: signals.cancel(),
+        on_progress: &|state| progress.show(Stage::bytes(label, state.bytes_read, state.bytes_to_read)),
+        sync: false,
+    });
+    drop(progress);
+    match (result, signals.received()) {
+        (Ok(measured), _) => Ok(measured),
+        (Err(_), Some(signal)) => Err(Interrupted { signal, left: None }.into()),
+        (Err(MergeError::Problems(problems)), None) => Err(Refusal { recipe: None, problems }.into()),
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
+/// Writes a file in one go: under its name it is whole, or as it was before.
+pub(super) fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".tmp");
+    let staged = path.with_file_name(name);
+    let written = std::fs::write(&staged, text).and_then(|()| std::fs::rename(&staged, path));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(&staged); // The failure to write is what counts.
+        anyhow::anyhow!("cannot write {}: {error}", path.display())
+    })
+}
