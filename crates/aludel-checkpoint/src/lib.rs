@@ -70,6 +70,7 @@ pub use folder::{OutputFolder, check_target, remove_stale};
 pub use layout::{Layout, OutputTensor, Placement, Shard};
 pub use map::WeightMap;
 pub use mapped_file::MappedFile;
+pub use names::fault_of_relative_name;
 pub use safetensors::Dtype;
 pub use shards::ShardWriter;
 pub use source::is_gguf;

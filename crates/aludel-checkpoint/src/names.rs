@@ -17,8 +17,8 @@ pub(crate) fn fault_of_plain_name(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The same for a name that may lie in subfolders, parted by `/`.
-pub(crate) fn fault_of_relative_name(name: &str) -> Option<&'static str> {
+/// Says why `name` is no path inside a folder, which may lie in subfolders, parted by `/`; nothing when it is one.
+pub fn fault_of_relative_name(name: &str) -> Option<&'static str> {
     name.split('/').find_map(fault_of_plain_name)
 }
 

@@ -5,7 +5,7 @@
 //! [`execute`](execute::execute) does exactly what the plan says.
 //!
 //! Reading order: [`recipe`], [`methods`] (each method is a formula), [`plan`], [`execute`], with [`problem`] for what can
-//! be wrong before any weight is read. Beside merging, [`inspect`] and [`diff`] look into models with the same machinery, and
+//! be wrong before any weight is read; [`sequence`] makes several merges of one recipe. Beside merging, [`inspect`] and [`diff`] look into models with the same machinery, and
 //! [`shuffle`] writes recipes that chance decides.
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod methods;
 pub mod plan;
 pub mod recipe;
+pub mod sequence;
 pub mod shuffle;
 
 pub use aludel_document::problem;

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
-use made::{config_of, elements, merged, model};
+use aludel_merge::sequence::Sequence;
+use made::{config_of, elements, execute_plan, merged, model};
 use serde_json::json;
 
 const NAMES: [&str; 6] = [
@@ -76,6 +77,72 @@ fn a_chain_in_one_pass_has_the_bits_of_a_chain_on_disk() {
         assert_eq!(config_of(&folder.join("fused")), config_of(&folder.join("on-disk")), "{fused}");
     }
 }
+
+/// Runs each document by itself, with results in between beside `target`.
+fn merged_in_runs(text: &str, target: &Path, results: &Path) {
+    let options = PlanOptions { target: Some(target.to_path_buf()), replace: true, ..PlanOptions::default() };
+    let sequence = Sequence::of(Recipe::parse(text).unwrap(), &options, results).unwrap();
+    let foreseen = sequence.plans().unwrap();
+    assert_eq!(foreseen.len(), sequence.runs().len());
+    for (run, foreseen) in sequence.runs().iter().zip(foreseen) {
+        let plan = run.plan().unwrap();
+        let sources =
+            |plan: &Plan| -> Vec<_> { plan.sources.iter().map(|source| source.path.clone()).collect() };
+        assert_eq!(sources(&plan), sources(&foreseen));
+        assert_eq!((&plan.steps, &plan.side_files.names), (&foreseen.steps, &foreseen.side_files.names));
+        execute_plan(&plan, run.target().unwrap());
+    }
+}
+
+/// Random masks and all: each recipe of the chain has the random streams that it would have in one pass.
+#[test]
+fn a_chain_in_runs_has_the_bits_of_a_chain_in_one_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    models(folder);
+    let dare = "merge_method: dare_ties\nbase_model: '{base}'\nmodels: [{model: '{a}', parameters: {weight: 1, density: 0.5}}, {model: '{c}', parameters: {weight: 0.5, density: 0.6}}]\ndtype: float32\n";
+    let again = dare.replace("{a}", "{first}");
+    for (first, second) in CHAINS.into_iter().chain([(dare, again.as_str())]) {
+        let chain = format!("name: first\n{first}---\n{}", second.replace("{first}", "first"));
+        let chain = with_paths(&chain, folder);
+        merged(&chain, &folder.join("fused")).unwrap();
+        merged_in_runs(&chain, &folder.join("out"), &folder.join("results"));
+        assert_eq!(elements(&folder.join("out")), elements(&folder.join("fused")), "{chain}");
+        assert_eq!(config_of(&folder.join("out")), config_of(&folder.join("fused")), "{chain}");
+        assert!(folder.join("results/first/model.safetensors").exists());
+    }
+}
+
+#[test]
+fn a_chain_that_is_no_pass_is_merged_in_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    models(folder);
+    let chain = with_paths(ROWS_THAT_DIFFER, folder);
+    let refused = merged(&chain, &folder.join("out")).unwrap_err().to_string();
+    assert!(refused.contains("with --intermediate-dir"), "{refused}");
+    merged_in_runs(&chain, &folder.join("out"), &folder.join("results"));
+    let (first, second) = chain.split_once("---\n").unwrap();
+    let second = second.replace("model: first", &format!("model: '{}'", folder.join("alone").display()));
+    merged(first.strip_prefix("name: first\n").unwrap(), &folder.join("alone")).unwrap();
+    merged(&second, &folder.join("by hand")).unwrap();
+    assert_eq!(elements(&folder.join("out")), elements(&folder.join("by hand")));
+}
+
+#[test]
+fn a_result_whose_name_is_no_folder_is_refused() {
+    let text = "name: ../first\nmerge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\n---\nmerge_method: linear\nmodels: [{model: ../first}]\nparameters: {weight: 1}\n";
+    let recipe = Recipe::parse(text).unwrap();
+    let refused = Sequence::of(recipe, &PlanOptions::default(), Path::new("results")).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "1:7: `../first` cannot be a folder: it means a folder (the result is written to a folder of this name; choose another)"
+    );
+}
+
+/// A vector is rows of one element to the first recipe, and one row to the second.
+const ROWS_THAT_DIFFER: &str = "name: first\nmerge_method: nuslerp\nmodels: [{model: '{a}'}, {model: '{b}'}]\nparameters: {weight: 1, nuslerp_flatten: false, nuslerp_row_wise: true}\ndtype: float32\n---\n\
+     merge_method: model_stock\nbase_model: '{base}'\nmodels: [{model: first}, {model: '{c}'}]\nparameters: {filter_wise: true}\ndtype: float32\n";
 
 #[test]
 fn stages_read_the_checkpoints_and_leave_no_files() {

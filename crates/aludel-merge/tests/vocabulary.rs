@@ -204,7 +204,7 @@ fn stages_have_the_tokens_that_their_own_recipes_ask_for() {
     assert_eq!(config_of(&target)["vocab_size"], 41);
     let refused = refusal(&stages("tokenizer_source: models/b", "", "tokenizer_source: two"));
     assert!(
-        refused.contains("rows of `one` would have to move to other places, but it is made in the same pass (merge it by itself first and give the folder, or give its recipe and all models here the same tokens)"),
+        refused.contains("rows of `one` would have to move to other places, but it is made in the same pass (write it to a folder of its own with --intermediate-dir, or give its recipe and all models here the same tokens)"),
         "{refused}"
     );
 }

@@ -64,6 +64,8 @@ pub(crate) struct MergeArguments {
     #[command(flatten)]
     pub(crate) seed: SeedFlag,
     #[command(flatten)]
+    pub(crate) stages: StagesFlag,
+    #[command(flatten)]
     pub(crate) writing: WritingFlags,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
@@ -168,6 +170,8 @@ pub(crate) struct PlanArguments {
     pub(crate) planning: PlanningFlags,
     #[command(flatten)]
     pub(crate) seed: SeedFlag,
+    #[command(flatten)]
+    pub(crate) stages: StagesFlag,
 }
 
 #[derive(Debug, Args)]
@@ -436,6 +440,14 @@ pub(crate) struct SeedFlag {
     /// Key of the random masks of DARE; the same seed gives the same output everywhere
     #[arg(long, value_name = "N", default_value_t = 0, alias = "random-seed")]
     pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StagesFlag {
+    /// Write each named recipe of a file with several into a folder of its own in DIR, one merge after the other,
+    /// instead of all of them in one pass
+    #[arg(long, short = 'I', value_name = "DIR")]
+    pub(crate) intermediate_dir: Option<PathBuf>,
 }
 
 /// How an output folder comes to be.

@@ -11,11 +11,13 @@ mod measure;
 mod queue;
 mod reader;
 mod report;
+mod stand_in;
 mod writer;
 
 pub use error::MergeError;
 pub(crate) use measure::measure;
 pub use report::{Phases, Report};
+pub(crate) use stand_in::StandIn;
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -6,7 +6,6 @@ use std::path::Path;
 use aludel_checkpoint::{
     Config, Layout, OutputTensor, check_target, element_bytes, free_space, is_float, resident,
 };
-use aludel_hub::Hub;
 
 use super::budget::{self, Fit, Needs, Work};
 use super::formulas::Formulas;
@@ -25,8 +24,7 @@ const SMALL_FILES: u64 = 1 << 20;
 
 pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Problems> {
     let mut problems = Problems::new();
-    let stages = stages(recipe, &options.hub, &mut problems);
-    let (models, mut stages) = stages;
+    let (models, mut stages) = stages(recipe, options, &mut problems);
     let Some(output) = stages.pop().flatten() else { return Err(problems) };
     let is_complete = output.is_complete && stages.iter().all(Option::is_some);
     let stages: Vec<Stage<'_>> = stages.into_iter().flatten().collect();
@@ -68,11 +66,15 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
 }
 
 /// Every stage in order, and the output's own last; `None` for those that cannot be planned.
-fn stages<'r>(recipe: &'r Recipe, hub: &Hub, problems: &mut Problems) -> (Models, Vec<Option<Stage<'r>>>) {
+fn stages<'r>(
+    recipe: &'r Recipe,
+    options: &PlanOptions,
+    problems: &mut Problems,
+) -> (Models, Vec<Option<Stage<'r>>>) {
     let names = recipe.stages.iter().filter_map(|stage| Some(stage.name.as_ref()?.value.clone()));
-    let mut models = Models::with_stages(names, hub.clone());
+    let mut models = Models::with_stages(names, options.hub.clone()).with_results(options.results.clone());
     let mut stages = Vec::new();
-    let mut first_stream = streams_of(recipe);
+    let mut first_stream = options.first_stream.saturating_add(recipe.streams());
     for (number, recipe) in recipe.stages.iter().enumerate() {
         let name = recipe.name.as_ref().map_or("", |name| name.value.as_str());
         let before = problems.count();
@@ -83,16 +85,10 @@ fn stages<'r>(recipe: &'r Recipe, hub: &Hub, problems: &mut Problems) -> (Models
             None => models.add_failed_stage(name),
         }
         stages.push(stage);
-        first_stream = first_stream.saturating_add(streams_of(recipe));
+        first_stream = first_stream.saturating_add(recipe.streams());
     }
-    stages.push(Stage::plan(recipe, 0, &mut models, problems));
+    stages.push(Stage::plan(recipe, options.first_stream, &mut models, problems));
     (models, stages)
-}
-
-/// The random streams of a recipe, one for each model that is listed: those of other stages begin after them.
-fn streams_of(recipe: &Recipe) -> u16 {
-    let most = recipe.scopes().map(|scope| scope.slice.sources.len()).max().unwrap_or(0);
-    u16::try_from(most).unwrap_or(u16::MAX)
 }
 
 /// The tensors of checkpoints that nothing is made of, with the first reason that a stage gives, the output's own first.

@@ -219,7 +219,7 @@ impl Built<'_> {
                     context.name, rows.method, rows.length
                 );
                 let place = stage.recipe.merge_method.place.clone();
-                let hint = "merge the earlier recipe by itself first, and give the folder that it writes";
+                let hint = "write the earlier recipe's result to a folder of its own with --intermediate-dir";
                 Err(Problem::at(place, message).with_hint(hint))
             }
             Some(_) => Ok(()),

@@ -63,6 +63,10 @@ pub struct PlanOptions {
     pub allow_non_finite: bool,
     /// Where models are looked for.
     pub hub: Hub,
+    /// Names in the recipe that stand for folders, before anything is looked for: results that earlier runs have written.
+    pub results: Vec<(String, PathBuf)>,
+    /// Where the recipe's random streams begin, so that runs of one sequence share none.
+    pub first_stream: u16,
 }
 
 impl Default for PlanOptions {
@@ -77,6 +81,8 @@ impl Default for PlanOptions {
             tile: None,
             allow_non_finite: false,
             hub: Hub::none(),
+            results: Vec::new(),
+            first_stream: 0,
         }
     }
 }

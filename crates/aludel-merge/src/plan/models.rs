@@ -147,13 +147,20 @@ pub(super) struct Models {
     failed: Vec<String>,
     /// The names of all stages, for hints.
     stages: Vec<String>,
+    /// As [`PlanOptions::results`](super::PlanOptions::results).
+    results: Vec<(String, PathBuf)>,
 }
 
 impl Models {
     /// No models yet, which are looked for there, and stages of these names to come.
     pub(super) fn with_stages(names: impl Iterator<Item = String>, hub: Hub) -> Self {
-        let (list, sources, refused, failed) = Default::default();
-        Self { hub, list, sources, refused, failed, stages: names.collect() }
+        let (list, sources, refused, failed, results) = Default::default();
+        Self { hub, list, sources, refused, failed, stages: names.collect(), results }
+    }
+
+    /// The same, with names that stand for folders.
+    pub(super) fn with_results(self, results: Vec<(String, PathBuf)>) -> Self {
+        Self { results, ..self }
     }
 
     /// Adds the result of a stage.
@@ -192,7 +199,11 @@ impl Models {
         if let Some((model, adapter)) = reference.value.adapter() {
             return self.open_adapted(reference, model, &adapter, role, problems);
         }
-        let found = self.hub.locate(&reference.value.path().to_string_lossy(), reference.value.revision());
+        let result = self.results.iter().find(|(result, _)| result == name);
+        let found = match result {
+            Some((_, folder)) => Ok(aludel_hub::Located { path: folder.clone(), missing_bytes: 0 }),
+            None => self.hub.locate(&reference.value.path().to_string_lossy(), reference.value.revision()),
+        };
         let opened = found.map_err(|error| error.to_string()).and_then(|located| {
             let checkpoint = Checkpoint::open_source(&located.path).map_err(|error| error.to_string())?;
             Ok((located, checkpoint))
@@ -242,7 +253,7 @@ impl Models {
                 "`{}` is made by this recipe, and an adapter is added to a model on disk",
                 carrier.name
             );
-            let hint = "merge in two runs: first what the adapter is added to";
+            let hint = "write what it is added to into a folder of its own with --intermediate-dir";
             problems.push(Problem::at(place.clone(), message).with_hint(hint));
             return None;
         };

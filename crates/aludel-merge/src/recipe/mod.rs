@@ -77,6 +77,12 @@ impl Recipe {
             .iter()
             .flat_map(move |part| part.slices.iter().map(move |slice| Scope { recipe: self, part, slice }))
     }
+
+    /// Its random streams, one for each model that is listed: those of other recipes begin after them.
+    pub(crate) fn streams(&self) -> u16 {
+        let most = self.scopes().map(|scope| scope.slice.sources.len()).max().unwrap_or(0);
+        u16::try_from(most).unwrap_or(u16::MAX)
+    }
 }
 
 #[cfg(test)]

@@ -98,6 +98,12 @@ pub(crate) fn merged(recipe: &str, target: &Path) -> Result<Vec<(String, f32)>, 
 /// Merges.
 pub(crate) fn merge(recipe: &str, target: &Path) -> Result<(), Problems> {
     let plan = Plan::new(&Recipe::parse(recipe)?, &PlanOptions { threads: 2, ..PlanOptions::default() })?;
+    execute_plan(&plan, target);
+    Ok(())
+}
+
+/// Carries out a plan.
+pub(crate) fn execute_plan(plan: &Plan, target: &Path) {
     let options = ExecuteOptions {
         replace: true,
         digests: DigestCache::disabled(),
@@ -105,8 +111,7 @@ pub(crate) fn merge(recipe: &str, target: &Path) -> Result<(), Problems> {
         on_progress: &|_| {},
         sync: false,
     };
-    execute(&plan, target, &options).unwrap();
-    Ok(())
+    execute(plan, target, &options).unwrap();
 }
 
 /// The first value of every tensor of a model.

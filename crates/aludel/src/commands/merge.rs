@@ -28,22 +28,37 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
             arguments.writing.force,
         )
     };
-    let plan = recipe::plan(&arguments.recipe, &options)?;
-    carry_out(&plan, &arguments.output, &arguments.writing, printer)
+    let Some(results) = &arguments.stages.intermediate_dir else {
+        let plan = recipe::plan(&arguments.recipe, &options)?;
+        return carry_out(&plan, &arguments.output, &arguments.writing, printer);
+    };
+    let sequence = recipe::Runs::of(&arguments.recipe, &options, results)?;
+    let mut reports = Vec::new();
+    for run in sequence.runs() {
+        let target = run.target().map_or(arguments.output.as_path(), |target| target);
+        reports.push(merge(&sequence.plan(run)?, target, &arguments.writing, printer)?);
+    }
+    if printer.talk().json { printer.json(&reports) } else { Ok(()) }
 }
 
-/// Merges as planned.
+/// Merges as planned; the report is the result where JSON is asked for.
 pub(super) fn carry_out(
     plan: &Plan,
     output: &Path,
     writing: &WritingFlags,
     printer: &Printer,
 ) -> anyhow::Result<()> {
+    let report = merge(plan, output, writing, printer)?;
+    if printer.talk().json { printer.json(&report) } else { Ok(()) }
+}
+
+/// Merges as planned, and says what it did.
+fn merge(plan: &Plan, output: &Path, writing: &WritingFlags, printer: &Printer) -> anyhow::Result<Report> {
     let subject = subject(plan);
     announce(plan, &subject, output, printer);
     let report = execute(plan, output, writing, printer)?;
     printer.say(Verbosity::Normal, &summary("merged", &subject, &report));
-    if printer.talk().json { printer.json(&report) } else { Ok(()) }
+    Ok(report)
 }
 
 /// Runs a plan with progress and signals.

@@ -5,6 +5,7 @@ use std::path::Path;
 use aludel_document::Problems;
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
+use aludel_merge::sequence::{Run, Sequence};
 
 use super::text::{self, Kind};
 use crate::failure::Refusal;
@@ -19,10 +20,40 @@ pub(super) fn plan(path: &Path, options: &PlanOptions) -> Result<Plan, Refusal> 
 
 /// Plans the merge of a recipe that goes by this name.
 pub(super) fn plan_text(name: &str, text: &str, options: &PlanOptions) -> Result<Plan, Refusal> {
-    let refuse = |problems: Problems| Refusal {
-        recipe: Some(name.to_owned()),
-        problems: problems.in_order_of_place(),
-    };
-    let recipe = Recipe::parse(text).map_err(refuse)?;
-    Plan::new(&recipe, options).map_err(refuse)
+    let recipe = Recipe::parse(text).map_err(|problems| refusal(name, problems))?;
+    Plan::new(&recipe, options).map_err(|problems| refusal(name, problems))
+}
+
+/// The merges of a recipe with several documents, each by itself.
+pub(super) struct Runs {
+    recipe: String,
+    sequence: Sequence,
+    /// What the runs will be; only the first holds before the others have run.
+    pub(super) foreseen: Vec<Plan>,
+}
+
+impl Runs {
+    /// Plans a merge for each document of the recipe at a path, with the results in between in subfolders of `results`.
+    pub(super) fn of(path: &Path, options: &PlanOptions, results: &Path) -> Result<Self, Refusal> {
+        let (name, text) = text::read(path, RECIPE)?;
+        let refuse = |problems: Problems| refusal(&name, problems);
+        let recipe = Recipe::parse(&text).map_err(refuse)?;
+        let sequence = Sequence::of(recipe, options, results).map_err(refuse)?;
+        let foreseen = sequence.plans().map_err(refuse)?;
+        Ok(Self { recipe: name, sequence, foreseen })
+    }
+
+    /// The runs, in order.
+    pub(super) fn runs(&self) -> &[Run] {
+        self.sequence.runs()
+    }
+
+    /// The plan of a run, when those before it have run.
+    pub(super) fn plan(&self, run: &Run) -> Result<Plan, Refusal> {
+        run.plan().map_err(|problems| refusal(&self.recipe, problems))
+    }
+}
+
+fn refusal(name: &str, problems: Problems) -> Refusal {
+    Refusal { recipe: Some(name.to_owned()), problems: problems.in_order_of_place() }
 }

@@ -26,7 +26,7 @@ pub(crate) fn plan_options(
         shard_bytes: flags.shard_size.0,
         tile: flags.tile.map(|tile| tile.0),
         allow_non_finite: flags.allow_nan,
-        hub: defaults.hub,
+        ..defaults
     }
 }
 

@@ -63,16 +63,21 @@ Arguments:
   <OUTPUT>  The model folder to write; it appears under this name only when it is complete
 
 Options:
-  -j, --threads <N>        Threads that compute [default: one for each core]
-      --memory <SIZE>      Memory that the work may take beyond the process itself [default: 128MiB]
-      --shard-size <SIZE>  The most weights in one output file [default: 5GB]
-      --allow-nan          Compute with NaN and infinities in the models instead of refusing them
-      --seed <N>           Key of the random masks of DARE; the same seed gives the same output
-                           everywhere [default: 0]
-  -f, --force              Replace the output folder if it exists, once the new one is complete
-      --no-sync            Leave it to the system when the files reach the disk: faster, but a power
-                           cut soon after may lose them
-  -h, --help               Print help
+  -j, --threads <N>             Threads that compute [default: one for each core]
+      --memory <SIZE>           Memory that the work may take beyond the process itself [default:
+                                128MiB]
+      --shard-size <SIZE>       The most weights in one output file [default: 5GB]
+      --allow-nan               Compute with NaN and infinities in the models instead of refusing
+                                them
+      --seed <N>                Key of the random masks of DARE; the same seed gives the same output
+                                everywhere [default: 0]
+  -I, --intermediate-dir <DIR>  Write each named recipe of a file with several into a folder of its
+                                own in DIR, one merge after the other, instead of all of them in one
+                                pass
+  -f, --force                   Replace the output folder if it exists, once the new one is complete
+      --no-sync                 Leave it to the system when the files reach the disk: faster, but a
+                                power cut soon after may lose them
+  -h, --help                    Print help
 
 Global options:
       --json          Print the result, or the error, as one JSON value on standard output

@@ -20,6 +20,7 @@ mod refusals;
 mod sandbox;
 #[cfg(unix)]
 mod signals;
+mod stages;
 #[cfg(unix)]
 mod terminal;
 mod text;

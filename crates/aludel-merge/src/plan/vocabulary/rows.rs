@@ -185,7 +185,7 @@ impl Vocabulary {
         let message =
             format!("rows of `{name}` would have to move to other places, but it is made in the same pass");
         Problem::at(self.place.clone(), message).with_hint(
-            "merge it by itself first and give the folder, or give its recipe and all models here the same tokens",
+            "write it to a folder of its own with --intermediate-dir, or give its recipe and all models here the same tokens",
         )
     }
 }
