@@ -176,6 +176,8 @@ pub(super) fn reckon(
         }
         bytes_read += budget::bytes_read(step, formulas, &bytes);
     }
+    // Tokenizers and headers are read in planning, and their memory is free again when the work begins.
+    let planning = resident::peak().unwrap_or(0);
     let Fit { threads, tile, bytes, kept } = needs.fit(options.threads, options.tile, options.memory)?;
     Ok(Work {
         threads,
@@ -184,7 +186,7 @@ pub(super) fn reckon(
         buffers: Needs::buffers(threads),
         bytes_read,
         bytes_written: layout.total_bytes(),
-        peak_memory: resident::now().unwrap_or(RESIDENT_UNKNOWN) + bytes,
+        peak_memory: planning.max(resident::now().unwrap_or(RESIDENT_UNKNOWN) + bytes),
     })
 }
 
