@@ -4,18 +4,19 @@
 //! times, inode and device are what they were. The memory is an optimisation: when it cannot be read or written, files are
 //! hashed anew and nobody is told.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+use crate::file_state::{FileState, changed};
 use crate::header::{open, read_text};
 
 /// Digests of files, remembered in a JSON file. Usable from several threads at once.
@@ -34,16 +35,6 @@ type Entries = IndexMap<String, Remembered>;
 struct Remembered {
     state: FileState,
     sha256: String,
-}
-
-/// What changes when a file's content does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct FileState {
-    bytes: u64,
-    modified_ns: i64,
-    changed_ns: i64,
-    inode: u64,
-    device: u64,
 }
 
 impl DigestCache {
@@ -102,10 +93,7 @@ impl DigestCache {
         let before = state_of(&handle)?;
         let sha256 = hash(&handle, file, on_bytes)?;
         if state_of(&handle)? != before {
-            return Err(Error::damaged(
-                file,
-                "it changed while it was read; run again when nobody writes to it",
-            ));
+            return Err(changed(file));
         }
         if before.is_settled(now) {
             self.remember(file, Remembered { state: before, sha256: sha256.clone() });
@@ -140,39 +128,6 @@ impl DigestCache {
     fn lock(&self) -> MutexGuard<'_, Option<Entries>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl FileState {
-    #[cfg(unix)]
-    fn of(metadata: &Metadata) -> Self {
-        use std::os::unix::fs::MetadataExt;
-        let nanoseconds =
-            |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-        Self {
-            bytes: metadata.len(),
-            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-            device: metadata.dev(),
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn of(metadata: &Metadata) -> Self {
-        let modified_ns = metadata.modified().map_or(0, nanoseconds_since_epoch);
-        Self { bytes: metadata.len(), modified_ns, changed_ns: modified_ns, inode: 0, device: 0 }
-    }
-
-    /// Whether a change from now on would show in the times: clocks of file systems tick as coarsely as every two seconds,
-    /// and two changes within one tick look like one.
-    fn is_settled(&self, now: SystemTime) -> bool {
-        let newest = self.modified_ns.max(self.changed_ns);
-        newest.saturating_add(COARSEST_TICK.as_nanos() as i64) < nanoseconds_since_epoch(now)
-    }
-}
-
-fn nanoseconds_since_epoch(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
 fn hash(
@@ -243,11 +198,10 @@ const MOST_ENTRIES: usize = 4096;
 /// Ten times what the most entries take.
 const MOST_CACHE_BYTES: u64 = 16 << 20;
 
-/// That of FAT.
-const COARSEST_TICK: Duration = Duration::from_secs(2);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const OF_ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";

@@ -60,6 +60,17 @@ pub enum Error {
         /// Why it cannot be used and what to do.
         detail: String,
     },
+    /// What a run that died has staged is for another output.
+    #[error(
+        "{staged} was left by a run with another recipe, other models or settings: run without --resume to begin anew, which removes it",
+        staged = .staged.display()
+    )]
+    OtherOutput {
+        /// The output folder asked for.
+        path: PathBuf,
+        /// What was left.
+        staged: PathBuf,
+    },
     /// A name of an output file that could leave its folder or that not every file system takes.
     #[error("{name:?} cannot be a file name inside a model folder: {detail}")]
     BadName {

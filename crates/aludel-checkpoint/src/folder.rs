@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Error;
+use crate::journal::{JOURNAL_NAME, Journal, WrittenTensor};
 use crate::layout::Layout;
 use crate::names::fault_of_relative_name;
 use crate::shards::ShardWriter;
@@ -52,6 +53,61 @@ impl OutputFolder {
         })
     }
 
+    /// As [`OutputFolder::create`], going on with what a run that died has staged, if one has; the tensors that it says are
+    /// written. `identity` names everything that the output depends on: what was staged for another output is not gone on with.
+    ///
+    /// Errors: as [`OutputFolder::create`]; [`Error::OtherOutput`].
+    pub fn resume(target: &Path, replace: bool, identity: &str) -> Result<(Self, Vec<WrittenTensor>), Error> {
+        let resolved = resolve(target)?;
+        check_resolved(target, &resolved, replace)?;
+        let Some(staging) = Staging::adopt(&resolved)? else {
+            return Ok((Self::create(target, replace)?, Vec::new()));
+        };
+        let recorded = Journal::read(staging.path());
+        let Some(recorded) = recorded.filter(|recorded| recorded.identity == identity) else {
+            return Err(Error::OtherOutput { path: target.to_path_buf(), staged: staging.keep() });
+        };
+        // What is written last may be there in part.
+        for entry in staging.path().read_dir().map_err(Error::io("list", staging.path()))? {
+            let path = entry.map_err(Error::io("list", staging.path()))?.path();
+            let stays = path.extension().is_some_and(|extension| extension == "safetensors")
+                || path.ends_with(LOCK_NAME)
+                || path.ends_with(JOURNAL_NAME);
+            let removed = if stays {
+                Ok(())
+            } else if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(Error::io("remove", &path))?;
+        }
+        let folder = Self {
+            given: target.to_path_buf(),
+            staging,
+            target: resolved,
+            replace,
+            sync: true,
+            unfinished_writers: Arc::default(),
+        };
+        remove_stale(&folder.target)?;
+        Ok((folder, recorded.written))
+    }
+
+    /// Begins to remember what is written, for a later [`OutputFolder::resume`]; `written` is what is there already.
+    ///
+    /// Errors: [`Error::Io`].
+    pub fn journal(&self, identity: &str, written: &[WrittenTensor]) -> Result<Journal, Error> {
+        Journal::create(self.path(), identity, written)
+    }
+
+    /// Leaves what is staged for a later [`OutputFolder::resume`] and says where it is; `None`, with nothing left, where the
+    /// journal has no tensor.
+    pub fn keep(self) -> Option<PathBuf> {
+        let is_begun = Journal::read(self.path()).is_some_and(|recorded| !recorded.written.is_empty());
+        is_begun.then(|| self.staging.keep())
+    }
+
     /// Leaves it to the system when the files reach the disk: faster, but a power cut soon after the end may lose them.
     pub fn skip_sync(&mut self) {
         self.sync = false;
@@ -89,6 +145,18 @@ impl OutputFolder {
         ShardWriter::create(self.path(), layout, Arc::clone(&self.unfinished_writers))
     }
 
+    /// As [`OutputFolder::shards`], over files of which these tensors are said to be written; those that indeed are. Every byte
+    /// of them is read.
+    ///
+    /// Errors: [`Error::Io`].
+    pub fn shards_again(
+        &self,
+        layout: &Layout,
+        written: &[WrittenTensor],
+    ) -> Result<(ShardWriter, Vec<WrittenTensor>), Error> {
+        ShardWriter::reopen(self.path(), layout, written, Arc::clone(&self.unfinished_writers))
+    }
+
     /// Syncs everything to disk and renames the folder onto its target; returns the target as given.
     ///
     /// Errors: [`Error::NotAsPlanned`] when a [`ShardWriter`] of this folder has not finished; [`Error::TargetExists`] when
@@ -119,7 +187,11 @@ impl OutputFolder {
 
     /// The path of an output file, its subfolders made.
     fn place(&self, name: &str) -> Result<PathBuf, Error> {
-        let fault = if name == LOCK_NAME { Some("it is in use here") } else { fault_of_relative_name(name) };
+        let fault = if name == LOCK_NAME || name == JOURNAL_NAME {
+            Some("it is in use here")
+        } else {
+            fault_of_relative_name(name)
+        };
         if let Some(detail) = fault {
             return Err(Error::BadName { name: name.to_owned(), detail });
         }

@@ -4,7 +4,7 @@
 //! no copy of the bytes and does not sync: [`crate::OutputFolder::finish`] does.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Error;
+use crate::journal::WrittenTensor;
 use crate::layout::{Layout, Placement};
+use crate::verify;
 
 /// Positioned writes into the shard files of one layout. One thread owns it.
 #[derive(Debug)]
@@ -49,6 +51,41 @@ impl ShardWriter {
         }
         unfinished.fetch_add(1, Ordering::SeqCst);
         Ok(Self { shards, open: VecDeque::new(), unfinished })
+    }
+
+    /// Takes the files of an earlier writer of the same layout over, with the tensors that it had written and whose bytes are
+    /// there; those tensors. What is not of the layout is written anew.
+    pub(crate) fn reopen(
+        folder: &Path,
+        layout: &Layout,
+        written: &[WrittenTensor],
+        unfinished: Arc<AtomicUsize>,
+    ) -> Result<(Self, Vec<WrittenTensor>), Error> {
+        let mut shards = Vec::with_capacity(layout.shards().len());
+        let mut is_taken = Vec::new();
+        for shard in layout.shards() {
+            let path = folder.join(&shard.file_name);
+            let is_there = has_header(&path, &shard.header, shard.bytes);
+            if !is_there {
+                if path.exists() {
+                    fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+                }
+                create_file(&path, &shard.header, shard.bytes)?;
+            }
+            is_taken.push(is_there);
+            let mut written = Coverage::default();
+            written.add(0..shard.header.len() as u64);
+            shards.push(PlannedShard { path, bytes: shard.bytes, written });
+        }
+        let mut found = Vec::new();
+        for written in verify::there(folder, layout, written, &is_taken) {
+            let at = layout.placement(written.tensor);
+            if shards[at.shard].written.add(at.offset..at.offset + at.bytes) {
+                found.push(written);
+            }
+        }
+        unfinished.fetch_add(1, Ordering::SeqCst);
+        Ok((Self { shards, open: VecDeque::new(), unfinished }, found))
     }
 
     /// Writes `bytes` at `offset` bytes from the start of the tensor at `placement`.
@@ -150,6 +187,15 @@ impl Coverage {
         let next = self.ranges.range(filled.max(1)..).next().map_or(bytes, |(&start, _)| start);
         (filled < bytes).then_some(filled..next)
     }
+}
+
+/// Whether a file has a shard's length and header.
+fn has_header(path: &Path, header: &[u8], bytes: u64) -> bool {
+    let Ok(mut file) = File::open(path) else { return false };
+    let mut found = vec![0; header.len()];
+    file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
+        && io::Read::read_exact(&mut file, &mut found).is_ok()
+        && found == header
 }
 
 fn create_file(path: &Path, header: &[u8], bytes: u64) -> Result<(), Error> {

@@ -5,21 +5,22 @@
 //! nothing here.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::journal::JOURNAL_NAME;
 
 /// The lock file inside a staging folder.
 pub(crate) const LOCK_NAME: &str = ".lock";
 
-/// A staging folder of this process; removed with its content when dropped.
+/// A staging folder of this process; removed with its content when dropped, unless it is kept.
 #[derive(Debug)]
 pub(crate) struct Staging {
     path: PathBuf,
     /// Holds the lock while it is open.
     lock: Option<File>,
-    renamed: bool,
+    stays: bool,
 }
 
 impl Staging {
@@ -31,13 +32,53 @@ impl Staging {
         name.push(std::process::id().to_string());
         let path = target.with_file_name(name);
         fs::create_dir(&path).map_err(|source| refusal(&path, target, source))?;
-        let mut staging = Self { path, lock: None, renamed: false };
+        let mut staging = Self { path, lock: None, stays: false };
         let lock = staging.path.join(LOCK_NAME);
         let file = File::create_new(&lock).map_err(Error::io("create", &lock))?;
         // Some network file systems have no locks; there the process id alone decides.
         let _ = file.try_lock();
         staging.lock = Some(file);
         Ok(staging)
+    }
+
+    /// Takes over the staging folder of a run that died and has left a journal, the newest where there are several; it is
+    /// removed when dropped, as if this process had made it.
+    ///
+    /// Errors: [`Error::Io`].
+    pub(crate) fn adopt(target: &Path) -> Result<Option<Self>, Error> {
+        let mut found = Vec::new();
+        for (path, process) in stagings(target)? {
+            let journal = path.join(JOURNAL_NAME).metadata().and_then(|journal| journal.modified());
+            found.extend(journal.ok().map(|modified| (modified, path, process)));
+        }
+        found.sort();
+        for (_, path, process) in found.into_iter().rev() {
+            let lock = path.join(LOCK_NAME);
+            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&lock);
+            let file = file.map_err(Error::io("open", &lock))?;
+            let is_free = match file.try_lock() {
+                Ok(()) => true,
+                Err(TryLockError::WouldBlock) => false,
+                Err(TryLockError::Error(_)) => !is_alive(process),
+            };
+            if !is_free {
+                continue;
+            }
+            let mut name = prefix(target);
+            name.push(std::process::id().to_string());
+            let own = target.with_file_name(name);
+            if own != path {
+                fs::rename(&path, &own).map_err(Error::io("take over", &path))?;
+            }
+            return Ok(Some(Self { path: own, lock: Some(file), stays: false }));
+        }
+        Ok(None)
+    }
+
+    /// Leaves the folder to whoever goes on with it; where it is.
+    pub(crate) fn keep(mut self) -> PathBuf {
+        self.stays = true;
+        self.path.clone()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -48,10 +89,14 @@ impl Staging {
     pub(crate) fn rename_onto(mut self, target: &Path) -> Result<(), Error> {
         let lock = self.path.join(LOCK_NAME);
         fs::remove_file(&lock).map_err(Error::io("remove", &lock))?;
+        let journal = self.path.join(JOURNAL_NAME);
+        if journal.exists() {
+            fs::remove_file(&journal).map_err(Error::io("remove", &journal))?;
+        }
         // Only now: with its lock file still there, an unlocked folder would pass for an abandoned one.
         self.lock = None;
         fs::rename(&self.path, target).map_err(Error::io("rename the finished output to", target))?;
-        self.renamed = true;
+        self.stays = true;
         Ok(())
     }
 }
@@ -59,7 +104,7 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         self.lock = None;
-        if !self.renamed {
+        if !self.stays {
             // Nobody is left to tell when this fails; the next run on the target tries again.
             let _ = fs::remove_dir_all(&self.path);
         }
@@ -70,20 +115,29 @@ impl Drop for Staging {
 ///
 /// Errors: [`Error::Io`] when the parent cannot be listed or a folder cannot be removed. A missing parent holds none.
 pub fn remove_stale(target: &Path) -> Result<Vec<PathBuf>, Error> {
-    let absolute = std::path::absolute(target).map_err(Error::io("resolve", target))?;
-    let prefix = prefix(&absolute);
-    let Some(parent) = absolute.parent().filter(|parent| parent.is_dir()) else { return Ok(Vec::new()) };
     let mut removed = Vec::new();
-    for entry in parent.read_dir().map_err(Error::io("list", parent))? {
-        let entry = entry.map_err(Error::io("list", parent))?;
-        let Some(process) = process_of(&entry.file_name(), &prefix) else { continue };
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_stale(&path, process) {
+    for (path, process) in stagings(target)? {
+        if is_stale(&path, process) {
             fs::remove_dir_all(&path).map_err(Error::io("remove the abandoned", &path))?;
             removed.push(path);
         }
     }
     Ok(removed)
+}
+
+/// The staging folders beside a target, with the ids of the processes that made them.
+fn stagings(target: &Path) -> Result<Vec<(PathBuf, u32)>, Error> {
+    let absolute = std::path::absolute(target).map_err(Error::io("resolve", target))?;
+    let prefix = prefix(&absolute);
+    let Some(parent) = absolute.parent().filter(|parent| parent.is_dir()) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in parent.read_dir().map_err(Error::io("list", parent))? {
+        let entry = entry.map_err(Error::io("list", parent))?;
+        let process = process_of(&entry.file_name(), &prefix);
+        let process = process.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        found.extend(process.map(|process| (entry.path(), process)));
+    }
+    Ok(found)
 }
 
 fn is_stale(staging: &Path, process: u32) -> bool {

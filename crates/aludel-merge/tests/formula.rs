@@ -28,6 +28,7 @@ fn merged(recipe: &str) -> Vec<u8> {
         cancel: &AtomicBool::new(false),
         on_progress: &|_| {},
         sync: false,
+        resume: false,
     };
     execute(&plan(recipe).map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     std::fs::read(target.join("model.safetensors")).unwrap()

@@ -48,6 +48,7 @@ fn replay(folder: &Path, case: &Path, output: &Path) -> Result<(), String> {
         cancel: &AtomicBool::new(false),
         on_progress: &|_| {},
         sync: false,
+        resume: false,
     };
     execute(&plan, &target, &run).map_err(|error| error.to_string())?;
     compare(&target, &case.join("expected.safetensors"), &description)

@@ -156,6 +156,7 @@ fn merged(recipe: &str, shape: &[usize], models: &[Vec<f32>]) -> Vec<f32> {
         cancel: &AtomicBool::new(false),
         on_progress: &|_| {},
         sync: false,
+        resume: false,
     };
     execute(&plan.map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     let checkpoint = Checkpoint::open(&target).unwrap();

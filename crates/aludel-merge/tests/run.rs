@@ -81,6 +81,7 @@ fn run(plan: &Plan, target: &Path) -> Result<Report, MergeError> {
         cancel: &AtomicBool::new(false),
         on_progress: &|_| {},
         sync: false,
+        resume: false,
     };
     execute(plan, target, &options)
 }

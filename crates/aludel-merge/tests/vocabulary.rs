@@ -89,6 +89,7 @@ fn replay(case: &Path, target: &Path) -> Result<(), String> {
         cancel: &std::sync::atomic::AtomicBool::new(false),
         on_progress: &|_| {},
         sync: false,
+        resume: false,
     };
     aludel_merge::execute::execute(&plan, target, &options).map_err(|error| error.to_string())?;
     compare(target, &case.join("expected.safetensors"), &expected)?;

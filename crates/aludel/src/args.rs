@@ -459,6 +459,9 @@ pub(crate) struct WritingFlags {
     /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
     #[arg(long)]
     pub(crate) no_sync: bool,
+    /// Go on with what a run that was interrupted or failed has left; begin where there is nothing
+    #[arg(long)]
+    pub(crate) resume: bool,
 }
 
 const TALK: &str = "Global options";

@@ -72,7 +72,9 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
         _ => None,
     });
     match checkpoint {
-        Some(aludel_checkpoint::Error::TargetExists { .. }) => REFUSED,
+        Some(
+            aludel_checkpoint::Error::TargetExists { .. } | aludel_checkpoint::Error::OtherOutput { .. },
+        ) => REFUSED,
         _ => FAILED,
     }
 }

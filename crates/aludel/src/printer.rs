@@ -69,7 +69,7 @@ impl Printer {
     pub(crate) fn failure(&self, error: &anyhow::Error, code: u8) {
         match error.downcast_ref::<Refusal>() {
             Some(refusal) => self.refusal(refusal),
-            None => self.stderr(&labelled(ERROR, "error", &format!("{error:#}"))),
+            None => self.stderr(&labelled(ERROR, "error", &told(error))),
         }
         if self.talk.json {
             let _ = self.json(&failure_json(error, code)); // There is nobody left to tell.
@@ -120,11 +120,24 @@ fn located(recipe: Option<&str>, problem: &Problem) -> String {
     format!("{recipe}:{}:{}: {path}{}", place.line, place.column, problem.message)
 }
 
+/// An error with its causes, without those that it tells itself.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        if told.is_empty() {
+            cause
+        } else if told.contains(&cause) {
+            told
+        } else {
+            format!("{told}: {cause}")
+        }
+    })
+}
+
 fn failure_json(error: &anyhow::Error, code: u8) -> Value {
     let refusal = error.downcast_ref::<Refusal>();
     let problems: Option<Vec<&Problem>> = refusal.map(|refusal| refusal.problems.iter().collect());
     let recipe = refusal.and_then(|refusal| refusal.recipe.as_deref());
-    let message = format!("{error:#}");
+    let message = told(error);
     match problems {
         Some(problems) => {
             json!({"error": {"exit_code": code, "message": message, "recipe": recipe, "problems": problems}})
@@ -175,6 +188,17 @@ mod tests {
     fn nothing_that_comes_from_a_file_steers_the_terminal() {
         assert_eq!(harmless("a\u{1b}[2J\u{9b}1m\rb\nc", KeepLines::Yes), "a\\u{1b}[2J\\u{9b}1m\\rb\nc");
         assert_eq!(harmless("a\nerror: b", KeepLines::No), "a\\nerror: b");
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = aludel_checkpoint::Error::Io { action: "write", path: "out".into(), source: full() };
+        assert_eq!(told(&error.into()), format!("cannot write out: {}", full()));
+        assert_eq!(
+            told(&anyhow::Error::from(full()).context("no checkpoint")),
+            format!("no checkpoint: {}", full())
+        );
     }
 
     #[test]

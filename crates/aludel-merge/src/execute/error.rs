@@ -1,5 +1,7 @@
 //! Names every way in which carrying out a plan fails.
 
+use std::path::PathBuf;
+
 use crate::problem::Problems;
 
 /// A failure of a merge; the message names what is at fault and the remedy.
@@ -40,4 +42,19 @@ pub enum MergeError {
     /// The run was stopped from outside.
     #[error("interrupted; nothing was written")]
     Interrupted,
+    /// The run ended before its end, and what it has done is kept.
+    #[error("{cause}; what was done is kept in {}: `--resume` goes on with it", kept.display())]
+    Unfinished {
+        /// Why it ended.
+        cause: Box<MergeError>,
+        /// Where everything is that it had done; the next run on the target either goes on with it or removes it.
+        kept: PathBuf,
+    },
+}
+
+impl MergeError {
+    /// Whether the same run may get farther another time.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Interrupted | Self::Checkpoint(aludel_checkpoint::Error::Io { .. }))
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use aludel_checkpoint::WeightMap;
 
 use super::queue::Queue;
-use super::{Counters, ExecuteOptions, MergeError, Run};
+use super::{Counters, Done, ExecuteOptions, MergeError, Run};
 use crate::plan::Plan;
 
 /// The figures of every step, and the bytes that were read for them. Empty for a step without elements.
@@ -19,8 +19,14 @@ pub(crate) fn measure(plan: &Plan, options: &ExecuteOptions<'_>) -> Result<(Vec<
         .iter()
         .map(|source| WeightMap::open(&source.checkpoint))
         .collect::<Result<Vec<_>, _>>()?;
-    let run = Run { plan, maps, options, start: Instant::now(), counters: Counters::new(plan, options) };
-    let queue = Queue::new(plan);
+    let run = Run {
+        plan,
+        maps,
+        options,
+        start: Instant::now(),
+        counters: Counters::new(plan, options, &Done::default()),
+    };
+    let queue = Queue::new(plan, &[]);
     std::thread::scope(|scope| {
         for _ in 0..plan.work.threads {
             scope.spawn(|| run.work(&queue, None));

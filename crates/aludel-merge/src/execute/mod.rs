@@ -6,6 +6,7 @@
 
 mod card;
 mod error;
+mod identity;
 mod kept;
 mod measure;
 mod queue;
@@ -24,7 +25,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use aludel_checkpoint::{Config, DigestCache, OutputFolder, WeightMap};
+use aludel_checkpoint::{Config, DigestCache, Journal, OutputFolder, ShardWriter, WeightMap, WrittenTensor};
 use aludel_kernels::cpu::Scratch;
 
 use crate::plan::Plan;
@@ -39,10 +40,12 @@ pub struct ExecuteOptions<'a> {
     pub digests: DigestCache,
     /// Set from outside to stop: the run then ends with [`MergeError::Interrupted`] and leaves nothing.
     pub cancel: &'a AtomicBool,
-    /// Called about ten times a second.
+    /// Called at the beginning, and about ten times a second.
     pub on_progress: &'a (dyn Fn(Progress) + Sync),
     /// Whether the output is on disk before it gets its name.
     pub sync: bool,
+    /// Whether to go on with what a run that died or failed has left.
+    pub resume: bool,
 }
 
 /// How far a merge is.
@@ -61,21 +64,43 @@ pub struct Progress {
 /// Merges.
 ///
 /// # Errors
-/// [`MergeError`]; the target is then as it was before.
+/// [`MergeError`]; the target is then as it was before. After [`MergeError::Unfinished`] a later run can go on.
 pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Result<Report, MergeError> {
     let start = Instant::now();
-    let mut folder = OutputFolder::create(target, options.replace)?;
+    let inputs = identity::inputs(plan)?;
+    let identity = identity::identity(plan, &inputs)?;
+    let (mut folder, written) = if options.resume {
+        OutputFolder::resume(target, options.replace, &identity)?
+    } else {
+        (OutputFolder::create(target, options.replace)?, Vec::new())
+    };
     if !options.sync {
         folder.skip_sync();
     }
+    let (shards, written) = folder.shards_again(&plan.layout, &written)?;
+    let journal = folder.journal(&identity, &written)?;
     let maps = plan
         .sources
         .iter()
         .map(|source| WeightMap::open(&source.checkpoint))
         .collect::<Result<Vec<_>, _>>()?;
-    let run = Run { plan, maps, options, start, counters: Counters::new(plan, options) };
-    let (digests, merged) = run.merge(&folder)?;
-    write_small_files(plan, &folder, &digests)?;
+    let done = Done::of(plan, &written);
+    let run = Run { plan, maps, options, start, counters: Counters::new(plan, options, &done) };
+    let merged = run.merge(&done, shards, journal).and_then(|(digests, merged)| {
+        inputs.check()?;
+        write_small_files(plan, &folder, &digests)?;
+        Ok(merged)
+    });
+    let merged = match merged {
+        Ok(merged) => merged,
+        Err(cause) if cause.may_pass() => {
+            return Err(match folder.keep() {
+                Some(kept) => MergeError::Unfinished { cause: Box::new(cause), kept },
+                None => cause,
+            });
+        }
+        Err(cause) => return Err(cause),
+    };
     let finishing = Instant::now();
     let target = folder.finish()?;
     let phases = Phases { finish: finishing.elapsed().as_secs_f64(), ..merged.phases };
@@ -101,19 +126,40 @@ fn write_small_files(plan: &Plan, folder: &OutputFolder, digests: &[Vec<String>]
     Ok(())
 }
 
+/// The steps that an earlier run has done.
+#[derive(Debug, Default)]
+struct Done {
+    /// By step; none where it is empty.
+    steps: Vec<bool>,
+    count: usize,
+    /// Bytes that need not be read.
+    bytes: u64,
+}
+
+impl Done {
+    fn of(plan: &Plan, written: &[WrittenTensor]) -> Self {
+        let mut steps = vec![false; plan.steps.len()];
+        written.iter().for_each(|written| steps[written.tensor] = true);
+        let bytes = written.iter().map(|written| plan.bytes_read(written.tensor)).sum();
+        Self { steps, count: written.len(), bytes }
+    }
+}
+
 struct Counters {
     read: AtomicU64,
+    to_read: u64,
     sweeps: AtomicU64,
     hashed: AtomicU64,
     to_hash: u64,
 }
 
 impl Counters {
-    fn new(plan: &Plan, options: &ExecuteOptions<'_>) -> Self {
+    fn new(plan: &Plan, options: &ExecuteOptions<'_>, done: &Done) -> Self {
         let files = plan.sources.iter().flat_map(|source| source.checkpoint.files());
         let unknown = files.filter(|file| options.digests.remembered(&file.path).is_none());
         let to_hash = unknown.map(|file| file.bytes).sum();
-        Self { read: AtomicU64::new(0), sweeps: AtomicU64::new(0), hashed: AtomicU64::new(0), to_hash }
+        let [read, sweeps, hashed] = Default::default();
+        Self { read, to_read: plan.work.bytes_read.saturating_sub(done.bytes), sweeps, hashed, to_hash }
     }
 }
 
@@ -126,12 +172,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Computes and writes all weights, and hashes all inputs.
-    fn merge(&self, folder: &OutputFolder) -> Result<(Vec<Vec<String>>, Report), MergeError> {
+    /// Computes and writes all weights that are not done, and hashes all inputs.
+    fn merge(
+        &self,
+        done: &Done,
+        shards: ShardWriter,
+        journal: Journal,
+    ) -> Result<(Vec<Vec<String>>, Report), MergeError> {
         let work = &self.plan.work;
-        let queue = Queue::new(self.plan);
-        let shards = folder.shards(&self.plan.layout)?;
-        let (writer, sink) = writer::channel(shards, work.buffers);
+        let queue = Queue::new(self.plan, &done.steps);
+        let (writer, sink) = writer::channel(&self.plan.layout, shards, journal, work.buffers);
         let (mut digests, mut written) = (Ok(Vec::new()), Ok(0.0));
         let weights = Instant::now();
         let mut computing = 0.0;
@@ -176,6 +226,7 @@ impl Run<'_> {
             bytes_read: self.counters.read.load(Relaxed),
             bytes_hashed: self.counters.hashed.load(Relaxed),
             bytes_written: self.plan.work.bytes_written,
+            tensors_resumed: done.count,
             sweeps: self.counters.sweeps.load(Relaxed),
             phases: Phases { write, ..phases },
             ..Report::of(self.plan)
@@ -234,8 +285,7 @@ impl Run<'_> {
                     TaskKind::Compute(wave) => source.run(wave, task.unit(), scratch, &mut tile)?,
                     TaskKind::Copy => source.copy(elements.clone(), &mut tile)?,
                 }
-                let placement = self.plan.layout.placement(task.step);
-                Ok(sink.write(placement, elements.start * width as u64, tile))
+                Ok(sink.write(task.step, elements.start * width as u64, tile))
             }
         }
     }
@@ -269,8 +319,9 @@ impl Run<'_> {
         Ok(digests)
     }
 
-    /// Tells how far the run is until all units have run and all inputs are hashed, or it is stopped.
+    /// Tells how far the run is, once at its beginning and then until all units have run and all inputs are hashed, or it is stopped.
     fn report_progress(&self, queue: &Queue<'_>, is_hashed: impl Fn() -> bool) {
+        self.report();
         loop {
             let is_over = queue.wait(Duration::from_millis(100), self.options.cancel);
             if is_over && (is_hashed() || queue.is_stopped() || self.options.cancel.load(Relaxed)) {
@@ -279,13 +330,17 @@ impl Run<'_> {
             if is_over {
                 std::thread::sleep(Duration::from_millis(20));
             }
-            let read = self.counters.read.load(Relaxed);
-            (self.options.on_progress)(Progress {
-                bytes_read: read,
-                bytes_to_read: self.plan.work.bytes_read.max(read),
-                bytes_hashed: self.counters.hashed.load(Relaxed),
-                bytes_to_hash: self.counters.to_hash,
-            });
+            self.report();
         }
+    }
+
+    fn report(&self) {
+        let read = self.counters.read.load(Relaxed);
+        (self.options.on_progress)(Progress {
+            bytes_read: read,
+            bytes_to_read: self.counters.to_read.max(read),
+            bytes_hashed: self.counters.hashed.load(Relaxed),
+            bytes_to_hash: self.counters.to_hash,
+        });
     }
 }

@@ -92,6 +92,8 @@ impl Task {
 /// The work of a plan, shared by all threads.
 pub(super) struct Queue<'p> {
     plan: &'p Plan,
+    /// Steps that need no work; none where it is empty.
+    done: &'p [bool],
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -167,8 +169,17 @@ enum Work {
 }
 
 impl<'p> Queue<'p> {
-    pub(super) fn new(plan: &'p Plan) -> Self {
-        Self { plan, state: Mutex::default(), changed: Condvar::new() }
+    /// The steps of a plan, without those that are `done`: one for each step, or none.
+    pub(super) fn new(plan: &'p Plan, done: &'p [bool]) -> Self {
+        let queue = Self { plan, done, state: Mutex::default(), changed: Condvar::new() };
+        queue.lock().next_step = queue.undone(0);
+        queue
+    }
+
+    /// The first step from this one on that is not done.
+    fn undone(&self, step: usize) -> usize {
+        let is_done = |step: &usize| self.done.get(*step).copied().unwrap_or(false);
+        (step..self.plan.steps.len()).find(|step| !is_done(step)).unwrap_or(self.plan.steps.len())
     }
 
     /// The next unit; waits for one. `None` when there are no more or the run is stopped.
@@ -185,7 +196,7 @@ impl<'p> Queue<'p> {
                 && state.active.len() < self.plan.work.threads + LOOK_AHEAD
             {
                 let step = state.next_step;
-                state.next_step += 1;
+                state.next_step = self.undone(step + 1);
                 let active = self.begin(step);
                 state.active.push_back(active);
                 self.skip_empty(&mut state);

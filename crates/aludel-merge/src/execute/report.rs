@@ -16,6 +16,8 @@ pub struct Report {
     pub method: &'static str,
     /// Tensors written.
     pub tensors: usize,
+    /// Those of them that an earlier run had written.
+    pub tensors_resumed: usize,
     /// Bytes read from the inputs for computing, each pass counted.
     pub bytes_read: u64,
     /// Bytes of inputs that were hashed, their digests not being known.
@@ -59,6 +61,7 @@ impl Report {
             output: PathBuf::new(),
             method: plan.method,
             tensors: plan.steps.len(),
+            tensors_resumed: 0,
             bytes_read: 0,
             bytes_hashed: 0,
             bytes_written: 0,

@@ -1,23 +1,30 @@
 //! Writes encoded tiles from one thread, so that several never contend for one file.
 //!
-//! In: tiles and where they belong, in any order. Out: the shard files. Buffers are made once and go round: a thread that
-//! has no free buffer waits for the writer.
+//! In: tiles and where they belong, in any order. Out: the shard files, and a journal of the tensors that are whole. Buffers are made
+//! once and go round: a thread that has no free buffer waits for the writer.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use aludel_checkpoint::{Error, Placement, ShardWriter};
+use aludel_checkpoint::{Error, Journal, Layout, ShardWriter, WrittenTensor};
+use crc32c::{crc32c, crc32c_combine};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// An encoded tile on its way to the file.
 struct Tile {
-    placement: Placement,
+    tensor: usize,
     offset: u64,
     bytes: Vec<u8>,
+    crc: u32,
 }
 
 /// The end that writes.
-pub(super) struct Writer {
+pub(super) struct Writer<'l> {
+    layout: &'l Layout,
     shards: ShardWriter,
+    journal: Journal,
+    /// What has been written of tensors that are not whole.
+    begun: HashMap<usize, Pieces>,
     tiles: Receiver<Tile>,
     free: Sender<Vec<u8>>,
 }
@@ -30,28 +37,47 @@ pub(super) struct Sink {
 }
 
 /// Both ends, with so many buffers between them.
-pub(super) fn channel(shards: ShardWriter, buffers: usize) -> (Writer, Sink) {
+pub(super) fn channel(
+    layout: &Layout,
+    shards: ShardWriter,
+    journal: Journal,
+    buffers: usize,
+) -> (Writer<'_>, Sink) {
     let (tiles, incoming) = bounded(buffers);
     let (free, empty) = bounded(buffers);
     for _ in 0..buffers {
         // There is room for all of them, and the other end is in `empty`.
         let _ = free.send(Vec::new());
     }
-    (Writer { shards, tiles: incoming, free }, Sink { tiles, free: empty })
+    let begun = HashMap::new();
+    (Writer { layout, shards, journal, begun, tiles: incoming, free }, Sink { tiles, free: empty })
 }
 
-impl Writer {
+impl Writer<'_> {
     /// Writes until every sink is gone, then checks that nothing is missing; the seconds spent writing.
     pub(super) fn run(mut self) -> Result<f64, Error> {
         let mut busy = Duration::ZERO;
         while let Ok(tile) = self.tiles.recv() {
             let begin = Instant::now();
-            self.shards.write_at(&tile.placement, tile.offset, &tile.bytes)?;
+            self.write(&tile)?;
             busy += begin.elapsed();
             let _ = self.free.send(tile.bytes); // Fails when all threads have ended.
         }
         self.shards.finish()?;
         Ok(busy.as_secs_f64())
+    }
+
+    fn write(&mut self, tile: &Tile) -> Result<(), Error> {
+        let placement = self.layout.placement(tile.tensor);
+        self.shards.write_at(&placement, tile.offset, &tile.bytes)?;
+        let pieces = self.begun.entry(tile.tensor).or_default();
+        pieces.add(tile.offset, tile.bytes.len(), tile.crc);
+        if pieces.bytes == placement.bytes {
+            let crc = pieces.crc();
+            self.begun.remove(&tile.tensor);
+            self.journal.add(WrittenTensor { tensor: tile.tensor, crc })?;
+        }
+        Ok(())
     }
 }
 
@@ -63,8 +89,43 @@ impl Sink {
         Some(buffer)
     }
 
-    /// Hands a tile over; `false` when the writer is gone.
-    pub(super) fn write(&self, placement: Placement, offset: u64, bytes: Vec<u8>) -> bool {
-        self.tiles.send(Tile { placement, offset, bytes }).is_ok()
+    /// Hands a tile over, which lies so many bytes from its tensor's start; `false` when the writer is gone.
+    pub(super) fn write(&self, tensor: usize, offset: u64, bytes: Vec<u8>) -> bool {
+        let crc = crc32c(&bytes);
+        self.tiles.send(Tile { tensor, offset, bytes, crc }).is_ok()
+    }
+}
+
+/// The checksums of a tensor's tiles, by their offsets.
+#[derive(Default)]
+struct Pieces {
+    bytes: u64,
+    crcs: BTreeMap<u64, (usize, u32)>,
+}
+
+impl Pieces {
+    fn add(&mut self, offset: u64, length: usize, crc: u32) {
+        self.bytes += length as u64;
+        self.crcs.insert(offset, (length, crc));
+    }
+
+    /// The checksum of all of them, one after the other.
+    fn crc(&self) -> u32 {
+        self.crcs.values().fold(0, |crc, &(length, next)| crc32c_combine(crc, next, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_of_tiles_join_to_that_of_the_tensor() {
+        let bytes: Vec<u8> = (0..1000u32).map(|at| (at * at / 7) as u8).collect();
+        let mut pieces = Pieces::default();
+        for range in [300..650, 0..300, 999..1000, 650..999] {
+            pieces.add(range.start as u64, range.len(), crc32c(&bytes[range]));
+        }
+        assert_eq!((pieces.bytes, pieces.crc()), (1000, crc32c(&bytes)));
     }
 }

@@ -316,6 +316,13 @@ impl Plan {
         &self.sources[input.source].checkpoint
     }
 
+    /// Bytes that a step reads, each pass counted.
+    pub(crate) fn bytes_read(&self, step: usize) -> u64 {
+        let elements = self.steps[step].elements();
+        let bytes: Vec<u64> = self.widths[step].iter().map(|width| width * elements).collect();
+        budget::bytes_read(&self.steps[step], &self.formulas, &bytes)
+    }
+
     /// Bytes of an element of all inputs of a step together.
     pub(crate) fn input_width(&self, step: usize) -> u64 {
         self.widths[step].iter().sum()

@@ -86,6 +86,7 @@ pub(crate) fn quietly<T>(run: impl FnOnce(&ExecuteOptions<'_>) -> T) -> T {
         cancel: &AtomicBool::new(false),
         on_progress: &|_| {},
         sync: false,
+        resume: false,
     })
 }
 
@@ -110,6 +111,7 @@ pub(crate) fn execute_plan(plan: &Plan, target: &Path) {
         cancel: &AtomicBool::new(false),
         on_progress: &|_| {},
         sync: false,
+        resume: false,
     };
     execute(plan, target, &options).unwrap();
 }

@@ -24,6 +24,7 @@ pub(super) fn run<T>(
         cancel: signals.cancel(),
         on_progress: &|state| progress.show(Stage::bytes(label, state.bytes_read, state.bytes_to_read)),
         sync: false,
+        resume: false,
     });
     drop(progress);
     match (result, signals.received()) {

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use aludel_checkpoint::DigestCache;
-use aludel_merge::execute::{self, ExecuteOptions, Report};
+use aludel_document::Problem;
+use aludel_merge::execute::{self, ExecuteOptions, MergeError, Report};
 use aludel_merge::plan::{Bytes, Plan, PlanOptions, Role};
 
 use crate::args::{MergeArguments, WritingFlags};
-use crate::failure::Interrupted;
+use crate::failure::{Interrupted, Refusal};
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -32,6 +33,15 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
         let plan = recipe::plan(&arguments.recipe, &options)?;
         return carry_out(&plan, &arguments.output, &arguments.writing, printer);
     };
+    if arguments.writing.resume {
+        let problem = Problem::general(
+            "--resume goes on with one merge, and --intermediate-dir makes several",
+        )
+        .with_hint(
+            "give the folders of the results that are there already as models, and leave out their recipes",
+        );
+        return Err(Refusal { recipe: None, problems: problem.into() }.into());
+    }
     let sequence = recipe::Runs::of(&arguments.recipe, &options, results)?;
     let mut reports = Vec::new();
     for run in sequence.runs() {
@@ -79,23 +89,34 @@ pub(super) fn execute(
             cancel: signals.cancel(),
             on_progress: &|state| progress.show(Stage::of_merge(state)),
             sync: !writing.no_sync,
+            resume: writing.resume,
         },
     );
     drop(progress);
     // What fails after a signal fails because of it: a stopped run has not written all that it planned, for one.
     match (result, signals.received()) {
         (Ok(report), _) => Ok(report),
-        (Err(_), Some(signal)) => Err(Interrupted { signal, left: None }.into()),
+        (Err(error), Some(signal)) => Err(Interrupted { signal, left: left(&error) }.into()),
         (Err(error), None) => Err(error.into()),
     }
+}
+
+/// What a run that was interrupted has left.
+fn left(error: &MergeError) -> Option<String> {
+    let MergeError::Unfinished { kept, .. } = error else { return None };
+    Some(format!("what was done is kept in {}: `--resume` goes on with it", kept.display()))
 }
 
 /// `merged 3 models into out (2.20 GB) in 4.1 s: 2.1 GB/s read, 0.5 GB/s written, peak memory 21.0 MB`.
 pub(super) fn summary(verb: &str, subject: &str, report: &Report) -> String {
     let per_second = |bytes: u64| Bytes((bytes as f64 / report.seconds.max(1e-3)) as u64);
     let memory = report.peak_memory.map_or(String::new(), |bytes| format!(", peak memory {}", Bytes(bytes)));
+    let earlier = match report.tensors_resumed {
+        0 => String::new(),
+        count => format!(", {count} of {} tensors from an earlier run", report.tensors),
+    };
     format!(
-        "{verb} {subject} into {} ({}) in {}: {}/s read, {}/s written{memory}",
+        "{verb} {subject} into {} ({}) in {}: {}/s read, {}/s written{memory}{earlier}",
         report.output.display(),
         Bytes(report.bytes_written),
         duration(report.seconds),

@@ -77,6 +77,8 @@ Options:
   -f, --force                   Replace the output folder if it exists, once the new one is complete
       --no-sync                 Leave it to the system when the files reach the disk: faster, but a
                                 power cut soon after may lose them
+      --resume                  Go on with what a run that was interrupted or failed has left; begin
+                                where there is nothing
   -h, --help                    Print help
 
 Global options:
@@ -120,6 +122,8 @@ Options:
   -f, --force              Replace the output folder if it exists, once the new one is complete
       --no-sync            Leave it to the system when the files reach the disk: faster, but a power
                            cut soon after may lose them
+      --resume             Go on with what a run that was interrupted or failed has left; begin
+                           where there is nothing
   -h, --help               Print help
 
 Global options:

@@ -17,6 +17,7 @@ mod mergekit;
 mod methods;
 mod plan;
 mod refusals;
+mod resume;
 mod sandbox;
 #[cfg(unix)]
 mod signals;

@@ -1,4 +1,4 @@
-//! Interrupted runs: the exit code that shells expect, and nothing left behind.
+//! Interrupted runs: the exit code that shells expect, and what they leave behind.
 
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub(crate) fn send(child: &Child, signal: Signal) {
 }
 
 #[test]
-fn the_first_signal_ends_the_run_and_leaves_nothing() {
+fn the_first_signal_ends_the_run_and_keeps_what_is_done() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let sandbox = large(8, 256 << 20);
         let child = start(&sandbox);
@@ -48,10 +48,22 @@ fn the_first_signal_ends_the_run_and_leaves_nothing() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code));
         let talk = String::from_utf8(output.stderr).unwrap();
-        assert!(talk.ends_with("error: interrupted, nothing was written\n"), "{talk}");
+        let kept = sandbox.names(".").into_iter().find(|name| name.starts_with(".out.partial-"));
+        match &kept {
+            Some(kept) => assert!(
+                talk.ends_with(&format!(
+                    "error: interrupted, what was done is kept in {}: `--resume` goes on with it\n",
+                    sandbox.path(kept).canonicalize().unwrap().display()
+                )),
+                "{talk}"
+            ),
+            None => assert!(talk.ends_with("error: interrupted, nothing was written\n"), "{talk}"),
+        }
         let failure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(failure["error"]["exit_code"], code);
-        assert_eq!(sandbox.names("."), ["models", "r.yml"]);
+        let rest: Vec<_> =
+            sandbox.names(".").into_iter().filter(|name| Some(name) != kept.as_ref()).collect();
+        assert_eq!(rest, ["models", "r.yml"]);
     }
 }
 

@@ -80,6 +80,17 @@ aludel: 1 problem, nothing was written
 
 "#]],
     );
+    sandbox
+        .aludel(&["merge", "r.yml", "x", "-I", "between", "--resume"])
+        .assert()
+        .code(3)
+        .stdout_eq("")
+        .stderr_eq(str![[r#"
+error: --resume goes on with one merge, and --intermediate-dir makes several
+  hint: give the folders of the results that are there already as models, and leave out their recipes
+aludel: 1 problem, nothing was written
+
+"#]]);
     let reports = sandbox.json(&["merge", "r.yml", "other", "-I", "between", "--force", "--json"]);
     let outputs: Vec<_> = reports.as_array().unwrap().iter().map(|report| &report["output"]).collect();
     assert_eq!(outputs, ["between/mixed", "other"]);

@@ -1,0 +1,134 @@
+//! Merges that are killed and go on.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::sandbox::Sandbox;
+use crate::weights::{Tensor, noise, write_model};
+
+const DARE: &str = "\
+merge_method: dare_ties
+base_model: models/base
+models:
+  - {model: models/a, parameters: {weight: 0.6, density: 0.5}}
+  - {model: models/b, parameters: {weight: 0.4, density: 0.5}}
+dtype: bfloat16
+";
+
+fn models() -> Sandbox {
+    let sandbox = Sandbox::new(&[]);
+    for (seed, model) in ["models/base", "models/a", "models/b"].into_iter().enumerate() {
+        let names: Vec<String> = (10..50).map(|number| format!("layer.{number}.weight")).collect();
+        let tensors: Vec<Tensor<'_>> =
+            names.iter().map(|name| (name.as_str(), "BF16", &[300, 1000][..])).collect();
+        write_model(&sandbox, model, &tensors, &noise(40 * 300_000, seed as u64));
+    }
+    sandbox.write("r.yml", DARE);
+    sandbox
+}
+
+fn bytes(sandbox: &Sandbox, folder: &str) -> Vec<(String, Vec<u8>)> {
+    let read = |name: String| {
+        let bytes = std::fs::read(sandbox.path(folder).join(&name)).unwrap();
+        (name, bytes)
+    };
+    sandbox.names(folder).into_iter().map(read).collect()
+}
+
+fn merge(sandbox: &Sandbox, target: &str) -> Command {
+    let mut command = sandbox.process(&[
+        "merge",
+        "r.yml",
+        target,
+        "--resume",
+        "--shard-size",
+        "5MB",
+        "-q",
+        "--threads",
+        "1",
+    ]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Kills runs after times that grow from nothing to that of a whole one, until one comes through.
+#[test]
+fn a_merge_killed_fifty_times_has_the_bytes_of_one_that_was_not() {
+    let sandbox = models();
+    let start = std::time::Instant::now();
+    assert!(merge(&sandbox, "whole").status().unwrap().success());
+    let whole = start.elapsed();
+    let expected = bytes(&sandbox, "whole");
+    let (mut kills, mut round) = (0u32, 0u32);
+    while kills < 50 {
+        let mut run = merge(&sandbox, "out").spawn().unwrap();
+        // A run that goes on has the less to do the more often it was killed: by and by one is done.
+        std::thread::sleep(whole.mul_f64(f64::from(round * 7919 % 100) / 100.0) + Duration::from_millis(1));
+        round += 1;
+        if run.try_wait().unwrap().is_none() {
+            run.kill().unwrap();
+            kills += 1;
+        }
+        run.wait().unwrap();
+        if sandbox.path("out").exists() {
+            assert_eq!(bytes(&sandbox, "out"), expected, "after {kills} kills");
+            std::fs::remove_dir_all(sandbox.path("out")).unwrap();
+        }
+    }
+    assert!(merge(&sandbox, "out").status().unwrap().success());
+    assert_eq!(bytes(&sandbox, "out"), expected);
+    assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
+}
+
+/// What is left by a run is not trusted: neither bytes that are not those that were written, nor another recipe's.
+#[test]
+fn what_is_left_is_checked_and_only_gone_on_with_by_the_same_merge() {
+    let sandbox = models();
+    assert!(merge(&sandbox, "whole").status().unwrap().success());
+    let left = killed_midway(&sandbox);
+    let shard = sandbox.path(&left).join("model-00001-of-00005.safetensors");
+    let mut damaged = std::fs::read(&shard).unwrap();
+    let end = damaged.len();
+    damaged[end / 2..].fill(7);
+    std::fs::write(&shard, damaged).unwrap();
+    let report = sandbox.json(&["merge", "r.yml", "out", "--resume", "--shard-size", "5MB", "--json"]);
+    let resumed = report["tensors_resumed"].as_u64().unwrap();
+    assert!((1..40).contains(&resumed), "{report}");
+    assert_eq!(bytes(&sandbox, "out"), bytes(&sandbox, "whole"));
+    std::fs::remove_dir_all(sandbox.path("out")).unwrap();
+
+    killed_midway(&sandbox);
+    sandbox.write("r.yml", DARE.replace("0.6", "0.7"));
+    let output =
+        sandbox.process(&["merge", "r.yml", "out", "--resume", "--shard-size", "5MB"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(talk.contains("was left by a run with another recipe, other models or settings"), "{talk}");
+    assert!(sandbox.names(".").iter().any(|name| name.starts_with(".out.partial-")));
+    sandbox.aludel(&["merge", "r.yml", "out", "-q"]).assert().code(0);
+    assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
+}
+
+/// A run that was killed when it had written several tensors and not all; the name of what it left.
+fn killed_midway(sandbox: &Sandbox) -> String {
+    loop {
+        let mut run = merge(sandbox, "out").spawn().unwrap();
+        let left = loop {
+            let left = sandbox.names(".").into_iter().find(|name| name.starts_with(".out.partial-"));
+            let lines =
+                left.as_ref().and_then(|left| std::fs::read(sandbox.path(left).join(".journal")).ok());
+            if lines.is_some_and(|lines| lines.iter().filter(|&&byte| byte == b'\n').count() > 15) {
+                break left;
+            }
+            if run.try_wait().unwrap().is_some() {
+                break None;
+            }
+        };
+        run.kill().unwrap();
+        run.wait().unwrap();
+        if let (Some(left), false) = (left, sandbox.path("out").exists()) {
+            return left;
+        }
+        std::fs::remove_dir_all(sandbox.path("out")).unwrap();
+    }
+}
