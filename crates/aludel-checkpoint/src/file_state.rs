@@ -19,7 +19,7 @@ pub(crate) struct FileState {
 }
 
 /// Files as they were at one time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStates {
     files: Vec<(PathBuf, FileState)>,
 }
@@ -31,6 +31,11 @@ impl FileStates {
     pub fn of<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<Self, Error> {
         let files = paths.map(|path| Ok((path.to_path_buf(), FileState::at(path)?)));
         Ok(Self { files: files.collect::<Result<_, Error>>()? })
+    }
+
+    /// What tells these files from others on any machine that sees them: path, bytes, and the nanoseconds of the last change.
+    pub fn stamps(&self) -> impl Iterator<Item = (&Path, u64, i64)> {
+        self.files.iter().map(|(path, state)| (path.as_path(), state.bytes, state.modified_ns))
     }
 
     /// Whether all files are what they were.

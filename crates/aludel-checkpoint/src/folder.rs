@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -145,16 +146,27 @@ impl OutputFolder {
         ShardWriter::create(self.path(), layout, Arc::clone(&self.unfinished_writers))
     }
 
-    /// As [`OutputFolder::shards`], over files of which these tensors are said to be written; those that indeed are. Every byte
-    /// of them is read.
+    /// As [`OutputFolder::shards`], for a share of them, over files of which these tensors are said to be written; those that
+    /// indeed are. Every byte of them is read.
     ///
     /// Errors: [`Error::Io`].
     pub fn shards_again(
         &self,
         layout: &Layout,
+        share: Range<usize>,
         written: &[WrittenTensor],
     ) -> Result<(ShardWriter, Vec<WrittenTensor>), Error> {
-        ShardWriter::reopen(self.path(), layout, written, Arc::clone(&self.unfinished_writers))
+        ShardWriter::reopen(self.path(), layout, share, written, Arc::clone(&self.unfinished_writers))
+    }
+
+    /// Takes a large file in that lies on the same file system, without copying it where that can be; it stays where it is as well.
+    ///
+    /// Errors: as [`OutputFolder::write`].
+    pub fn link_from(&self, source: &Path, name: &str) -> Result<(), Error> {
+        let path = self.place(name)?;
+        fs::hard_link(source, &path)
+            .or_else(|_| fs::copy(source, &path).map(drop))
+            .map_err(Error::io("write", &path))
     }
 
     /// Syncs everything to disk and renames the folder onto its target; returns the target as given.

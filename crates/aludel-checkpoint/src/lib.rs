@@ -80,4 +80,5 @@ pub use safetensors::Dtype;
 pub use shards::ShardWriter;
 pub use source::is_gguf;
 pub use space::free_space;
+pub use verify::{crc_of_file, crc_of_shard};
 pub use weight_files::needed_files;

@@ -54,17 +54,25 @@ impl ShardWriter {
     }
 
     /// Takes the files of an earlier writer of the same layout over, with the tensors that it had written and whose bytes are
-    /// there; those tensors. What is not of the layout is written anew.
+    /// there; those tensors. What is not of the layout is written anew. Shards outside of `share` are left to others.
     pub(crate) fn reopen(
         folder: &Path,
         layout: &Layout,
+        share: Range<usize>,
         written: &[WrittenTensor],
         unfinished: Arc<AtomicUsize>,
     ) -> Result<(Self, Vec<WrittenTensor>), Error> {
         let mut shards = Vec::with_capacity(layout.shards().len());
         let mut is_taken = Vec::new();
-        for shard in layout.shards() {
+        for (number, shard) in layout.shards().iter().enumerate() {
             let path = folder.join(&shard.file_name);
+            if !share.contains(&number) {
+                is_taken.push(false);
+                let mut written = Coverage::default();
+                written.add(0..shard.bytes);
+                shards.push(PlannedShard { path, bytes: shard.bytes, written });
+                continue;
+            }
             let is_there = has_header(&path, &shard.header, shard.bytes);
             if !is_there {
                 if path.exists() {

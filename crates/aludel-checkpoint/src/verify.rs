@@ -1,15 +1,18 @@
-//! Checks which tensors of a staged output are there, by the checksums that were taken when they were written.
+//! Checks what is there of an output, by the checksums that were taken when it was written.
 //!
 //! Every byte is read, on all cores. A tensor that cannot be read counts as one that is not there.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crc32c::crc32c_append;
+use crc32c::{crc32c, crc32c_append, crc32c_combine};
 
+use crate::error::Error;
 use crate::journal::WrittenTensor;
 use crate::layout::Layout;
 
@@ -45,6 +48,39 @@ pub(crate) fn there(
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.sort_by_key(|written| written.tensor);
     found
+}
+
+/// The CRC-32C that a whole shard has, from those of its tensors; `None` where one of them is missing.
+pub fn crc_of_shard(layout: &Layout, shard: usize, written: &[WrittenTensor]) -> Option<u32> {
+    let crcs: HashMap<usize, u32> = written.iter().map(|written| (written.tensor, written.crc)).collect();
+    let of_shard = (0..layout.tensors().len()).filter(|&tensor| layout.placement(tensor).shard == shard);
+    of_shard.filter(|&tensor| layout.placement(tensor).bytes > 0).try_fold(
+        crc32c(&layout.shards()[shard].header),
+        |crc, tensor| {
+            let length = usize::try_from(layout.placement(tensor).bytes).ok()?;
+            Some(crc32c_combine(crc, *crcs.get(&tensor)?, length))
+        },
+    )
+}
+
+/// The CRC-32C of a file. `on_bytes` is called with the number of bytes after each piece, and ends the reading by returning `Break`.
+///
+/// Errors: [`Error::Io`]; [`Error::Stopped`] after a `Break`.
+pub fn crc_of_file(path: &Path, on_bytes: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<u32, Error> {
+    let mut file = crate::header::open(path)?;
+    let (mut crc, mut piece) = (0, vec![0; PIECE_BYTES]);
+    loop {
+        let length = match file.read(&mut piece) {
+            Ok(0) => return Ok(crc),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::io("read", path)(error)),
+        };
+        crc = crc32c_append(crc, &piece[..length]);
+        if on_bytes(length as u64).is_break() {
+            return Err(Error::Stopped { path: path.to_path_buf() });
+        }
+    }
 }
 
 /// The CRC-32C of a tensor's bytes.

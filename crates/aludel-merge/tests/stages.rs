@@ -136,7 +136,7 @@ fn a_result_whose_name_is_no_folder_is_refused() {
     let refused = Sequence::of(recipe, &PlanOptions::default(), Path::new("results")).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "1:7: `../first` cannot be a folder: it means a folder (the result is written to a folder of this name; choose another)"
+        "1:7 name: `../first` cannot be a folder: it means a folder (the result is written to a folder of this name; choose another)"
     );
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Merge(MergeArguments),
     /// Show what a merge would read, compute, hold and write, from the models' headers alone
     Plan(PlanArguments),
+    /// Make one model folder of the parts that merges with `--part` have written
+    Join(JoinArguments),
     /// List what is in a model, or measure how models differ from the base that they come from
     Inspect(InspectArguments),
     /// Compare two models: tensors, config, tokenizer
@@ -65,10 +67,30 @@ pub(crate) struct MergeArguments {
     pub(crate) seed: SeedFlag,
     #[command(flatten)]
     pub(crate) stages: StagesFlag,
+    /// Write one part of the output's files of several, as in `2/8`: each by a process of its own, on any machine that sees the
+    /// models and OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
+    #[arg(long, value_name = "I/N", value_parser = part, conflicts_with = "intermediate_dir")]
+    pub(crate) part: Option<aludel_cache::Part>,
     #[command(flatten)]
     pub(crate) writing: WritingFlags,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct JoinArguments {
+    /// The output of merges with `--part`, whose parts are in OUTPUT.parts; it appears under this name only when it is complete
+    pub(crate) output: PathBuf,
+    /// Threads that read [default: one for each core]
+    #[arg(long, short = 'j', value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Replace the output folder if it exists, once the new one is complete
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
+    #[arg(long)]
+    pub(crate) no_sync: bool,
 }
 
 #[derive(Debug, Args)]

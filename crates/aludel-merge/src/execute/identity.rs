@@ -1,10 +1,11 @@
 //! Names what the bytes of an output depend on, so that nobody goes on with what was begun for another one.
 //!
-//! Threads, memory and tiles are not among it. Inputs count as what they were by their size, times and inode: they are not read for it.
+//! Threads, memory and tiles are not among it. Inputs count as what they are by their size and time: they are not read for it.
 
 use std::path::PathBuf;
 
 use aludel_checkpoint::{Config, Error, FileStates};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::MergeError;
@@ -21,18 +22,31 @@ pub(super) fn inputs(plan: &Plan) -> Result<FileStates, Error> {
     FileStates::of(paths.iter().map(PathBuf::as_path))
 }
 
-/// A digest of everything that the output of a plan depends on.
+/// A digest of everything that the output of a plan depends on, its own part of it included.
 pub(super) fn identity(plan: &Plan, inputs: &FileStates) -> Result<String, MergeError> {
+    digest(plan, (plan.part, inputs.stamps().collect::<Vec<_>>()))
+}
+
+/// The same for all parts of an output, whatever machines they are written on: inputs count by their names and sizes.
+pub(super) fn identity_of_whole(plan: &Plan) -> Result<String, MergeError> {
+    let files = plan.sources.iter().flat_map(|source| source.checkpoint.files());
+    let files: Vec<_> =
+        files.map(|file| (file.path.file_name().map(|name| name.to_string_lossy()), file.bytes)).collect();
+    digest(plan, files)
+}
+
+fn digest(plan: &Plan, inputs: impl Serialize) -> Result<String, MergeError> {
     let config = plan.config.as_ref().map(Config::to_json);
     let settings = (plan.version, &plan.recipe, plan.seed, plan.allow_non_finite, config);
-    let output = (&plan.formulas, &plan.steps, &plan.layout, &plan.side_files);
+    let output = (&plan.formulas, &plan.steps, &plan.layout, &plan.side_files.names);
     let written: Vec<&str> = plan.side_files.written.iter().map(|file| file.text.as_str()).collect();
-    let text = serde_json::to_vec(&(settings, output, written, inputs)).map_err(|error| Error::Io {
-        action: "describe the merge for",
-        path: "a later run".into(),
-        source: error.into(),
-    })?;
+    let text = serde_json::to_vec(&(settings, output, written, inputs)).map_err(undescribed)?;
     Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A plan that JSON cannot express.
+pub(super) fn undescribed(error: serde_json::Error) -> Error {
+    Error::Io { action: "describe the merge for", path: "a later run".into(), source: error.into() }
 }
 
 /// Files beside weights that settle what is made of them.

@@ -7,8 +7,10 @@
 mod card;
 mod error;
 mod identity;
+mod join;
 mod kept;
 mod measure;
+mod part;
 mod queue;
 mod reader;
 mod report;
@@ -16,6 +18,7 @@ mod stand_in;
 mod writer;
 
 pub use error::MergeError;
+pub use join::{JoinOptions, Joined, join, parts_of};
 pub(crate) use measure::measure;
 pub use report::{Phases, Report};
 pub(crate) use stand_in::StandIn;
@@ -25,10 +28,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use aludel_checkpoint::{Config, DigestCache, Journal, OutputFolder, ShardWriter, WeightMap, WrittenTensor};
+use aludel_checkpoint::{Config, DigestCache, OutputFolder, WeightMap, WrittenTensor};
 use aludel_kernels::cpu::Scratch;
 
-use crate::plan::Plan;
+use crate::plan::{Part, Plan};
+use card::{Card, Digests};
+use part::PartRecord;
 use queue::{Queue, Task, TaskKind};
 use reader::StepSource;
 
@@ -77,7 +82,8 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     if !options.sync {
         folder.skip_sync();
     }
-    let (shards, written) = folder.shards_again(&plan.layout, &written)?;
+    let share = plan.part.shards(&plan.layout);
+    let (shards, written) = folder.shards_again(&plan.layout, share, &written)?;
     let journal = folder.journal(&identity, &written)?;
     let maps = plan
         .sources
@@ -86,9 +92,19 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
         .collect::<Result<Vec<_>, _>>()?;
     let done = Done::of(plan, &written);
     let run = Run { plan, maps, options, start, counters: Counters::new(plan, options, &done) };
-    let merged = run.merge(&done, shards, journal).and_then(|(digests, merged)| {
+    let (writer, sink) = writer::channel(&plan.layout, shards, journal, written, plan.work.buffers);
+    let merged = run.merge(&done, writer, sink).and_then(|(digests, written, merged)| {
         inputs.check()?;
-        write_small_files(plan, &folder, &digests)?;
+        let card = Card::of(plan, &digests);
+        if plan.part == Part::WHOLE {
+            write_small_files(plan, &folder)?;
+            folder.write("README.md", card.render().as_bytes())?;
+            return Ok(merged);
+        }
+        if plan.part.number == 1 {
+            write_small_files(plan, &folder)?;
+        }
+        PartRecord::write(plan, &folder, &written, card)?;
         Ok(merged)
     });
     let merged = match merged {
@@ -107,8 +123,8 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     Ok(Report { output: target, seconds: start.elapsed().as_secs_f64(), phases, ..merged })
 }
 
-/// Everything that is neither weights nor config of the weights: config, index, side files, the recipe and the card.
-fn write_small_files(plan: &Plan, folder: &OutputFolder, digests: &[Vec<String>]) -> Result<(), MergeError> {
+/// Everything that is neither weights nor the card: config, index, side files, the recipe.
+fn write_small_files(plan: &Plan, folder: &OutputFolder) -> Result<(), MergeError> {
     if let Some(config) = plan.config.as_ref().map(Config::to_json) {
         folder.write("config.json", config.as_bytes())?;
     }
@@ -122,15 +138,15 @@ fn write_small_files(plan: &Plan, folder: &OutputFolder, digests: &[Vec<String>]
         folder.write(&file.name.to_string_lossy(), file.text.as_bytes())?;
     }
     folder.write("recipe.yml", plan.recipe.as_bytes())?;
-    folder.write("README.md", card::render(plan, digests).as_bytes())?;
     Ok(())
 }
 
-/// The steps that an earlier run has done.
+/// The steps that an earlier run has done, or that are another part's.
 #[derive(Debug, Default)]
 struct Done {
     /// By step; none where it is empty.
     steps: Vec<bool>,
+    /// Those of an earlier run.
     count: usize,
     /// Bytes that need not be read.
     bytes: u64,
@@ -138,9 +154,12 @@ struct Done {
 
 impl Done {
     fn of(plan: &Plan, written: &[WrittenTensor]) -> Self {
-        let mut steps = vec![false; plan.steps.len()];
+        let share = plan.part.shards(&plan.layout);
+        let is_anothers = |step| !share.contains(&plan.layout.placement(step).shard);
+        let mut steps: Vec<bool> = (0..plan.steps.len()).map(is_anothers).collect();
         written.iter().for_each(|written| steps[written.tensor] = true);
-        let bytes = written.iter().map(|written| plan.bytes_read(written.tensor)).sum();
+        let done = steps.iter().enumerate().filter(|(_, is_done)| **is_done);
+        let bytes = done.map(|(step, _)| plan.bytes_read(step)).sum();
         Self { steps, count: written.len(), bytes }
     }
 }
@@ -155,12 +174,18 @@ struct Counters {
 
 impl Counters {
     fn new(plan: &Plan, options: &ExecuteOptions<'_>, done: &Done) -> Self {
-        let files = plan.sources.iter().flat_map(|source| source.checkpoint.files());
+        let files = plan.sources.iter().flat_map(|source| source.checkpoint.files()).zip(1..);
+        let files = files.filter(|(_, number)| is_hashed_by(plan.part, *number)).map(|(file, _)| file);
         let unknown = files.filter(|file| options.digests.remembered(&file.path).is_none());
         let to_hash = unknown.map(|file| file.bytes).sum();
         let [read, sweeps, hashed] = Default::default();
         Self { read, to_read: plan.work.bytes_read.saturating_sub(done.bytes), sweeps, hashed, to_hash }
     }
+}
+
+/// Whether the digest of an input file of this number is a part's to find.
+const fn is_hashed_by(part: Part, file: usize) -> bool {
+    file % part.of == part.number % part.of
 }
 
 struct Run<'a> {
@@ -176,13 +201,12 @@ impl Run<'_> {
     fn merge(
         &self,
         done: &Done,
-        shards: ShardWriter,
-        journal: Journal,
-    ) -> Result<(Vec<Vec<String>>, Report), MergeError> {
+        writer: writer::Writer<'_>,
+        sink: writer::Sink,
+    ) -> Result<(Digests, Vec<WrittenTensor>, Report), MergeError> {
         let work = &self.plan.work;
         let queue = Queue::new(self.plan, &done.steps);
-        let (writer, sink) = writer::channel(&self.plan.layout, shards, journal, work.buffers);
-        let (mut digests, mut written) = (Ok(Vec::new()), Ok(0.0));
+        let (mut digests, mut written) = (Ok(Vec::new()), Ok((0.0, Vec::new())));
         let weights = Instant::now();
         let mut computing = 0.0;
         std::thread::scope(|scope| {
@@ -220,18 +244,27 @@ impl Run<'_> {
         if self.options.cancel.load(Relaxed) {
             return Err(MergeError::Interrupted);
         }
-        let write = written?;
+        let (write, written) = written?;
         let digests = digests?;
         let report = Report {
             bytes_read: self.counters.read.load(Relaxed),
             bytes_hashed: self.counters.hashed.load(Relaxed),
-            bytes_written: self.plan.work.bytes_written,
+            tensors: self.tensors(),
+            bytes_written: self.plan.part.bytes(&self.plan.layout),
             tensors_resumed: done.count,
             sweeps: self.counters.sweeps.load(Relaxed),
             phases: Phases { write, ..phases },
             ..Report::of(self.plan)
         };
-        Ok((digests, report))
+        Ok((digests, written, report))
+    }
+
+    /// How many tensors the part of the output has.
+    fn tensors(&self) -> usize {
+        let share = self.plan.part.shards(&self.plan.layout);
+        (0..self.plan.steps.len())
+            .filter(|&step| share.contains(&self.plan.layout.placement(step).shard))
+            .count()
     }
 
     /// Takes units until there are none; the seconds spent computing. A run that measures has no sink.
@@ -298,13 +331,19 @@ impl Run<'_> {
         start..all.min(start + work.tile)
     }
 
-    /// The digest of every file of every source.
-    fn hash(&self, queue: &Queue<'_>) -> Result<Vec<Vec<String>>, MergeError> {
+    /// The digest of every file of every source; of a part of the output, those of a part of the files.
+    fn hash(&self, queue: &Queue<'_>) -> Result<Digests, MergeError> {
         let stopped = || queue.is_stopped() || self.options.cancel.load(Relaxed);
         let mut digests = Vec::new();
+        let mut number = 0;
         for source in &self.plan.sources {
             let mut of_source = Vec::new();
             for file in source.checkpoint.files() {
+                number += 1;
+                if !is_hashed_by(self.plan.part, number) {
+                    of_source.push(None);
+                    continue;
+                }
                 if stopped() {
                     return Err(MergeError::Interrupted);
                 }
@@ -312,7 +351,7 @@ impl Run<'_> {
                     self.counters.hashed.fetch_add(bytes, Relaxed);
                     if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 };
-                of_source.push(self.options.digests.sha256(&file.path, &mut count)?);
+                of_source.push(Some(self.options.digests.sha256(&file.path, &mut count)?));
             }
             digests.push(of_source);
         }

@@ -22,7 +22,7 @@ impl StandIn {
     pub(crate) fn of(plan: &Plan, target: &Path) -> Result<Self, MergeError> {
         let folder = OutputFolder::create(target, false)?;
         let shards = folder.shards(&plan.layout)?;
-        write_small_files(plan, &folder, &[])?;
+        write_small_files(plan, &folder)?;
         Ok(Self { folder, _shards: shards })
     }
 

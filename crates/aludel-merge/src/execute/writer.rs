@@ -23,6 +23,8 @@ pub(super) struct Writer<'l> {
     layout: &'l Layout,
     shards: ShardWriter,
     journal: Journal,
+    /// Tensors that are whole.
+    written: Vec<WrittenTensor>,
     /// What has been written of tensors that are not whole.
     begun: HashMap<usize, Pieces>,
     tiles: Receiver<Tile>,
@@ -36,11 +38,12 @@ pub(super) struct Sink {
     free: Receiver<Vec<u8>>,
 }
 
-/// Both ends, with so many buffers between them.
+/// Both ends, with so many buffers between them; `written` has been written before.
 pub(super) fn channel(
     layout: &Layout,
     shards: ShardWriter,
     journal: Journal,
+    written: Vec<WrittenTensor>,
     buffers: usize,
 ) -> (Writer<'_>, Sink) {
     let (tiles, incoming) = bounded(buffers);
@@ -50,12 +53,12 @@ pub(super) fn channel(
         let _ = free.send(Vec::new());
     }
     let begun = HashMap::new();
-    (Writer { layout, shards, journal, begun, tiles: incoming, free }, Sink { tiles, free: empty })
+    (Writer { layout, shards, journal, written, begun, tiles: incoming, free }, Sink { tiles, free: empty })
 }
 
 impl Writer<'_> {
-    /// Writes until every sink is gone, then checks that nothing is missing; the seconds spent writing.
-    pub(super) fn run(mut self) -> Result<f64, Error> {
+    /// Writes until every sink is gone, then checks that nothing is missing; the seconds spent writing, and all tensors.
+    pub(super) fn run(mut self) -> Result<(f64, Vec<WrittenTensor>), Error> {
         let mut busy = Duration::ZERO;
         while let Ok(tile) = self.tiles.recv() {
             let begin = Instant::now();
@@ -64,7 +67,7 @@ impl Writer<'_> {
             let _ = self.free.send(tile.bytes); // Fails when all threads have ended.
         }
         self.shards.finish()?;
-        Ok(busy.as_secs_f64())
+        Ok((busy.as_secs_f64(), self.written))
     }
 
     fn write(&mut self, tile: &Tile) -> Result<(), Error> {
@@ -75,7 +78,9 @@ impl Writer<'_> {
         if pieces.bytes == placement.bytes {
             let crc = pieces.crc();
             self.begun.remove(&tile.tensor);
-            self.journal.add(WrittenTensor { tensor: tile.tensor, crc })?;
+            let written = WrittenTensor { tensor: tile.tensor, crc };
+            self.journal.add(written)?;
+            self.written.push(written);
         }
         Ok(())
     }

@@ -38,7 +38,10 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     let steps = in_writing_order(steps, &layout);
     let parts = parts(&steps, &models.sources);
     let work = problems.take(reckon(&steps, &parts, &formulas, &layout, options));
-    check_space(&layout, options.target.as_deref(), &mut problems);
+    if let Err(problem) = options.part.check(&layout) {
+        problems.push(problem);
+    }
+    check_space(options.part.bytes(&layout), options.target.as_deref(), &mut problems);
     let config = output.config.clone().map(|config| with_type(config, &steps));
     let Some(work) = work.filter(|_| problems.is_empty()) else { return Err(problems) };
     let dropped = dropped(&models, &stages, &output, &steps);
@@ -52,6 +55,7 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
         method: output.method.name(),
         seed: options.seed,
         allow_non_finite: options.allow_non_finite,
+        part: options.part,
         stages: stages.collect(),
         sources: models.sources,
         formulas,
@@ -190,9 +194,9 @@ pub(super) fn reckon(
     })
 }
 
-fn check_space(layout: &Layout, target: Option<&Path>, problems: &mut Problems) {
+fn check_space(bytes: u64, target: Option<&Path>, problems: &mut Problems) {
     let Some(target) = target else { return };
-    let needed = layout.total_bytes() + SMALL_FILES;
+    let needed = bytes + SMALL_FILES;
     match free_space(target) {
         Ok(Some(free)) if free < needed => {
             let message = format!(

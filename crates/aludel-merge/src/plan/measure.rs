@@ -13,7 +13,7 @@ use aludel_kernels::formula::Formula;
 use super::build::{parts, reckon, widths};
 use super::models::{Models, Role};
 use super::stacks::{only_stack, stacks};
-use super::{Action, Model, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
+use super::{Action, Model, Part, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 
@@ -83,6 +83,7 @@ impl Opened {
             method: "measure",
             seed: options.seed,
             allow_non_finite: true,
+            part: Part::WHOLE,
             stages: Vec::new(),
             sources: self.models.sources,
             formulas,

@@ -15,6 +15,7 @@ mod measure;
 mod models;
 mod modules;
 mod output;
+mod part;
 mod print;
 mod slices;
 mod stacks;
@@ -26,6 +27,7 @@ pub use budget::{MEMORY_DEFAULT, Work};
 pub(crate) use measure::{Opened, Wanted};
 pub(crate) use models::{Facts, Model};
 pub use models::{Role, Source};
+pub use part::Part;
 pub use print::Bytes;
 pub(crate) use stacks::LayerName;
 
@@ -63,6 +65,8 @@ pub struct PlanOptions {
     pub allow_non_finite: bool,
     /// Where models are looked for.
     pub hub: Hub,
+    /// The part of the output that is written.
+    pub part: Part,
     /// Names in the recipe that stand for folders, before anything is looked for: results that earlier runs have written.
     pub results: Vec<(String, PathBuf)>,
     /// Where the recipe's random streams begin, so that runs of one sequence share none.
@@ -81,6 +85,7 @@ impl Default for PlanOptions {
             tile: None,
             allow_non_finite: false,
             hub: Hub::none(),
+            part: Part::WHOLE,
             results: Vec::new(),
             first_stream: 0,
         }
@@ -100,6 +105,8 @@ pub struct Plan {
     pub seed: u64,
     /// Whether NaN and infinities in the inputs are computed with.
     pub allow_non_finite: bool,
+    /// The part of the output that is written.
+    pub part: Part,
     /// The recipes whose results this one merges, in an order in which each comes after those that it merges. Their formulas
     /// are built into those of the output.
     pub stages: Vec<PlannedStage>,

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use aludel_checkpoint::DigestCache;
+use aludel_checkpoint::{DigestCache, check_target};
 use aludel_document::Problem;
-use aludel_merge::execute::{self, ExecuteOptions, MergeError, Report};
-use aludel_merge::plan::{Bytes, Plan, PlanOptions, Role};
+use aludel_merge::execute::{self, ExecuteOptions, MergeError, Report, parts_of};
+use aludel_merge::plan::{Bytes, Part, Plan, PlanOptions, Role};
 
 use crate::args::{MergeArguments, WritingFlags};
 use crate::failure::{Interrupted, Refusal};
@@ -20,18 +20,23 @@ use super::recipe;
 /// Merges, and prints a summary; the report is the result where JSON is asked for.
 pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Result<()> {
     arguments.mergekit.heed(printer)?;
+    let part = arguments.part.map(|part| Part { number: part.number as usize, of: part.of as usize });
+    let part = part.filter(|part| *part != Part::WHOLE);
+    if part.is_some() {
+        check_target(&arguments.output, arguments.writing.force)?;
+    }
+    let target = match part {
+        Some(Part { number, of }) => parts_of(&arguments.output).join(format!("{number}-of-{of}")),
+        None => arguments.output.clone(),
+    };
     let options = PlanOptions {
         hub: hub::open(printer),
-        ..plan_options(
-            &arguments.planning,
-            arguments.seed.seed,
-            Some(&arguments.output),
-            arguments.writing.force,
-        )
+        part: part.unwrap_or(Part::WHOLE),
+        ..plan_options(&arguments.planning, arguments.seed.seed, Some(&target), arguments.writing.force)
     };
     let Some(results) = &arguments.stages.intermediate_dir else {
         let plan = recipe::plan(&arguments.recipe, &options)?;
-        return carry_out(&plan, &arguments.output, &arguments.writing, printer);
+        return carry_out(&plan, &target, &arguments.writing, printer);
     };
     if arguments.writing.resume {
         let problem = Problem::general(

@@ -9,6 +9,7 @@ mod eval;
 mod generate;
 mod gguf;
 mod inspect;
+mod join;
 mod layershuffle;
 mod listing;
 mod measuring;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::Diff(arguments) => return diff::run(&arguments, printer),
         Command::Inspect(arguments) => inspect::run(&arguments, printer),
         Command::Layershuffle(arguments) => layershuffle::run(&arguments, printer),
+        Command::Join(arguments) => join::run(&arguments, printer),
         Command::Merge(arguments) => merge::run(&arguments, printer),
         Command::Plan(arguments) => plan::run(&arguments, printer),
         Command::Convert(arguments) => convert::run(&arguments, printer),

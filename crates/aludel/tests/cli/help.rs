@@ -15,6 +15,7 @@ Commands:
   merge         Merge the models of a recipe into a model folder
   plan          Show what a merge would read, compute, hold and write, from the models' headers
                 alone
+  join          Make one model folder of the parts that merges with `--part` have written
   inspect       List what is in a model, or measure how models differ from the base that they come
                 from
   diff          Compare two models: tensors, config, tokenizer
@@ -74,6 +75,9 @@ Options:
   -I, --intermediate-dir <DIR>  Write each named recipe of a file with several into a folder of its
                                 own in DIR, one merge after the other, instead of all of them in one
                                 pass
+      --part <I/N>              Write one part of the output's files of several, as in `2/8`: each
+                                by a process of its own, on any machine that sees the models and
+                                OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
   -f, --force                   Replace the output folder if it exists, once the new one is complete
       --no-sync                 Leave it to the system when the files reach the disk: faster, but a
                                 power cut soon after may lose them

@@ -15,6 +15,7 @@ mod layershuffle;
 mod merge;
 mod mergekit;
 mod methods;
+mod parts;
 mod plan;
 mod refusals;
 mod resume;

@@ -1,0 +1,49 @@
+//! `aludel join`: makes one model folder of the parts that several merges have written.
+
+use aludel_merge::execute::{JoinOptions, MergeError, join};
+use aludel_merge::plan::{Bytes, PlanOptions};
+
+use crate::args::JoinArguments;
+use crate::failure::{Interrupted, Refusal};
+use crate::printer::Printer;
+use crate::progress::{Progress, Stage, duration};
+use crate::settings::Verbosity;
+use crate::signals::Signals;
+
+/// Joins, and prints a summary; what was joined is the result where JSON is asked for.
+pub(super) fn run(arguments: &JoinArguments, printer: &Printer) -> anyhow::Result<()> {
+    let signals = Signals::listen()?;
+    let progress = Progress::new(printer);
+    let result = join(
+        &arguments.output,
+        &JoinOptions {
+            replace: arguments.force,
+            sync: !arguments.no_sync,
+            threads: arguments.threads.map_or_else(|| PlanOptions::default().threads, usize::from),
+            cancel: signals.cancel(),
+            on_progress: &|checked, all| progress.show(Stage::bytes("checking", checked, all)),
+        },
+    );
+    drop(progress);
+    let joined = match (result, signals.received()) {
+        (Ok(joined), _) => joined,
+        (Err(_), Some(signal)) => {
+            let left = Some("the parts are as they were".to_owned());
+            return Err(Interrupted { signal, left }.into());
+        }
+        (Err(MergeError::Problems(problems)), None) => {
+            return Err(Refusal { recipe: None, problems }.into());
+        }
+        (Err(error), None) => return Err(error.into()),
+    };
+    let line = format!(
+        "joined {} parts into {}: {} file(s), {}, in {}",
+        joined.parts,
+        joined.output.display(),
+        joined.files,
+        Bytes(joined.bytes),
+        duration(joined.seconds)
+    );
+    printer.say(Verbosity::Normal, &line);
+    if printer.talk().json { printer.json(&joined) } else { Ok(()) }
+}
