@@ -114,6 +114,9 @@ pub struct Teacher {
     pub name: String,
     /// Files of its weights; none of a served one.
     pub weights: Vec<TeacherFile>,
+    /// Where a served one answered when the cache was begun; its parts may have been captured elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// A file of weights.
@@ -187,6 +190,16 @@ impl Header {
             return Err(format!("{} parts are out of range", self.parts));
         }
         Ok(())
+    }
+
+    /// Whether a writer of `wanted` may go on with this cache: all is equal, but for where a served teacher answers.
+    pub(crate) fn continues(&self, wanted: &Self) -> bool {
+        let both_served = self.teacher.url.is_some() && wanted.teacher.url.is_some();
+        let mut other = wanted.clone();
+        if both_served {
+            other.teacher.url.clone_from(&self.teacher.url);
+        }
+        *self == other
     }
 
     /// Where this header differs from one that a run needs: tokenizer, data, position rule. Empty where it fits.

@@ -43,6 +43,14 @@ pub enum Error {
     /// A teacher cache could not be read or written, or does not fit.
     #[error(transparent)]
     Cache(#[from] aludel_cache::Error),
+    /// A served teacher does not answer, or not what it was asked.
+    #[error("{url}: {detail}; what was captured is kept: run the command again to go on")]
+    Served {
+        /// Its address.
+        url: String,
+        /// What went wrong.
+        detail: String,
+    },
     /// The device refused.
     #[error(transparent)]
     Device(#[from] DeviceError),

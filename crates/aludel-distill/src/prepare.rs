@@ -36,6 +36,11 @@ impl<D: LossDevice> Models<D> {
     }
 
     fn load_all(device: &Arc<D>, run: &Run) -> Result<Self, Error> {
+        if run.served.is_some() {
+            return Err(Problem::general("the teacher is served, and a training needs what it says at hand")
+                .with_hint("run `aludel cache capture` with this file, then write `teacher: {cache: CACHE}`")
+                .into());
+        }
         let tokenizer = Arc::new(tokenizer(run)?);
         let teacher = match &run.teacher {
             Some(path) => Some(Decoder::open(path, Arc::clone(device), Use::Frozen)?),
@@ -60,21 +65,28 @@ impl<D: LossDevice> Models<D> {
 
 /// The student's tokenizer, which has to mean the same as the teacher's.
 pub(crate) fn tokenizer(run: &Run) -> Result<Tokenizer, Error> {
-    let own = match &run.student {
-        Student::Model(path) => Some(path.clone()),
-        Student::FromTeacher { .. } => None,
-        Student::FromConfig { config, .. } => Some(folder_of(config)).filter(|folder| has_tokenizer(folder)),
-    };
-    let Some(path) = own.as_ref().or(run.teacher.as_ref()) else {
+    let [Some(path), teacher] = tokenizer_paths(run) else {
         return Err(Problem::general("the student has no tokenizer")
             .with_hint("put one beside its config.json, or name a teacher whose tokenizer it takes over")
             .into());
     };
     let tokenizer = Tokenizer::open(path)?;
-    if let Some(teacher) = run.teacher.as_ref().filter(|teacher| *teacher != path) {
+    if let Some(teacher) = teacher {
         check_tokenizers(&Tokenizer::open(teacher)?, &tokenizer)?;
     }
     Ok(tokenizer)
+}
+
+/// Where the tokenizer of the run is, and where its teacher's, where that is another.
+pub(crate) fn tokenizer_paths(run: &Run) -> [Option<&Path>; 2] {
+    let own = match &run.student {
+        Student::Model(path) => Some(path.as_path()),
+        Student::FromTeacher { .. } => None,
+        Student::FromConfig { config, .. } => Some(folder_of(config)).filter(|folder| has_tokenizer(folder)),
+    };
+    let served = || run.served.as_ref().and_then(|served| served.tokenizer.as_deref());
+    let teacher = run.teacher.as_deref().or_else(served);
+    [own.or(teacher), teacher.filter(|teacher| own.is_some_and(|own| own != *teacher))]
 }
 
 /// The type of most weights in the folder that the student comes from. Quantised ones become bfloat16; new ones are stored
@@ -117,12 +129,8 @@ pub(crate) fn config_file(config: &Path) -> PathBuf {
     if config.is_dir() { config.join("config.json") } else { config.to_path_buf() }
 }
 
-fn folder_of(config: &Path) -> PathBuf {
-    if config.is_dir() {
-        config.to_path_buf()
-    } else {
-        config.parent().unwrap_or(Path::new("")).to_path_buf()
-    }
+fn folder_of(config: &Path) -> &Path {
+    if config.is_dir() { config } else { config.parent().unwrap_or(Path::new("")) }
 }
 
 fn has_tokenizer(folder: &Path) -> bool {
@@ -146,9 +154,9 @@ fn student<D: LossDevice>(
         Student::FromConfig { config, seed } => {
             let mut student = Decoder::fresh(Config::read(&config_file(config))?, device, weights, *seed)?;
             let folder = folder_of(config);
-            let side_files = if has_tokenizer(&folder) { Some(folder) } else { run.teacher.clone() };
+            let side_files = if has_tokenizer(folder) { Some(folder) } else { run.teacher.as_deref() };
             if let Some(folder) = side_files.filter(|folder| folder.is_dir()) {
-                student.take_side_files_of(&Checkpoint::open(&folder)?);
+                student.take_side_files_of(&Checkpoint::open(folder)?);
             }
             Ok(student)
         }

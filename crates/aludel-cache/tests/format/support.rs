@@ -13,7 +13,7 @@ pub(crate) fn header(contents: Contents) -> Header {
         contents,
         tokenizer: TokenizerPrint { vocabulary: "ab".repeat(32), rules: "cd".repeat(32) },
         data: IndexMap::from([("sequence_length".to_owned(), 64.into())]),
-        teacher: Teacher { name: "models/teacher".into(), weights: vec![] },
+        teacher: Teacher { name: "models/teacher".into(), weights: vec![], url: None },
         shift: 1,
         positions: "restart".into(),
         parts: 1,

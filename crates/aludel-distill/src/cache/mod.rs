@@ -4,11 +4,15 @@
 //! A record is of one piece of one row of the data: however a run shuffles and packs, its sequences are made of the same pieces, and no
 //! piece sees another. The format is [`aludel_cache`]'s; what a row means for a loss is the kernels'.
 //!
-//! Reading order: [`identity`] (what a cache is of), [`mod@capture`], [`taught`] (rows for a step), `head` (of hidden states), [`mod@verify`].
+//! Reading order: [`identity`] (what a cache is of), `sources` (pieces), [`mod@capture`], `local` and `served` (who is asked), [`taught`]
+//! (rows for a step), `head` (of hidden states), [`mod@verify`].
 
 pub mod capture;
 mod head;
 pub mod identity;
+mod local;
+mod served;
+mod sources;
 pub mod taught;
 pub mod verify;
 

@@ -152,6 +152,12 @@ impl<D: LossDevice> CachedTeacher<D> {
     pub fn check_teacher(self, run: &Run, digests: &DigestCache, cancel: &AtomicBool) -> Result<Self, Error> {
         let model = run.cache.as_ref().and_then(|settings| settings.model.as_ref());
         if let Some(model) = model {
+            if let Some(url) = &self.cache.header().teacher.url {
+                let name = &self.cache.header().teacher.name;
+                let message =
+                    format!("the cache's teacher was served ({name} at {url}): its weights are not known");
+                return Err(Problem::general(message).with_hint("leave `model` out").into());
+            }
             let files =
                 inputs::weight_files(model, digests, cancel, &|_, _| {}).map_err(Error::into_problem)?;
             let teacher = &self.cache.header().teacher;

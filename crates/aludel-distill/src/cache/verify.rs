@@ -2,21 +2,22 @@
 //!
 //! In: a cache, and the run that it was captured by. Out: how far what is stored lies from what the teacher says now, at temperature 1,
 //! beside a control: the teacher against itself in another batch. Columns that are not stored share what is left evenly. Draws are no
-//! distribution, so they have no KL. Whether bytes are sound is [`aludel_cache::Cache::verify`]'s.
+//! distribution, so they have no KL. A served teacher is asked for as many tokens as are stored, and for the control once more. Whether bytes are sound is [`aludel_cache::Cache::verify`]'s.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use aludel_cache::{Contents, RecordId, Rows, SparseRows};
+use aludel_cache::{Contents, Header, RecordId, Rows, SparseRows};
 use aludel_document::{Problem, Problems};
 use aludel_kernels::loss::{Head, IGNORED, LossDevice, map_logits};
 use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Batch, Decoder, Keep, Use};
 use serde::Serialize;
 
-use super::capture::Sources;
 use super::identity;
+use super::served::{self, Endpoint};
+use super::sources::Sources;
 use super::taught::CachedTeacher;
 use crate::data::Document;
 use crate::error::Error;
@@ -64,9 +65,11 @@ pub fn verify<D: LossDevice>(
     on_record: &dyn Fn(usize, usize),
 ) -> Result<Verified, Error> {
     let cached = CachedTeacher::open(device, folder).map_err(Error::into_problem)?;
-    let Some(path) = &run.teacher else {
-        return Err(Problem::general("the run names no teacher to compare with").into());
-    };
+    if run.teacher.is_none() && run.served.is_none() {
+        return Err(Problem::general("the run names no teacher to compare with")
+            .with_hint("give the run that the cache was captured by")
+            .into());
+    }
     let tokenizer = Arc::new(prepare::tokenizer(run).map_err(Error::into_problem)?);
     let sources = Sources::open(run, Arc::clone(&tokenizer)).map_err(Error::into_problem)?;
     let data = identity::of_data(run, &tokenizer, &sources.fingerprint).map_err(Error::into_problem)?;
@@ -75,8 +78,7 @@ pub fn verify<D: LossDevice>(
         problems.push(Problem::general(format!("the cache {} does not fit: {reason}", folder.display())));
     }
     problems.into_result(())?;
-    let teacher =
-        Decoder::open(path, Arc::clone(device), Use::Frozen).map_err(|e| Error::from(e).into_problem())?;
+    let teacher = Live::open(device, run, cached.cache().header())?;
     let every = cached.cache().len().div_ceil(records.max(1)).max(1);
     let sample: Vec<RecordId> = cached.cache().ids().step_by(every).collect();
     let (mut stored, mut control) = (Sum::default(), Sum::default());
@@ -85,15 +87,16 @@ pub fn verify<D: LossDevice>(
             return Err(Error::Interrupted);
         }
         let document = sources.piece(id)?;
-        let live = logits(&teacher, &document, 1)?;
-        let again = logits(&teacher, &document, 2)?;
+        let live = teacher.says(&document, 1, cancel)?;
+        let again = teacher.says(&document, 2, cancel)?;
         let labels: Vec<u32> = document.labels.iter().copied().filter(|label| *label != IGNORED).collect();
         let rows = cached.cache().record(id)?.rows()?;
-        let said = said(device.as_ref(), &cached, &rows)?;
+        let said = said(device.as_ref(), &cached, rows)?;
+        let header = cached.cache().header();
         for (row, &label) in labels.iter().enumerate() {
-            let live = Distribution::of(&live[row]);
-            control.add(&live, &Distribution::of(&again[row]), label);
-            let is_drawn = matches!(cached.cache().header().contents, Contents::Sampled { .. });
+            let live = live.row(row, header.vocabulary as usize, false);
+            control.add(&live, &again.row(row, live.log_p.len(), false), label);
+            let is_drawn = matches!(header.contents, Contents::Sampled { .. });
             stored.add(&live, &said.row(row, live.log_p.len(), is_drawn), label);
         }
         on_record(at + 1, sample.len());
@@ -106,7 +109,39 @@ pub fn verify<D: LossDevice>(
     })
 }
 
-/// The live logits of a piece's rows that are learned, in a batch with so many copies of it.
+/// Who is asked now.
+enum Live<D: LossDevice> {
+    Here(Box<Decoder<D>>),
+    Served(Box<Endpoint>),
+}
+
+impl<D: LossDevice> Live<D> {
+    fn open(device: &Arc<D>, run: &Run, header: &Header) -> Result<Self, Error> {
+        let (Some(served), None) = (&run.served, &run.teacher) else {
+            let Some(path) = &run.teacher else { return Err(Error::internal("a run without a teacher")) };
+            let teacher = Decoder::open(path, Arc::clone(device), Use::Frozen);
+            return Ok(Self::Here(Box::new(teacher.map_err(|e| Error::from(e).into_problem())?)));
+        };
+        let Contents::TopK { k, .. } = header.contents else {
+            let message = format!(
+                "a served teacher says the likeliest tokens, and a cache of `{}` holds more",
+                header.contents.name()
+            );
+            return Err(Problem::general(message).with_hint("name a model folder as the teacher").into());
+        };
+        let endpoint = Endpoint::open(served, k, header.vocabulary).map_err(Error::into_problem)?;
+        Ok(Self::Served(Box::new(endpoint)))
+    }
+
+    /// What it says of a piece's rows that are learned, in a batch with so many copies of it; a server batches as it likes.
+    fn says(&self, document: &Document, copies: usize, stop: &AtomicBool) -> Result<Said, Error> {
+        match self {
+            Self::Here(teacher) => Ok(Said::Dense(logits(teacher, document, copies)?)),
+            Self::Served(endpoint) => Ok(Said::Sparse(endpoint.ask(document, stop)?, served::TEMPERATURES)),
+        }
+    }
+}
+
 fn logits<D: LossDevice>(
     teacher: &Decoder<D>,
     document: &Document,
@@ -124,17 +159,13 @@ fn logits<D: LossDevice>(
     Ok(map_logits(device, (&head, pass.hidden()), &rows, LOGIT_MEMORY, |_, logits| logits.to_vec())?)
 }
 
-/// What is stored of a record.
-enum Said<'a> {
-    Sparse(&'a SparseRows, usize),
+/// What is said of a record, or stored: some columns with so many temperatures, or all logits.
+enum Said {
+    Sparse(SparseRows, usize),
     Dense(Vec<Vec<f32>>),
 }
 
-fn said<'a, D: LossDevice>(
-    device: &D,
-    cached: &CachedTeacher<D>,
-    rows: &'a Rows<'_>,
-) -> Result<Said<'a>, Error> {
+fn said<D: LossDevice>(device: &D, cached: &CachedTeacher<D>, rows: Rows<'_>) -> Result<Said, Error> {
     Ok(match rows {
         Rows::Sparse(rows) => Said::Sparse(rows, cached.cache().header().temperatures.len()),
         Rows::Logits(rows) => Said::Dense(
@@ -161,7 +192,7 @@ fn said<'a, D: LossDevice>(
     })
 }
 
-impl Said<'_> {
+impl Said {
     fn row(&self, row: usize, columns: usize, is_drawn: bool) -> Distribution {
         match self {
             Self::Dense(rows) => Distribution::of(&rows[row]),

@@ -4,7 +4,7 @@
 //! exist is asked by those who read them. Paths are relative to the current folder, as in merge recipes. The meaning of
 //! every key stands in `docs/distil-run.md`.
 //!
-//! Reading order: the types (this file, [`data`], [`objective`], [`train`]), `fields` (one value at a time), `read` (the whole
+//! Reading order: the types (this file, [`teacher`], [`data`], [`objective`], [`train`]), `fields` (one value at a time), `read` (the whole
 //! run and what holds between its parts), `record` (a run beside the one of a checkpoint).
 
 mod fields;
@@ -13,6 +13,7 @@ mod record;
 
 pub mod data;
 pub mod objective;
+pub mod teacher;
 pub mod train;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use serde::Serialize;
 pub use data::{BadRows, Columns, Data, LongDocuments, LossOn, Packing, Validation};
 pub use objective::{Layers, Loss, Objective, ObjectiveTerm, Taid};
 pub use record::Difference;
+pub use teacher::{Protocol, ServedTeacher, TailRule, TeacherCache};
 pub use train::{
     Checkpointing, EarlyStopping, Length, Lora, LoraTargets, Moments, Schedule, Train, Warmup, Weights,
 };
@@ -35,6 +37,9 @@ pub struct Run {
     /// What a teacher said before, in the place of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<TeacherCache>,
+    /// A teacher that answers elsewhere, to be captured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub served: Option<ServedTeacher>,
     /// Where the student's first weights come from.
     pub student: Student,
     /// What is read, and how it becomes sequences.
@@ -47,30 +52,6 @@ pub struct Run {
     pub train: Train,
     /// The folder that the run writes: student, checkpoints, record.
     pub output: PathBuf,
-}
-
-/// What a teacher said before.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TeacherCache {
-    /// The folder of the cache.
-    pub path: PathBuf,
-    /// What becomes of the probability that its columns leave.
-    pub tail: TailRule,
-    /// The teacher that it has to be of; not loaded.
-    pub model: Option<PathBuf>,
-}
-
-/// What becomes of the probability that a cache's columns leave.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TailRule {
-    /// One more outcome, for teacher and student.
-    #[default]
-    Tail,
-    /// It is shared among the columns.
-    Renormalize,
-    /// Nothing.
-    Ignore,
 }
 
 /// Where the student's first weights come from.

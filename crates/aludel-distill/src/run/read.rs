@@ -6,9 +6,8 @@
 use aludel_document::{Cursor, Key, Place, Problem, Problems, tree};
 
 use super::fields::{self, Fields};
-use super::{
-    KeptLayers, Loss, Run, Student, Taid, TailRule, TeacherCache, Validation, data, objective, train,
-};
+use super::teacher::Teacher;
+use super::{KeptLayers, Loss, Run, Student, Taid, Validation, data, objective, teacher, train};
 
 const KEYS: &[Key] = &[
     Key::read("teacher"),
@@ -20,7 +19,6 @@ const KEYS: &[Key] = &[
     Key::read("output"),
 ];
 const STUDENT: &[Key] = &[Key::read("from_teacher"), Key::read("config"), Key::read("seed")];
-const TEACHER: &[Key] = &[Key::read("cache"), Key::read("tail"), Key::read("model")];
 const FROM_TEACHER: &[Key] = &[Key::read("layers"), Key::read("every"), Key::read("heads"), Key::read("ffn")];
 
 /// What a key that stands one level too high probably wants.
@@ -52,7 +50,7 @@ fn not_a_run(root: &Cursor<'_>) -> Problem {
 fn whole(root: Cursor<'_>, problems: &mut Problems) -> Option<Run> {
     let section = |key| root.field(key);
     let mut fields = Fields::open(root.clone(), KEYS, OTHERWISE, problems)?;
-    let (teacher, cache) = teacher(&mut fields);
+    let Teacher { live: teacher, cache, served } = teacher::read(&mut fields);
     let student = student(&mut fields);
     let output = fields.required_path("output", "name the folder to write, as in `output: out/`");
     if !fields.has("data") {
@@ -72,6 +70,7 @@ fn whole(root: Cursor<'_>, problems: &mut Problems) -> Option<Run> {
     let run = Run {
         teacher,
         cache,
+        served,
         student: student?,
         data: data?,
         objective: objective?,
@@ -81,21 +80,6 @@ fn whole(root: Cursor<'_>, problems: &mut Problems) -> Option<Run> {
     };
     check(&run, &root, problems);
     Some(run)
-}
-
-/// A teacher's path, or a cache of what one said.
-fn teacher(fields: &mut Fields<'_, '_>) -> (Option<std::path::PathBuf>, Option<TeacherCache>) {
-    let Some(cursor) = fields.cursor.field("teacher").filter(|cursor| cursor.node.is_mapping()) else {
-        return (fields.path("teacher"), None);
-    };
-    let hint = "a live teacher is written as text: `teacher: path/of/the/model`";
-    let Some(mut fields) = Fields::open(cursor, TEACHER, hint, fields.problems) else { return (None, None) };
-    let words =
-        [("tail", TailRule::Tail), ("renormalize", TailRule::Renormalize), ("ignore", TailRule::Ignore)];
-    let tail = fields.choice("tail", &words, TailRule::Tail);
-    let path = fields.required_path("cache", "name the folder that `aludel cache capture` wrote");
-    let model = fields.path("model");
-    (None, Some(TeacherCache { path, tail, model }))
 }
 
 fn student(fields: &mut Fields<'_, '_>) -> Option<Student> {
@@ -171,19 +155,26 @@ fn check(run: &Run, root: &Cursor<'_>, problems: &mut Problems) {
     let mut report = |keys: &[&str], message: &str, hint: &str| {
         problems.push(Problem::at(place(keys), message).with_hint(hint));
     };
-    let has_teacher = run.teacher.is_some() || run.cache.is_some();
+    let has_teacher = run.teacher.is_some() || run.cache.is_some() || run.served.is_some();
     if !has_teacher && run.objective.needs_teacher() {
         let hint = "add `teacher:`, or learn from the labels alone with `cross_entropy`";
         report(&["objective"], "a term compares with a teacher, and the run has none", hint);
     }
     if run.teacher.is_none() && matches!(run.student, Student::FromTeacher { .. }) {
-        let hint =
-            if run.cache.is_some() { "a cache has no layers: name a model folder" } else { "add `teacher:`" };
+        let hint = match (&run.cache, &run.served) {
+            (Some(_), _) => "a cache has no layers: name a model folder",
+            (_, Some(_)) => "a served teacher has no layers to take: name a model folder",
+            _ => "add `teacher:`",
+        };
         report(&["student", "from_teacher"], "the run has no teacher to take layers from", hint);
     }
     if run.cache.is_some() && run.objective.hidden().next().is_some() {
         let hint = "name the teacher itself, or compare distributions only";
         report(&["objective"], "a cache has no hidden states of layers to compare with", hint);
+    }
+    if run.served.is_some() && run.objective.hidden().next().is_some() {
+        let hint = "name a model folder as the teacher, or compare distributions only";
+        report(&["objective"], "a served teacher has no hidden states of layers to compare with", hint);
     }
     if run.taid.is_some() && run.objective.divergences().is_empty() {
         let hint = "add a divergence such as `forward_kl` to `objective`, or remove `taid`";
@@ -223,4 +214,4 @@ fn check(run: &Run, root: &Cursor<'_>, problems: &mut Problems) {
 
 /// For the test of the reference.
 #[cfg(test)]
-pub(super) const ALL_KEYS: [&[Key]; 4] = [KEYS, TEACHER, STUDENT, FROM_TEACHER];
+pub(super) const ALL_KEYS: [&[Key]; 5] = [KEYS, teacher::CACHE, teacher::SERVED, STUDENT, FROM_TEACHER];

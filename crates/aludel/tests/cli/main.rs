@@ -20,9 +20,11 @@ mod plan;
 mod refusals;
 mod resume;
 mod sandbox;
+mod served;
 #[cfg(unix)]
 mod signals;
 mod stages;
+mod teacher_server;
 #[cfg(unix)]
 mod terminal;
 mod text;

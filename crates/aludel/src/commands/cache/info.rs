@@ -1,6 +1,6 @@
 //! `aludel cache info`: says what a cache is of.
 
-use aludel_cache::{Cache, Contents, Header};
+use aludel_cache::{Cache, Contents, Header, Teacher};
 use serde::Serialize;
 
 use crate::args::CacheInfoArguments;
@@ -51,13 +51,20 @@ fn table(info: &Info<'_>) -> String {
         ),
         ("vocabulary", header.vocabulary.to_string()),
         ("temperatures", temperatures.join(", ")),
-        ("teacher", header.teacher.name.clone()),
+        ("teacher", teacher(&header.teacher)),
         ("parts", header.parts.to_string()),
         ("written by", header.tool.clone()),
     ];
     let settings = header.data.iter().map(|(name, value)| (name.as_str(), value.to_string()));
     let rows: Vec<(&str, String)> = rows.into_iter().chain(settings).collect();
     listing(&rows)
+}
+
+fn teacher(teacher: &Teacher) -> String {
+    match &teacher.url {
+        Some(url) => format!("{}, served at {url}; its weights are not known", teacher.name),
+        None => teacher.name.clone(),
+    }
 }
 
 fn contents(contents: &Contents) -> String {

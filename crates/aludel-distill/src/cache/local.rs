@@ -1,0 +1,191 @@
+//! Asks a teacher that runs here what it says of pieces, several at a time.
+//!
+//! In: pieces in order. Out: for each its rows, in the form that the cache's header names. Pieces go through the teacher packed, as many as
+//! fill a micro-batch of the run; none sees another.
+
+use std::time::Instant;
+
+use aludel_cache::{Contents, Header, HiddenRows, LogitBuffer, RecordId, Rows, Set, SparseRows};
+use aludel_kernels::loss::{IGNORED, LossDevice, draw, likeliest, map_logits};
+use aludel_model::evaluate::LOGIT_MEMORY;
+use aludel_model::{Batch, Decoder, Keep};
+
+use super::capture::{Speaker, Store};
+use crate::data::Document;
+use crate::error::Error;
+use crate::run::Run;
+
+/// A teacher at work.
+pub(super) struct LocalTeacher<'a, D: LossDevice> {
+    teacher: &'a Decoder<D>,
+    header: Header,
+    /// Pieces that go through the teacher together.
+    waiting: Vec<(RecordId, Document)>,
+    /// Of these.
+    tokens: usize,
+    /// The most tokens that go through together, but for a single piece.
+    room: usize,
+    seconds: f64,
+}
+
+impl<'a, D: LossDevice> LocalTeacher<'a, D> {
+    pub(super) fn new(teacher: &'a Decoder<D>, header: Header, run: &Run) -> Self {
+        let room = run.data.sequence_length * run.train.micro_batch;
+        Self { teacher, header, waiting: Vec::new(), tokens: 0, room, seconds: 0.0 }
+    }
+
+    fn rows(&self, rows: Vec<Made>) -> Result<Gathered, Error> {
+        let mut sparse = SparseRows::default();
+        let is_wide = self.header.contents == (Contents::Int8 {});
+        let mut logits = LogitBuffer::new(self.header.vocabulary as usize, is_wide);
+        let mut hidden = HiddenRows::default();
+        for row in rows {
+            match row {
+                Made::Sparse(row) => join(&mut sparse, *row),
+                Made::Logits(row) => logits.append(&row?),
+                Made::Hidden(row) => {
+                    hidden.width = row.len();
+                    hidden.values.extend(row);
+                }
+            }
+        }
+        Ok(match self.header.contents {
+            Contents::TopK { .. } | Contents::Sampled { .. } => Gathered::Sparse(sparse),
+            Contents::Int8 {} | Contents::Int4 {} => Gathered::Logits(logits),
+            Contents::Hidden { .. } => Gathered::Hidden(hidden),
+        })
+    }
+}
+
+impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
+    fn take(&mut self, id: RecordId, document: Document, store: &mut Store<'_>) -> Result<(), Error> {
+        if self.tokens + document.ids.len() > self.room {
+            self.finish(store)?;
+        }
+        self.tokens += document.ids.len();
+        self.waiting.push((id, document));
+        Ok(())
+    }
+
+    /// Asks the teacher about what waits, and stores what it says.
+    fn finish(&mut self, store: &mut Store<'_>) -> Result<(), Error> {
+        store.check_cancel()?;
+        let waiting = std::mem::take(&mut self.waiting);
+        self.tokens = 0;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let teacher = self.teacher;
+        let device = teacher.device().as_ref();
+        let batch = Batch::pack(waiting.iter().map(|(_, document)| document.ids.as_slice()));
+        let begin = Instant::now();
+        let pass = teacher.forward(&batch, Keep::Nothing, &[])?;
+        self.seconds += begin.elapsed().as_secs_f64();
+        let head = teacher.head();
+        let mut targets = Vec::new();
+        for (documents, (id, document)) in batch.documents.iter().zip(&waiting) {
+            let rows = document.labels.iter().enumerate().filter(|(_, label)| **label != IGNORED);
+            targets.extend(rows.map(|(at, _)| Target { row: documents.start + at, id: *id, at: at as u32 }));
+        }
+        let made = match self.header.contents {
+            Contents::Hidden { .. } => {
+                let row = |target: &Target| {
+                    let start = target.row * head.width;
+                    Ok(Made::Hidden(device.read(pass.hidden(), start..start + head.width)?))
+                };
+                targets.iter().map(row).collect::<Result<Vec<_>, Error>>()?
+            }
+            _ => {
+                let rows: Vec<usize> = targets.iter().map(|target| target.row).collect();
+                let (header, targets) = (&self.header, &targets);
+                map_logits(device, (&head, pass.hidden()), &rows, LOGIT_MEMORY, |at, logits| {
+                    extract(header, targets[at], logits)
+                })?
+            }
+        };
+        drop(pass);
+        let mut made = made.into_iter();
+        for (id, document) in waiting {
+            let rows: Vec<Made> = made.by_ref().take(document.targets()).collect();
+            match self.rows(rows)? {
+                Gathered::Sparse(rows) => store.append(id, &document, &Rows::Sparse(rows))?,
+                Gathered::Logits(rows) => store.append(id, &document, &Rows::Logits(rows.rows()))?,
+                Gathered::Hidden(rows) => store.append(id, &document, &Rows::Hidden(rows))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds
+    }
+}
+
+/// The rows of a record.
+enum Gathered {
+    Sparse(SparseRows),
+    Logits(LogitBuffer),
+    Hidden(HiddenRows),
+}
+
+/// A row that something is stored of.
+#[derive(Clone, Copy)]
+struct Target {
+    /// In the batch.
+    row: usize,
+    id: RecordId,
+    /// In its piece.
+    at: u32,
+}
+
+/// What is stored of a row.
+enum Made {
+    Sparse(Box<SparseRows>),
+    Logits(Result<LogitBuffer, aludel_cache::Error>),
+    Hidden(Vec<f32>),
+}
+
+fn extract(header: &Header, target: Target, logits: &[f32]) -> Made {
+    match header.contents {
+        Contents::TopK { k, .. } => {
+            let found = likeliest(logits, k as usize, &header.temperatures);
+            Made::Sparse(Box::new(SparseRows {
+                ends: vec![found.ids.len()],
+                ids: found.ids,
+                log_p: found.log_p,
+                tails: found.tails,
+                log_sums: vec![found.log_sum],
+                entropies: Vec::new(),
+            }))
+        }
+        Contents::Sampled { draws, seed } => {
+            let RecordId { set, row, start } = target.id;
+            let high = (row >> 32) as u32 | u32::from(set == Set::Validation) << 31;
+            let drawn =
+                draw(logits, header.temperatures[0], draws, seed, [row as u32, high, start + target.at]);
+            let share = |&count: &u32| (f64::from(count) / f64::from(draws)).ln() as f32;
+            Made::Sparse(Box::new(SparseRows {
+                ends: vec![drawn.ids.len()],
+                log_p: drawn.counts.iter().map(share).collect(),
+                ids: drawn.ids,
+                entropies: vec![drawn.entropy],
+                ..SparseRows::default()
+            }))
+        }
+        _ => {
+            let mut buffer = LogitBuffer::new(logits.len(), header.contents == (Contents::Int8 {}));
+            let pushed = buffer.push(logits);
+            Made::Logits(pushed.map(|()| buffer))
+        }
+    }
+}
+
+/// Puts a row after others.
+pub(super) fn join(all: &mut SparseRows, row: SparseRows) {
+    all.ids.extend(row.ids);
+    all.log_p.extend(row.log_p);
+    all.ends.push(all.ids.len());
+    all.tails.extend(row.tails);
+    all.log_sums.extend(row.log_sums);
+    all.entropies.extend(row.entropies);
+}
