@@ -64,8 +64,16 @@ impl Cache {
         let (header, digest) = read_header(path)?;
         let mut cache =
             Self { path: path.to_path_buf(), header, shards: Vec::new(), index: Vec::new(), targets: 0 };
-        for number in 1..=cache.header.parts {
-            cache.open_part(Part { number, of: cache.header.parts }, digest)?;
+        let parts = cache.header.parts;
+        let mut missing = Vec::new();
+        for number in 1..=parts {
+            if !cache.open_part(Part { number, of: parts }, digest)? {
+                missing.push(number);
+            }
+        }
+        if !missing.is_empty() {
+            let detail = unfinished(&missing, parts);
+            return Err(Error::Incomplete { path: path.to_path_buf(), detail });
         }
         cache.index.sort_unstable();
         if let Some(pair) = cache.index.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -82,19 +90,12 @@ impl Cache {
         Ok(read_header(path)?.0)
     }
 
-    fn open_part(&mut self, part: Part, digest: [u8; 32]) -> Result<(), Error> {
+    /// Whether the part is complete; its shards so far are opened.
+    fn open_part(&mut self, part: Part, digest: [u8; 32]) -> Result<bool, Error> {
         for sequence in 0.. {
             let path = self.path.join(shard_name(part, sequence));
             if !path.is_file() {
-                let Part { number, of } = part;
-                let detail = if of == 1 {
-                    "its capture did not end: run `aludel cache capture` again to go on".to_owned()
-                } else {
-                    format!(
-                        "part {number} of {of} did not end: run its capture again, with `--part {number}/{of}`"
-                    )
-                };
-                return Err(Error::Incomplete { path: self.path.clone(), detail });
+                return Ok(false);
             }
             let map = MappedFile::open(&path)?;
             let damaged = |detail: &str| Error::damaged(&path, detail);
@@ -114,7 +115,7 @@ impl Cache {
                 break;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// What it is of.
@@ -235,6 +236,29 @@ impl<'a> Record<'a> {
             |detail: &str| Error::damaged(&self.shard.path, format!("{detail} ({})", self.frame.id));
         decode(self.header, self.frame.targets, payload).map_err(damaged)
     }
+}
+
+/// Which parts did not end, in words; there is at least one.
+fn unfinished(missing: &[u32], of: u32) -> String {
+    const LISTED: usize = 12;
+    if of == 1 {
+        return "its capture did not end: run `aludel cache capture` again to go on".to_owned();
+    }
+    if let [number] = missing {
+        return format!(
+            "part {number} of {of} did not end: run its capture again, with `--part {number}/{of}`"
+        );
+    }
+    let listed: Vec<String> = missing.iter().take(LISTED).map(u32::to_string).collect();
+    let more = match missing.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "parts {}{more} of {of} did not end: run the capture of each again, with `--part {}/{of}` and so on",
+        listed.join(", "),
+        missing[0]
+    )
 }
 
 /// The rows of a payload.

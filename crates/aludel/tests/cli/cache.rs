@@ -155,23 +155,46 @@ fn a_cache_that_does_not_fit_is_refused_with_the_reason() {
 }
 
 #[test]
-fn parts_make_the_whole() {
+fn parts_that_are_captured_at_once_make_the_whole() {
     let sandbox = sandbox("forward_kl");
+    let capture = |cache: &str, part: &str| {
+        sandbox.process(&["cache", "capture", "run.yml", cache, "--k", "8", "--threads", "1", "--part", part])
+    };
+    let at_once = |parts: &[&str]| {
+        let start = |part: &&str| capture("cache", part).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let children: Vec<_> = parts.iter().map(start).collect();
+        for mut child in children {
+            assert!(child.wait().unwrap().success());
+        }
+    };
+    let refusal = || {
+        let output = sandbox.process(&["distill", "cached.yml"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        String::from_utf8(output.stderr).unwrap()
+    };
     sandbox.aludel(&["cache", "capture", "run.yml", "whole", "--k", "8"]).assert().code(0);
-    for part in ["3/3", "1/3"] {
-        sandbox
-            .aludel(&["cache", "capture", "run.yml", "cache", "--k", "8", "--part", part])
-            .assert()
-            .code(0);
-    }
-    let output = sandbox.process(&["distill", "cached.yml"]).output().unwrap();
+    // They begin the cache together: one writes its header, the others find it.
+    at_once(&["4/5", "1/5", "3/5"]);
+    let said = refusal();
+    assert!(
+        said.contains("parts 2, 5 of 5 did not end") && said.contains("`--part 2/5` and so on"),
+        "{said}"
+    );
+    let output = sandbox.process(&["cache", "info", "cache"]).output().unwrap();
+    assert!(output.status.code() == Some(3) && output.stdout.is_empty());
+    at_once(&["5/5"]);
+    let said = refusal();
+    assert!(said.contains("part 2 of 5 did not end") && said.contains("`--part 2/5`"), "{said}");
+    at_once(&["2/5"]);
+    let output = capture("cache", "2/4").output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(3) && said.contains("part 2 of 3 did not end"), "{said}");
-    sandbox.aludel(&["cache", "capture", "run.yml", "cache", "--k", "8", "--part", "2/3"]).assert().code(0);
+    assert!(output.status.code() == Some(3) && said.contains("divided into 5 parts, not 4"), "{said}");
     let (whole, parts) =
         (Cache::open(&sandbox.path("whole")).unwrap(), Cache::open(&sandbox.path("cache")).unwrap());
+    parts.verify(&mut |_| {}).unwrap();
     assert_eq!((whole.len(), whole.targets()), (parts.len(), parts.targets()));
     assert!(whole.ids().eq(parts.ids()));
+    sandbox.aludel(&["distill", "cached.yml"]).assert().code(0);
 }
 
 /// Kills captures when their files have grown by some number of bytes, and goes on, until one ends.
