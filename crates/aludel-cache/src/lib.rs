@@ -9,7 +9,6 @@
 //! [`read`], [`error`].
 #![forbid(unsafe_code)]
 
-mod coder;
 mod dense;
 mod levels;
 mod sets;

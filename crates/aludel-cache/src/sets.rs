@@ -5,7 +5,7 @@
 //! known are counted past the known ones and coded by the distance from one to the next, in contexts for the magnitude of where
 //! they are: vocabularies begin with frequent tokens. Nothing is carried from one record to another.
 
-use super::coder::{Bit, Decoder, Encoder, Number};
+use aludel_coder::{Bit, Decoder, Encoder, Number};
 
 /// What is known of the rows before.
 #[derive(Debug)]

@@ -5,12 +5,12 @@
 //! temperature the level of what all other columns have together; and the log-sum-exp of the logits, where it is stored. What is read
 //! sums to 1 at temperature 1 to the last digit, whatever rounding to levels did.
 
-use super::coder::{Decoder, Encoder, Number};
 use super::error::Error;
 use super::header::{Contents, Header};
 use super::levels::Levels;
 use super::rows::SparseRows;
 use super::sets::Sets;
+use aludel_coder::{Decoder, Encoder, Number};
 
 /// Log-sum-exps and entropies are whole numbers of this part of a nat.
 const NAT: f64 = 1024.0;

@@ -5,10 +5,12 @@
 //! [`execute`](execute::execute) does exactly what the plan says.
 //!
 //! Reading order: [`recipe`], [`methods`] (each method is a formula), [`plan`], [`execute`], with [`problem`] for what can
-//! be wrong before any weight is read; [`sequence`] makes several merges of one recipe. Beside merging, [`inspect`] and [`diff`] look into models with the same machinery, and
+//! be wrong before any weight is read; [`sequence`] makes several merges of one recipe, and [`apply`] a model folder of an output that was
+//! stored as a difference. Beside merging, [`inspect`] and [`diff`] look into models with the same machinery, and
 //! [`shuffle`] writes recipes that chance decides.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 mod derive;
 pub mod diff;
 pub mod execute;

@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Merge(MergeArguments),
     /// Show what a merge would read, compute, hold and write, from the models' headers alone
     Plan(PlanArguments),
+    /// Make the model folder of a merge that was stored as what differs from its base
+    Apply(ApplyArguments),
     /// Make one model folder of the parts that merges with `--part` have written
     Join(JoinArguments),
     /// List what is in a model, or measure how models differ from the base that they come from
@@ -71,10 +73,47 @@ pub(crate) struct MergeArguments {
     /// models and OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
     #[arg(long, value_name = "I/N", value_parser = part, conflicts_with = "intermediate_dir")]
     pub(crate) part: Option<aludel_cache::Part>,
+    /// How the output is stored: `dense` as a model folder, `sparse-delta` as what differs from the base model, for `aludel apply`
+    #[arg(long = "output", value_name = "FORM", value_enum, default_value_t = OutputForm::Dense, hide_possible_values = true)]
+    #[arg(conflicts_with = "part")]
+    pub(crate) form: OutputForm,
     #[command(flatten)]
     pub(crate) writing: WritingFlags,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
+}
+
+/// How an output is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputForm {
+    /// A model folder
+    Dense,
+    /// What differs from the base model, for `aludel apply`
+    SparseDelta,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct ApplyArguments {
+    /// The folder of a merge with `--output sparse-delta`
+    pub(crate) delta: PathBuf,
+    /// The model folder to write; it appears under this name only when it is complete
+    pub(crate) output: PathBuf,
+    /// The base model [default: the one that the delta names]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) base: Option<String>,
+    /// Threads that compute [default: one for each core]
+    #[arg(long, short = 'j', value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// The most weights in one output file
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub(crate) shard_size: Size,
+    /// Replace the output folder if it exists, once the new one is complete
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
+    #[arg(long)]
+    pub(crate) no_sync: bool,
 }
 
 #[derive(Debug, Args)]

@@ -39,6 +39,9 @@ pub enum MergeError {
     /// A checkpoint could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] aludel_checkpoint::Error),
+    /// A delta could not be read or written.
+    #[error(transparent)]
+    Delta(#[from] aludel_delta::Error),
     /// The run was stopped from outside.
     #[error("interrupted; nothing was written")]
     Interrupted,

@@ -5,6 +5,7 @@
 //! with the models. Nothing is decided here either.
 
 mod card;
+mod delta;
 mod error;
 mod identity;
 mod join;
@@ -29,13 +30,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use aludel_checkpoint::{Config, DigestCache, OutputFolder, WeightMap, WrittenTensor};
+use aludel_delta::DeltaWriter;
 use aludel_kernels::cpu::Scratch;
 
+use crate::derive::Weights;
 use crate::plan::{Part, Plan};
 use card::{Card, Digests};
+use delta::Coder;
 use part::PartRecord;
 use queue::{Queue, Task, TaskKind};
 use reader::StepSource;
+use writer::Output;
 
 /// How a plan is carried out; none of it changes the bytes of the output.
 pub struct ExecuteOptions<'a> {
@@ -82,9 +87,18 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     if !options.sync {
         folder.skip_sync();
     }
-    let share = plan.part.shards(&plan.layout);
-    let (shards, written) = folder.shards_again(&plan.layout, share, &written)?;
-    let journal = folder.journal(&identity, &written)?;
+    let (output, written) = match &plan.delta {
+        Some(_) => {
+            let writer = DeltaWriter::create(folder.path(), delta::tensors(plan))?;
+            (Output::Delta(writer), Vec::new())
+        }
+        None => {
+            let share = plan.part.shards(&plan.layout);
+            let (shards, written) = folder.shards_again(&plan.layout, share, &written)?;
+            let journal = folder.journal(&identity, &written)?;
+            (Output::Shards(shards, journal), written)
+        }
+    };
     let maps = plan
         .sources
         .iter()
@@ -92,7 +106,8 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
         .collect::<Result<Vec<_>, _>>()?;
     let done = Done::of(plan, &written);
     let run = Run { plan, maps, options, start, counters: Counters::new(plan, options, &done) };
-    let (writer, sink) = writer::channel(&plan.layout, shards, journal, written, plan.work.buffers);
+    let coder = Coder::of(plan, Weights { sources: &plan.sources, maps: &run.maps });
+    let (writer, sink) = writer::channel(plan, output, written, coder);
     let merged = run.merge(&done, writer, sink).and_then(|(digests, written, merged)| {
         inputs.check()?;
         let card = Card::of(plan, &digests);
@@ -128,7 +143,7 @@ fn write_small_files(plan: &Plan, folder: &OutputFolder) -> Result<(), MergeErro
     if let Some(config) = plan.config.as_ref().map(Config::to_json) {
         folder.write("config.json", config.as_bytes())?;
     }
-    if let Some(index) = plan.layout.index_json() {
+    if let Some(index) = plan.layout.index_json().filter(|_| plan.delta.is_none()) {
         folder.write("model.safetensors.index.json", index.as_bytes())?;
     }
     for name in &plan.side_files.names {
@@ -202,11 +217,11 @@ impl Run<'_> {
         &self,
         done: &Done,
         writer: writer::Writer<'_>,
-        sink: writer::Sink,
+        sink: writer::Sink<'_>,
     ) -> Result<(Digests, Vec<WrittenTensor>, Report), MergeError> {
         let work = &self.plan.work;
         let queue = Queue::new(self.plan, &done.steps);
-        let (mut digests, mut written) = (Ok(Vec::new()), Ok((0.0, Vec::new())));
+        let (mut digests, mut written) = (Ok(Vec::new()), Ok(writer::Done::default()));
         let weights = Instant::now();
         let mut computing = 0.0;
         std::thread::scope(|scope| {
@@ -244,13 +259,14 @@ impl Run<'_> {
         if self.options.cancel.load(Relaxed) {
             return Err(MergeError::Interrupted);
         }
-        let (write, written) = written?;
+        let writer::Done { seconds: write, tensors: written, delta_bytes } = written?;
         let digests = digests?;
         let report = Report {
             bytes_read: self.counters.read.load(Relaxed),
             bytes_hashed: self.counters.hashed.load(Relaxed),
             tensors: self.tensors(),
-            bytes_written: self.plan.part.bytes(&self.plan.layout),
+            bytes_written: delta_bytes.unwrap_or_else(|| self.plan.part.bytes(&self.plan.layout)),
+            bytes_dense: delta_bytes.map(|_| self.plan.layout.total_bytes()),
             tensors_resumed: done.count,
             sweeps: self.counters.sweeps.load(Relaxed),
             phases: Phases { write, ..phases },
@@ -268,7 +284,7 @@ impl Run<'_> {
     }
 
     /// Takes units until there are none; the seconds spent computing. A run that measures has no sink.
-    fn work(&self, queue: &Queue<'_>, sink: Option<writer::Sink>) -> f64 {
+    fn work(&self, queue: &Queue<'_>, sink: Option<writer::Sink<'_>>) -> f64 {
         let _stop = queue.stop_on_panic();
         let mut scratch = Scratch::default();
         let mut busy = Duration::ZERO;
@@ -298,7 +314,7 @@ impl Run<'_> {
         task: &Task,
         source: &StepSource<'_>,
         scratch: &mut Scratch,
-        sink: Option<&writer::Sink>,
+        sink: Option<&writer::Sink<'_>>,
     ) -> Result<bool, MergeError> {
         let width = source.output_width();
         let elements = task.elements();

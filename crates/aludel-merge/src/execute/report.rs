@@ -24,6 +24,9 @@ pub struct Report {
     pub bytes_hashed: u64,
     /// Bytes of weight files written.
     pub bytes_written: u64,
+    /// Bytes of weight files that the output would have had, had it not been stored as a delta.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_dense: Option<u64>,
     /// Sweeps over a tensor, over all tensors.
     pub sweeps: u64,
     /// Threads that computed.
@@ -65,6 +68,7 @@ impl Report {
             bytes_read: 0,
             bytes_hashed: 0,
             bytes_written: 0,
+            bytes_dense: None,
             sweeps: 0,
             threads: plan.work.threads,
             seconds: 0.0,

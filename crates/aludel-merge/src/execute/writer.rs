@@ -6,59 +6,90 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use aludel_checkpoint::{Error, Journal, Layout, ShardWriter, WrittenTensor};
+use aludel_checkpoint::{Journal, ShardWriter, WrittenTensor, element_bytes};
+use aludel_delta::{CHUNK, DeltaWriter};
 use crc32c::{crc32c, crc32c_combine};
 use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::MergeError;
+use super::delta::{Chunk, Coder};
+use crate::plan::Plan;
 
 /// An encoded tile on its way to the file.
 struct Tile {
     tensor: usize,
     offset: u64,
     bytes: Vec<u8>,
-    crc: u32,
+    content: Content,
+}
+
+/// What is written of a tile.
+enum Content {
+    /// Its bytes, which have this checksum.
+    Bytes(u32),
+    /// What it differs by from the base.
+    Delta(Vec<Chunk>),
+}
+
+/// Where tiles are written to.
+pub(super) enum Output {
+    /// Files of weights, and the journal of their tensors.
+    Shards(ShardWriter, Journal),
+    Delta(DeltaWriter),
 }
 
 /// The end that writes.
-pub(super) struct Writer<'l> {
-    layout: &'l Layout,
-    shards: ShardWriter,
-    journal: Journal,
-    /// Tensors that are whole.
-    written: Vec<WrittenTensor>,
+pub(super) struct Writer<'p> {
+    plan: &'p Plan,
+    output: Output,
+    done: Done,
     /// What has been written of tensors that are not whole.
     begun: HashMap<usize, Pieces>,
     tiles: Receiver<Tile>,
     free: Sender<Vec<u8>>,
 }
 
-/// The end that threads hand their tiles to.
-#[derive(Clone)]
-pub(super) struct Sink {
-    tiles: Sender<Tile>,
-    free: Receiver<Vec<u8>>,
+/// What was written.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Seconds spent writing.
+    pub seconds: f64,
+    /// Tensors of files of weights.
+    pub tensors: Vec<WrittenTensor>,
+    /// Bytes of a delta.
+    pub delta_bytes: Option<u64>,
 }
 
-/// Both ends, with so many buffers between them; `written` has been written before.
-pub(super) fn channel(
-    layout: &Layout,
-    shards: ShardWriter,
-    journal: Journal,
+/// The end that threads hand their tiles to.
+#[derive(Clone)]
+pub(super) struct Sink<'a> {
+    tiles: Sender<Tile>,
+    free: Receiver<Vec<u8>>,
+    coder: Option<Coder<'a>>,
+}
+
+/// Both ends, with so many buffers between them; `written` has been written before, and a delta is coded by `coder`.
+pub(super) fn channel<'a>(
+    plan: &'a Plan,
+    output: Output,
     written: Vec<WrittenTensor>,
-    buffers: usize,
-) -> (Writer<'_>, Sink) {
+    coder: Option<Coder<'a>>,
+) -> (Writer<'a>, Sink<'a>) {
+    let buffers = plan.work.buffers;
     let (tiles, incoming) = bounded(buffers);
     let (free, empty) = bounded(buffers);
     for _ in 0..buffers {
         // There is room for all of them, and the other end is in `empty`.
         let _ = free.send(Vec::new());
     }
-    let begun = HashMap::new();
-    (Writer { layout, shards, journal, written, begun, tiles: incoming, free }, Sink { tiles, free: empty })
+    let done = Done { tensors: written, ..Done::default() };
+    let writer = Writer { plan, output, done, begun: HashMap::new(), tiles: incoming, free };
+    (writer, Sink { tiles, free: empty, coder })
 }
 
 impl Writer<'_> {
-    /// Writes until every sink is gone, then checks that nothing is missing; the seconds spent writing, and all tensors.
-    pub(super) fn run(mut self) -> Result<(f64, Vec<WrittenTensor>), Error> {
+    /// Writes until every sink is gone, then checks that nothing is missing.
+    pub(super) fn run(mut self) -> Result<Done, MergeError> {
         let mut busy = Duration::ZERO;
         while let Ok(tile) = self.tiles.recv() {
             let begin = Instant::now();
@@ -66,27 +97,50 @@ impl Writer<'_> {
             busy += begin.elapsed();
             let _ = self.free.send(tile.bytes); // Fails when all threads have ended.
         }
-        self.shards.finish()?;
-        Ok((busy.as_secs_f64(), self.written))
+        self.done.seconds = busy.as_secs_f64();
+        match self.output {
+            Output::Shards(shards, _) => shards.finish()?,
+            Output::Delta(delta) => {
+                let base = self.plan.delta.as_ref().map_or("", |delta| &delta.base);
+                let crcs: Vec<Option<u32>> =
+                    (0..self.plan.steps.len()).map(|step| Some(self.begun.get(&step)?.crc())).collect();
+                self.done.delta_bytes = Some(delta.finish(base, &crcs)?.data_bytes);
+            }
+        }
+        Ok(self.done)
     }
 
-    fn write(&mut self, tile: &Tile) -> Result<(), Error> {
-        let placement = self.layout.placement(tile.tensor);
-        self.shards.write_at(&placement, tile.offset, &tile.bytes)?;
-        let pieces = self.begun.entry(tile.tensor).or_default();
-        pieces.add(tile.offset, tile.bytes.len(), tile.crc);
-        if pieces.bytes == placement.bytes {
-            let crc = pieces.crc();
-            self.begun.remove(&tile.tensor);
-            let written = WrittenTensor { tensor: tile.tensor, crc };
-            self.journal.add(written)?;
-            self.written.push(written);
+    fn write(&mut self, tile: &Tile) -> Result<(), MergeError> {
+        match (&mut self.output, &tile.content) {
+            (Output::Shards(shards, journal), &Content::Bytes(crc)) => {
+                let placement = self.plan.layout.placement(tile.tensor);
+                shards.write_at(&placement, tile.offset, &tile.bytes)?;
+                let pieces = self.begun.entry(tile.tensor).or_default();
+                pieces.add(tile.offset, tile.bytes.len(), crc);
+                if pieces.bytes == placement.bytes {
+                    let written = WrittenTensor { tensor: tile.tensor, crc: pieces.crc() };
+                    self.begun.remove(&tile.tensor);
+                    journal.add(written)?;
+                    self.done.tensors.push(written);
+                }
+            }
+            (Output::Delta(delta), Content::Delta(chunks)) => {
+                let width = element_bytes(self.plan.steps[tile.tensor].dtype);
+                let first = tile.offset / width / CHUNK;
+                for (number, chunk) in (first..).zip(chunks) {
+                    delta.add(tile.tensor, number, &chunk.coded)?;
+                    if let Some((crc, length)) = chunk.base {
+                        self.begun.entry(tile.tensor).or_default().add(number, length, crc);
+                    }
+                }
+            }
+            _ => unreachable!("a sink codes exactly for a delta"),
         }
         Ok(())
     }
 }
 
-impl Sink {
+impl Sink<'_> {
     /// An empty buffer of this length; `None` when the writer is gone.
     pub(super) fn buffer(&self, length: usize) -> Option<Vec<u8>> {
         let mut buffer = self.free.recv().ok()?;
@@ -96,8 +150,11 @@ impl Sink {
 
     /// Hands a tile over, which lies so many bytes from its tensor's start; `false` when the writer is gone.
     pub(super) fn write(&self, tensor: usize, offset: u64, bytes: Vec<u8>) -> bool {
-        let crc = crc32c(&bytes);
-        self.tiles.send(Tile { tensor, offset, bytes, crc }).is_ok()
+        let content = match &self.coder {
+            None => Content::Bytes(crc32c(&bytes)),
+            Some(coder) => Content::Delta(coder.code(tensor, offset, &bytes)),
+        };
+        self.tiles.send(Tile { tensor, offset, bytes, content }).is_ok()
     }
 }
 

@@ -11,7 +11,10 @@ use super::budget::{self, Fit, Needs, Work};
 use super::formulas::Formulas;
 use super::models::{Models, Origin, Role, Source};
 use super::stage::Stage;
-use super::{Action, Dropped, Plan, PlanOptions, PlannedFormula, PlannedStage, Step, StepInput, StoredPart};
+use super::{
+    Action, DeltaPlan, Dropped, Form, Plan, PlanOptions, PlannedFormula, PlannedStage, Step, StepInput,
+    StoredPart,
+};
 use crate::derive::Stored;
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
@@ -41,6 +44,9 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     if let Err(problem) = options.part.check(&layout) {
         problems.push(problem);
     }
+    let delta = (options.form == Form::SparseDelta)
+        .then(|| problems.take(DeltaPlan::of(recipe, &models, &steps)))
+        .flatten();
     check_space(options.part.bytes(&layout), options.target.as_deref(), &mut problems);
     let config = output.config.clone().map(|config| with_type(config, &steps));
     let Some(work) = work.filter(|_| problems.is_empty()) else { return Err(problems) };
@@ -65,6 +71,7 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
         layout,
         work,
         config,
+        delta,
         widths: widths(&parts),
     })
 }

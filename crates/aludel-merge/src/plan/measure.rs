@@ -11,7 +11,7 @@ use aludel_hub::Hub;
 use aludel_kernels::formula::Formula;
 
 use super::build::{parts, reckon, widths};
-use super::models::{Models, Role};
+use super::models::{Models, Role, Source};
 use super::stacks::{only_stack, stacks};
 use super::{Action, Model, Part, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
 use crate::problem::{Problem, Problems};
@@ -48,6 +48,11 @@ impl Opened {
             }
         }
         if problems.is_empty() { Ok(Self { models, asked }) } else { Err(problems) }
+    }
+
+    /// What is mapped for the models.
+    pub(crate) fn sources(&self) -> &[Source] {
+        &self.models.sources
     }
 
     /// The model that was asked for at this place.
@@ -93,6 +98,7 @@ impl Opened {
             layout,
             work,
             config: None,
+            delta: None,
             widths: widths(&parts),
         })
     }

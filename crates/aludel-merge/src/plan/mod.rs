@@ -9,6 +9,7 @@ mod budget;
 mod build;
 mod cast;
 mod chat_template;
+mod delta;
 mod formulas;
 mod layer_config;
 mod measure;
@@ -24,6 +25,7 @@ mod tensors;
 mod vocabulary;
 
 pub use budget::{MEMORY_DEFAULT, Work};
+pub(crate) use delta::DeltaPlan;
 pub(crate) use measure::{Opened, Wanted};
 pub(crate) use models::{Facts, Model};
 pub use models::{Role, Source};
@@ -67,6 +69,8 @@ pub struct PlanOptions {
     pub hub: Hub,
     /// The part of the output that is written.
     pub part: Part,
+    /// How the output is stored.
+    pub form: Form,
     /// Names in the recipe that stand for folders, before anything is looked for: results that earlier runs have written.
     pub results: Vec<(String, PathBuf)>,
     /// Where the recipe's random streams begin, so that runs of one sequence share none.
@@ -86,10 +90,21 @@ impl Default for PlanOptions {
             allow_non_finite: false,
             hub: Hub::none(),
             part: Part::WHOLE,
+            form: Form::Dense,
             results: Vec::new(),
             first_stream: 0,
         }
     }
+}
+
+/// How an output is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// As a model folder.
+    #[default]
+    Dense,
+    /// As what it differs by from the base model.
+    SparseDelta,
 }
 
 /// A merge, ready to run.
@@ -126,6 +141,9 @@ pub struct Plan {
     pub work: Work,
     #[serde(skip)]
     pub(crate) config: Option<Config>,
+    /// What the output is stored as the difference from; `None` where it is stored as it is.
+    #[serde(skip)]
+    pub(crate) delta: Option<DeltaPlan>,
     /// For each step, the bytes that are read for an element of each of its inputs.
     #[serde(skip)]
     pub(crate) widths: Vec<Vec<u64>>,

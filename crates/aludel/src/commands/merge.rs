@@ -5,9 +5,9 @@ use std::path::Path;
 use aludel_checkpoint::{DigestCache, check_target};
 use aludel_document::Problem;
 use aludel_merge::execute::{self, ExecuteOptions, MergeError, Report, parts_of};
-use aludel_merge::plan::{Bytes, Part, Plan, PlanOptions, Role};
+use aludel_merge::plan::{Bytes, Form, Part, Plan, PlanOptions, Role};
 
-use crate::args::{MergeArguments, WritingFlags};
+use crate::args::{MergeArguments, OutputForm, WritingFlags};
 use crate::failure::{Interrupted, Refusal};
 use crate::hub;
 use crate::printer::Printer;
@@ -32,6 +32,10 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     let options = PlanOptions {
         hub: hub::open(printer),
         part: part.unwrap_or(Part::WHOLE),
+        form: match arguments.form {
+            OutputForm::Dense => Form::Dense,
+            OutputForm::SparseDelta => Form::SparseDelta,
+        },
         ..plan_options(&arguments.planning, arguments.seed.seed, Some(&target), arguments.writing.force)
     };
     let Some(results) = &arguments.stages.intermediate_dir else {
@@ -120,10 +124,13 @@ pub(super) fn summary(verb: &str, subject: &str, report: &Report) -> String {
         0 => String::new(),
         count => format!(", {count} of {} tensors from an earlier run", report.tensors),
     };
+    let size = match report.bytes_dense {
+        None => Bytes(report.bytes_written).to_string(),
+        Some(dense) => format!("sparse delta, {} of {}", Bytes(report.bytes_written), Bytes(dense)),
+    };
     format!(
-        "{verb} {subject} into {} ({}) in {}: {}/s read, {}/s written{memory}{earlier}",
+        "{verb} {subject} into {} ({size}) in {}: {}/s read, {}/s written{memory}{earlier}",
         report.output.display(),
-        Bytes(report.bytes_written),
         duration(report.seconds),
         per_second(report.bytes_read),
         per_second(report.bytes_written),

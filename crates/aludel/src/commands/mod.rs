@@ -1,5 +1,6 @@
 //! Runs one command each: settings in, library calls, results to the printer.
 
+mod apply;
 mod cache;
 mod convert;
 mod device;
@@ -32,6 +33,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::Diff(arguments) => return diff::run(&arguments, printer),
         Command::Inspect(arguments) => inspect::run(&arguments, printer),
         Command::Layershuffle(arguments) => layershuffle::run(&arguments, printer),
+        Command::Apply(arguments) => apply::run(&arguments, printer),
         Command::Join(arguments) => join::run(&arguments, printer),
         Command::Merge(arguments) => merge::run(&arguments, printer),
         Command::Plan(arguments) => plan::run(&arguments, printer),

@@ -15,6 +15,7 @@ Commands:
   merge         Merge the models of a recipe into a model folder
   plan          Show what a merge would read, compute, hold and write, from the models' headers
                 alone
+  apply         Make the model folder of a merge that was stored as what differs from its base
   join          Make one model folder of the parts that merges with `--part` have written
   inspect       List what is in a model, or measure how models differ from the base that they come
                 from
@@ -78,6 +79,9 @@ Options:
       --part <I/N>              Write one part of the output's files of several, as in `2/8`: each
                                 by a process of its own, on any machine that sees the models and
                                 OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
+      --output <FORM>           How the output is stored: `dense` as a model folder, `sparse-delta`
+                                as what differs from the base model, for `aludel apply` [default:
+                                dense]
   -f, --force                   Replace the output folder if it exists, once the new one is complete
       --no-sync                 Leave it to the system when the files reach the disk: faster, but a
                                 power cut soon after may lose them

@@ -5,6 +5,7 @@
 
 mod cache;
 mod convert;
+mod delta;
 mod determinism;
 mod diff;
 mod distill;

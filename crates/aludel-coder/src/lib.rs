@@ -3,17 +3,18 @@
 //! In: bits and numbers. Out: bytes, and back. The arithmetic is the range coder of LZMA: a range of 32 bits is split in
 //! proportion to the probability of a 1, and bytes leave it from the top. What bits mean is not known here; a decoder that is given
 //! other bytes than an encoder wrote gives other bits, never a panic, and says when it has read past the end.
+#![forbid(unsafe_code)]
 
 /// The probability that a bit is 1, learned at two rates; their mean is what counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bit {
+pub struct Bit {
     fast: u16,
     slow: u16,
 }
 
 /// A number from 0 to `u32::MAX - 1`: the exponent of itself plus 1 in unary, then the digits below the leading one.
 #[derive(Clone, Debug)]
-pub(crate) struct Number {
+pub struct Number {
     more: [Bit; 32],
     /// For each exponent, the first [`LEARNED`] digits as a tree.
     digits: [[Bit; 1 << LEARNED]; 32],
@@ -26,7 +27,8 @@ const LEARNED: u32 = 3;
 const LEAST: u32 = 32;
 
 impl Bit {
-    pub(crate) const EVEN: Self = Self { fast: 1 << 15, slow: 1 << 15 };
+    /// Both are equally likely so far.
+    pub const EVEN: Self = Self { fast: 1 << 15, slow: 1 << 15 };
 
     fn chance(self) -> u32 {
         ((u32::from(self.fast) + u32::from(self.slow)) >> 2).clamp(LEAST, (1 << 15) - LEAST)
@@ -44,12 +46,13 @@ impl Bit {
 }
 
 impl Number {
-    pub(crate) const NEW: Self = Self { more: [Bit::EVEN; 32], digits: [[Bit::EVEN; 1 << LEARNED]; 32] };
+    /// Nothing is learned yet.
+    pub const NEW: Self = Self { more: [Bit::EVEN; 32], digits: [[Bit::EVEN; 1 << LEARNED]; 32] };
 }
 
 /// Writes bits.
 #[derive(Debug)]
-pub(crate) struct Encoder {
+pub struct Encoder {
     low: u64,
     range: u32,
     /// The byte that a carry may still change, and how many bytes of 255 follow it.
@@ -58,12 +61,20 @@ pub(crate) struct Encoder {
     bytes: Vec<u8>,
 }
 
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Encoder {
-    pub(crate) fn new() -> Self {
+    /// Nothing is written yet.
+    pub fn new() -> Self {
         Self { low: 0, range: u32::MAX, held: 0, run: 1, bytes: Vec::new() }
     }
 
-    pub(crate) fn bit(&mut self, chance: &mut Bit, bit: bool) {
+    /// Writes a bit.
+    pub fn bit(&mut self, chance: &mut Bit, bit: bool) {
         let bound = (self.range >> 15) * chance.chance();
         if bit {
             self.range = bound;
@@ -86,7 +97,8 @@ impl Encoder {
         }
     }
 
-    pub(crate) fn number(&mut self, number: &mut Number, value: u32) {
+    /// Writes a number; `u32::MAX` is none.
+    pub fn number(&mut self, number: &mut Number, value: u32) {
         let value = value.saturating_add(1);
         let exponent = value.ilog2();
         for at in 0..exponent {
@@ -105,7 +117,8 @@ impl Encoder {
         self.even(value, exponent - learned);
     }
 
-    pub(crate) fn signed(&mut self, number: &mut Number, value: i32) {
+    /// Writes a number with a sign; `i32::MIN` is none.
+    pub fn signed(&mut self, number: &mut Number, value: i32) {
         self.number(number, (value << 1 ^ value >> 31) as u32);
     }
 
@@ -132,7 +145,8 @@ impl Encoder {
         self.low = (self.low & 0x00ff_ffff) << 8;
     }
 
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    /// Everything that was written.
+    pub fn finish(mut self) -> Vec<u8> {
         for _ in 0..5 {
             self.shift();
         }
@@ -142,7 +156,7 @@ impl Encoder {
 
 /// Reads bits.
 #[derive(Debug)]
-pub(crate) struct Decoder<'a> {
+pub struct Decoder<'a> {
     bytes: &'a [u8],
     at: usize,
     code: u32,
@@ -150,7 +164,8 @@ pub(crate) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// Reads what an encoder has written.
+    pub fn new(bytes: &'a [u8]) -> Self {
         let mut decoder = Self { bytes, at: 0, code: 0, range: u32::MAX };
         for _ in 0..5 {
             decoder.code = decoder.code << 8 | u32::from(decoder.byte());
@@ -166,16 +181,17 @@ impl<'a> Decoder<'a> {
     }
 
     /// Whether more was read than there is.
-    pub(crate) fn is_past_end(&self) -> bool {
+    pub fn is_past_end(&self) -> bool {
         self.at > self.bytes.len()
     }
 
     /// Whether all was read, and it is what an encoder ends with.
-    pub(crate) fn is_at_end(&self) -> bool {
+    pub fn is_at_end(&self) -> bool {
         self.at == self.bytes.len() && self.code == 0
     }
 
-    pub(crate) fn bit(&mut self, chance: &mut Bit) -> bool {
+    /// The next bit.
+    pub fn bit(&mut self, chance: &mut Bit) -> bool {
         let bound = (self.range >> 15) * chance.chance();
         let bit = self.code < bound;
         if bit {
@@ -203,7 +219,8 @@ impl<'a> Decoder<'a> {
         value
     }
 
-    pub(crate) fn number(&mut self, number: &mut Number) -> u32 {
+    /// The next number.
+    pub fn number(&mut self, number: &mut Number) -> u32 {
         let mut exponent = 0;
         while exponent < 31 && self.bit(&mut number.more[exponent as usize]) {
             exponent += 1;
@@ -220,7 +237,8 @@ impl<'a> Decoder<'a> {
         value - 1
     }
 
-    pub(crate) fn signed(&mut self, number: &mut Number) -> i32 {
+    /// The next number with a sign.
+    pub fn signed(&mut self, number: &mut Number) -> i32 {
         let value = self.number(number);
         (value >> 1) as i32 ^ -((value & 1) as i32)
     }

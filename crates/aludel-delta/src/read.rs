@@ -1,0 +1,194 @@
+//! Reads a delta: opened by its header, chunks from mapped files in any order.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use aludel_checkpoint::MappedFile;
+use crc32c::crc32c;
+
+use crate::CHUNK;
+use crate::chunk::{Width, decode};
+use crate::error::Error;
+use crate::header::{DATA_FILE, DeltaTensor, FORMAT, HEADER_FILE, Header, INDEX_FILE};
+
+/// A delta that is open.
+#[derive(Debug)]
+pub struct Delta {
+    folder: PathBuf,
+    header: Header,
+    starts: Vec<u64>,
+    index: MappedFile,
+    data: MappedFile,
+}
+
+impl Delta {
+    /// Whether a folder has a delta in it.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(HEADER_FILE).is_file()
+    }
+
+    /// Opens the delta of a folder.
+    ///
+    /// Errors: [`Error::NotADelta`], [`Error::Damaged`], [`Error::Io`].
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let path = folder.join(HEADER_FILE);
+        if !path.is_file() {
+            let detail = format!("it has no {HEADER_FILE}; `aludel merge --output sparse-delta` makes one");
+            return Err(Error::NotADelta { path: folder.to_path_buf(), detail });
+        }
+        let damaged = |detail: String| Error::Damaged { file: path.clone(), detail };
+        let mut text = String::new();
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        file.take(MOST_HEADER).read_to_string(&mut text).map_err(Error::io("read", &path))?;
+        let header: Header = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        if header.format != FORMAT {
+            let detail = format!("its format is {}, and this version reads {FORMAT}", header.format);
+            return Err(Error::NotADelta { path: folder.to_path_buf(), detail });
+        }
+        let mut starts = vec![0u64];
+        for tensor in &header.tensors {
+            let end = tensor.chunks().and_then(|chunks| starts[starts.len() - 1].checked_add(chunks));
+            starts.push(end.ok_or_else(|| damaged(format!("`{}` has too many elements", tensor.name)))?);
+        }
+        let map = |name: &str| MappedFile::open(&folder.join(name));
+        let (index, data) = (map(INDEX_FILE)?, map(DATA_FILE)?);
+        let (chunks, bytes) = (starts[header.tensors.len()], index.bytes());
+        if chunks.checked_mul(16) != Some(bytes.len() as u64) || crc32c(bytes) != header.index_crc32c {
+            let detail = format!("it is not the index of {chunks} chunks that the header says");
+            return Err(Error::Damaged { file: folder.join(INDEX_FILE), detail });
+        }
+        if data.bytes().len() as u64 != header.data_bytes {
+            let detail = format!("it has {} bytes and not {}", data.bytes().len(), header.data_bytes);
+            return Err(Error::Damaged { file: folder.join(DATA_FILE), detail });
+        }
+        Ok(Self { folder: folder.to_path_buf(), header, starts, index, data })
+    }
+
+    /// What it is of.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Turns the bytes of the base's chunk into those of the model's.
+    ///
+    /// Errors: [`Error::Mismatch`] where that does not give what was stored: with another base, or from a damaged file;
+    /// [`Error::Damaged`] where the index points beyond the data.
+    ///
+    /// # Panics
+    /// Where there is no such tensor or chunk.
+    pub fn apply(&self, tensor: usize, chunk: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        assert!(chunk < self.starts[tensor + 1] - self.starts[tensor], "chunk {chunk} of tensor {tensor}");
+        let at = (self.starts[tensor] + chunk) as usize * 16;
+        let record = &self.index.bytes()[at..at + 16];
+        let number = |range: std::ops::Range<usize>| {
+            record[range].iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte))
+        };
+        let (offset, length, crc) = (number(0..8), number(8..12), number(12..16) as u32);
+        let (length, is_whole) = (length & !(1 << 31), length >> 31 == 1);
+        let start = usize::try_from(offset).ok();
+        let code = start.and_then(|start| self.data.bytes().get(start..start.checked_add(length as usize)?));
+        let Some(code) = code else {
+            let detail = format!("chunk {chunk} of tensor {tensor} lies beyond the data");
+            return Err(Error::Damaged { file: self.folder.join(INDEX_FILE), detail });
+        };
+        let known: &DeltaTensor = &self.header.tensors[tensor];
+        let width = known.width().unwrap_or(Width::Two);
+        let is_back = (is_whole || known.width().is_some()) && decode(code, is_whole, crc, width, bytes);
+        if is_back { Ok(()) } else { Err(Error::Mismatch { tensor: known.name.clone() }) }
+    }
+
+    /// The elements of a chunk of a tensor.
+    pub fn elements(&self, tensor: usize, chunk: u64) -> std::ops::Range<u64> {
+        let all = self.header.tensors[tensor].elements().unwrap_or(0);
+        chunk * CHUNK..all.min((chunk + 1) * CHUNK)
+    }
+}
+
+/// Far more than the names of the most tensors take.
+const MOST_HEADER: u64 = 256 << 20;
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype;
+
+    use super::*;
+    use crate::DeltaWriter;
+    use crate::chunk::encode;
+
+    fn tensor(name: &str, dtype: Dtype, elements: usize) -> DeltaTensor {
+        DeltaTensor { name: name.into(), dtype, shape: vec![elements], base_crc32c: None }
+    }
+
+    /// Two tensors, one of two chunks; the bytes of both.
+    fn written(folder: &Path) -> [Vec<u8>; 2] {
+        let count = CHUNK as usize + 3;
+        let model: Vec<u8> = (0..2 * count).map(|at| (at / 7) as u8).collect();
+        let tensors = vec![tensor("w", Dtype::BF16, count), tensor("n", Dtype::I64, 2)];
+        let mut writer = DeltaWriter::create(folder, tensors).unwrap();
+        let base = vec![0; model.len()];
+        let split = 2 * CHUNK as usize;
+        writer.add(0, 1, &encode(&model[split..], Some((&base[split..], Width::Two)))).unwrap();
+        writer.add(1, 0, &encode(&[9; 16], None)).unwrap();
+        assert!(writer.add(1, 0, &encode(&[9; 16], None)).is_err());
+        writer.add(0, 0, &encode(&model[..split], Some((&base[..split], Width::Two)))).unwrap();
+        writer.finish("base", &[Some(1), None]).unwrap();
+        [model, vec![9; 16]]
+    }
+
+    #[test]
+    fn what_is_written_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let [model, whole] = written(folder.path());
+        let delta = Delta::open(folder.path()).unwrap();
+        assert_eq!((delta.header().base.as_str(), delta.header().tensors[0].base_crc32c), ("base", Some(1)));
+        let mut back = Vec::new();
+        for chunk in 0..2 {
+            let mut bytes = vec![0; 2 * delta.elements(0, chunk).count()];
+            delta.apply(0, chunk, &mut bytes).unwrap();
+            back.extend(bytes);
+        }
+        assert_eq!(back, model);
+        let mut bytes = vec![0; 16];
+        delta.apply(1, 0, &mut bytes).unwrap();
+        assert_eq!(bytes, whole);
+        let mut other = vec![1; 2 * CHUNK as usize];
+        assert!(matches!(delta.apply(0, 0, &mut other), Err(Error::Mismatch { .. })));
+    }
+
+    #[test]
+    fn a_damaged_file_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        written(folder.path());
+        for name in [INDEX_FILE, DATA_FILE, HEADER_FILE] {
+            let path = folder.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            for at in (0..whole.len()).step_by(whole.len() / 40 + 1) {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 0x55;
+                std::fs::write(&path, bytes).unwrap();
+                let Ok(delta) = Delta::open(folder.path()) else { continue };
+                if name == HEADER_FILE {
+                    continue; // A name or the tool may be any text.
+                }
+                let is_told = (0..2).any(|chunk| {
+                    let mut bytes = vec![0; 2 * delta.elements(0, chunk).count()];
+                    delta.apply(0, chunk, &mut bytes).is_err()
+                });
+                assert!(is_told || delta.apply(1, 0, &mut [0; 16]).is_err(), "byte {at} of {name}");
+            }
+            std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+            assert!(Delta::open(folder.path()).is_err(), "{name} cut short");
+            std::fs::write(&path, whole).unwrap();
+        }
+        assert!(matches!(Delta::open(&folder.path().join("x")), Err(Error::NotADelta { .. })));
+    }
+
+    #[test]
+    fn a_delta_that_is_not_all_written_has_no_header() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = DeltaWriter::create(folder.path(), vec![tensor("w", Dtype::F32, 5)]).unwrap();
+        assert!(writer.finish("base", &[None]).is_err());
+        assert!(!Delta::is_in(folder.path()));
+    }
+}

@@ -1,0 +1,70 @@
+//! Codes tiles of the output as what they differ by from the base model.
+
+use aludel_checkpoint::Dtype;
+use aludel_delta::chunk::{Coded, encode};
+use aludel_delta::{CHUNK, DeltaTensor};
+use crc32c::crc32c;
+
+use crate::derive::Weights;
+use crate::plan::{DeltaPlan, Plan, element_of};
+
+/// Codes tiles of a plan's output.
+#[derive(Clone, Copy)]
+pub(super) struct Coder<'a> {
+    plan: &'a Plan,
+    delta: &'a DeltaPlan,
+    weights: Weights<'a>,
+}
+
+/// A coded chunk.
+pub(super) struct Chunk {
+    pub coded: Coded,
+    /// The CRC-32C of the base's bytes, and how many there are; `None` without a base.
+    pub base: Option<(u32, usize)>,
+}
+
+impl<'a> Coder<'a> {
+    /// For a plan whose output is a delta.
+    pub(super) fn of(plan: &'a Plan, weights: Weights<'a>) -> Option<Self> {
+        Some(Self { plan, delta: plan.delta.as_ref()?, weights })
+    }
+
+    /// The chunks of a tile, which begins at a chunk's first element.
+    pub(super) fn code(&self, step: usize, offset: u64, bytes: &[u8]) -> Vec<Chunk> {
+        let dtype = self.plan.steps[step].dtype;
+        let width = aludel_checkpoint::element_bytes(dtype) as usize;
+        let base = self.delta.tensors[step].as_ref().zip(element_of(dtype));
+        let mut values = vec![0.0; if base.is_some() { CHUNK as usize } else { 0 }];
+        let mut start = offset / width as u64;
+        let mut chunks = Vec::new();
+        for bytes in bytes.chunks(CHUNK as usize * width) {
+            let count = bytes.len() / width;
+            chunks.push(match (&base, width_of(dtype)) {
+                (Some((base, element)), Some(width)) => {
+                    base.read(&self.weights, start, &mut values[..count]);
+                    let base = element.encode(&values[..count]);
+                    let coded = encode(bytes, Some((&base, width)));
+                    Chunk { coded, base: Some((crc32c(&base), base.len())) }
+                }
+                _ => Chunk { coded: encode(bytes, None), base: None },
+            });
+            start += count as u64;
+        }
+        chunks
+    }
+}
+
+/// The tensors of a plan's output, as a delta has them.
+pub(super) fn tensors(plan: &Plan) -> Vec<DeltaTensor> {
+    let tensor = |step: &crate::plan::Step| DeltaTensor {
+        name: step.tensor.clone(),
+        dtype: step.dtype,
+        shape: step.shape.clone(),
+        base_crc32c: None,
+    };
+    plan.steps.iter().map(tensor).collect()
+}
+
+fn width_of(dtype: Dtype) -> Option<aludel_delta::chunk::Width> {
+    DeltaTensor { name: String::new(), dtype, shape: Vec::new(), base_crc32c: None }.width()
+}

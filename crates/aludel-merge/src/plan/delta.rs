@@ -1,0 +1,50 @@
+//! Finds what each tensor of an output is stored as the difference from: that of the base model, as the recipe names it.
+
+use aludel_checkpoint::is_float;
+
+use super::Step;
+use super::models::{Models, Origin};
+use crate::derive::{Readable, Stored};
+use crate::problem::Problem;
+use crate::recipe::Recipe;
+
+/// The base of a sparse delta.
+#[derive(Clone, Debug)]
+pub(crate) struct DeltaPlan {
+    /// Its reference as written.
+    pub base: String,
+    /// For each step the base's tensor of the same name and shape; `None` where there is none, or none of numbers.
+    pub tensors: Vec<Option<Readable>>,
+}
+
+impl DeltaPlan {
+    /// The base of a recipe's output.
+    ///
+    /// # Errors
+    /// A recipe without a base model, or with one that it makes itself.
+    pub(super) fn of(recipe: &Recipe, models: &Models, steps: &[Step]) -> Result<Self, Problem> {
+        let Some(base) = &recipe.base_model else {
+            let place = recipe.merge_method.place.clone();
+            return Err(Problem::at(
+                place,
+                "a sparse delta is a difference from `base_model`, and there is none",
+            )
+            .with_hint("name the base model, or leave `--output sparse-delta` out"));
+        };
+        let model = models.position(&base.value).map(|position| &models.list[position]);
+        let Some((model, Origin::Source(source))) = model.map(|model| (model, model.origin)) else {
+            let message = format!(
+                "`{}` is made by this recipe, and a sparse delta needs a base on disk",
+                base.value.text()
+            );
+            return Err(Problem::at(base.place.clone(), message));
+        };
+        let tensor = |step: &Step| {
+            let facts = model.tensors.get(&step.tensor)?;
+            let fits = facts.shape == step.shape && is_float(facts.dtype) && is_float(step.dtype);
+            let stored = Stored { source, tensor: step.tensor.clone() };
+            fits.then(|| Readable { stored, made: facts.made.clone() })
+        };
+        Ok(Self { base: base.value.text().to_owned(), tensors: steps.iter().map(tensor).collect() })
+    }
+}
