@@ -4,7 +4,7 @@
 //! read; [`crate::WeightMap`] gives access to them. Files of safetensors and of torch are taken as they are; what is
 //! quantised is for `source` to say.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -33,6 +33,7 @@ pub struct Checkpoint {
     pub(crate) side_files: Vec<PathBuf>,
     pub(crate) made_files: Vec<MadeFile>,
     pub(crate) note: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// A stored tensor that is part of no tensor of a checkpoint.
@@ -130,6 +131,11 @@ impl Checkpoint {
         self.note.as_deref()
     }
 
+    /// What the headers of safetensors files say of them besides tensors, of the first file that says something under a key.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
     /// Files that travel with the weights and lie nowhere: those that the metadata of a GGUF file describes.
     pub fn made_files(&self) -> &[MadeFile] {
         &self.made_files
@@ -187,6 +193,7 @@ impl Checkpoint {
             side_files: Vec::new(),
             made_files: Vec::new(),
             note: None,
+            metadata: BTreeMap::new(),
         }
     }
 
@@ -239,6 +246,9 @@ impl Checkpoint {
         let header = Header::read(&path)?;
         let file = self.files.len();
         self.files.push(WeightFile { path, bytes: header.file_bytes });
+        for (key, value) in header.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
         self.tensors.reserve(header.tensors.len());
         for tensor in header.tensors {
             let (dtype, shape, offset, bytes) = (tensor.dtype, tensor.shape, tensor.offset, tensor.bytes);

@@ -3,6 +3,7 @@
 //! In: a path. Out: where each tensor lies, in offset order. The tensors' bytes are never read, so opening a file takes
 //! the same time whatever its size. Offsets, shapes and overlaps are checked by the safetensors crate.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -19,6 +20,8 @@ pub(crate) struct Header {
     pub(crate) file_bytes: u64,
     /// In offset order, tensors without bytes at the same offset by name.
     pub(crate) tensors: Vec<HeaderTensor>,
+    /// What the file says of itself.
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 /// One tensor's line in a header.
@@ -45,7 +48,9 @@ impl Header {
         let data_start = PREFIX_BYTES + json.len() as u64;
         let expected = data_start.checked_add(metadata.data_len() as u64);
         hold_against_length(expected.unwrap_or(u64::MAX), file_bytes, path)?;
-        Ok(Self { file_bytes, tensors: tensors_by_offset(&metadata, data_start) })
+        let said = metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
+        let tensors = tensors_by_offset(&metadata, data_start);
+        Ok(Self { file_bytes, tensors, metadata: said.collect() })
     }
 }
 

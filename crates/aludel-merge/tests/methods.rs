@@ -8,7 +8,7 @@ use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, Ou
 use aludel_kernels::element::Element;
 use aludel_kernels::random::{StreamKey, uniform};
 use aludel_merge::execute::{ExecuteOptions, execute};
-use aludel_merge::plan::{Plan, PlanOptions};
+use aludel_merge::plan::{Plan, PlanOptions, Step};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
 
@@ -125,6 +125,50 @@ fn statistics_have_to_fit_the_models() {
     let norm = whole.steps.iter().find(|step| step.tensor == "model.norm.weight").unwrap();
     assert_eq!(norm.inputs.iter().map(|input| input.source).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert!(whole.dropped.is_empty() && whole.sources.len() == 4);
+}
+
+/// What `regmean` reads, and what it cannot merge.
+#[test]
+fn gram_matrices_have_to_fit_the_models() {
+    let recipe = |a: &str, b: &str| {
+        format!(
+            "merge_method: regmean\ndtype: float32\nmodels:\n- {{model: @a, parameters: {{{a}}}}}\n- {{model: @b, parameters: {{{b}}}}}\n"
+        )
+    };
+    let (a, b) = ("gram: '%gram-a.safetensors'", "gram: '%gram-b.safetensors'");
+    for (recipe, expected) in [
+        (recipe(a, ""), "models[1].model: `regmean` needs `gram` for model"),
+        (recipe("gram: '%fisher-a.safetensors'", b), "has to be F32, F16 or BF16 [8, 8]"),
+        (recipe(a, b) + "parameters: {alpha: 1.5}\n", "`alpha` is 1.5 for"),
+        (recipe(a, b) + "parameters: {ridge: -1}\n", "`ridge` is -1 for"),
+        (recipe(a, b) + "parameters: {weight: 0}\n", "1:15 merge_method: all weights for"),
+        (
+            recipe(a, b).replacen("dtype", "name: first\ndtype", 1)
+                + "---\nmerge_method: linear\nmodels: [{model: first}]\nparameters: {weight: 1}\ndtype: float32\n",
+            "1:15 merge_method: `regmean` solves for whole tensors, which no later recipe can go on from (merge this recipe by itself first",
+        ),
+        (
+            format!(
+                "merge_method: linear\nname: first\nmodels: [{{model: @a}}]\nparameters: {{weight: 1}}\n---\n{}",
+                recipe(a, b).replace("@b", "first")
+            ),
+            "`first` is made by this recipe, and `regmean` merges models on disk",
+        ),
+    ] {
+        let said = plan(&recipe).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said:?} does not contain {expected:?}");
+    }
+    let whole = plan(&recipe(a, b)).unwrap();
+    let fitted = |step: &&Step| step.tensor.contains("proj");
+    assert_eq!(whole.steps.iter().filter(fitted).map(|step| step.inputs.len()).collect::<Vec<_>>(), [1; 21]);
+    assert!(whole.dropped.is_empty() && whole.sources.len() == 4);
+    let told = format!("{whole:#}");
+    assert!(
+        told.contains(
+            "(x0 is model.layers.0.self_attn.q_proj.weight, fitted to 2 layer(s) by a solve of side 8 in f64)"
+        ),
+        "{told}"
+    );
 }
 
 /// A model of one tensor.

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use super::low_rank::{self, Factors};
 use super::machine::{Machine, run_block};
 use super::rank::{self, Bracket, Tally};
+use super::tile::{self, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::{x86, x86_random};
 use crate::random::{self, StreamKey};
@@ -78,6 +79,19 @@ pub(super) fn low_rank(wanted: Level, factors: Factors<'_>, to: &mut [f32]) {
     }
 }
 
+/// Adds a product of tiles as [`tile::multiply`] defines it.
+pub(super) fn add_product(wanted: Level, to: &mut [f64], left: &[f64], right: &Tile) {
+    match wanted.min(level()) {
+        // SAFETY: `level` found the features that the function was compiled for.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { add_product_avx512(to, left, right) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { add_product_avx2(to, left, right) },
+        _ => tile::multiply::<4>(to, left, right),
+    }
+}
+
 /// Counts a block as [`rank::tally`] defines it.
 pub(super) fn tally(wanted: Level, x: &[f32], bracket: Bracket, tally: &mut Tally, inside: &mut Vec<u32>) {
     match wanted.min(level()) {
@@ -141,4 +155,16 @@ fn low_rank_avx512(factors: Factors<'_>, to: &mut [f32]) {
 #[target_feature(enable = "avx2,popcnt")]
 fn low_rank_avx2(factors: Factors<'_>, to: &mut [f32]) {
     low_rank::multiply(factors, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,popcnt")]
+fn add_product_avx512(to: &mut [f64], left: &[f64], right: &Tile) {
+    tile::multiply::<16>(to, left, right);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,popcnt")]
+fn add_product_avx2(to: &mut [f64], left: &[f64], right: &Tile) {
+    tile::multiply::<8>(to, left, right);
 }

@@ -7,6 +7,7 @@
 
 mod ahead;
 mod block;
+mod cholesky;
 mod codec;
 mod dispatch;
 mod evaluation;
@@ -20,6 +21,7 @@ mod program;
 mod rank;
 mod reduce;
 mod sample;
+mod tile;
 mod values;
 mod wave;
 #[cfg(target_arch = "x86_64")]
@@ -28,9 +30,11 @@ mod x86;
 mod x86_random;
 
 pub use block::{BLOCK, CHUNK, Geometry, NonFinite, Source};
+pub use cholesky::{Factor, Indefinite, Panel, Symmetric};
 pub use dispatch::{Level, level};
 pub use evaluation::{Evaluation, Job};
 pub use low_rank::low_rank;
 pub use machine::Scratch;
 pub use program::registers_of;
+pub use tile::{TILE, Tile};
 pub use wave::{Unit, Wave, WaveKind};

@@ -6,12 +6,14 @@
 
 mod adapted;
 mod decoded;
+mod fitted;
 pub(crate) mod rows;
 mod saved;
 mod shifted;
 
 pub(crate) use adapted::{Adapted, Orientation};
 pub(crate) use decoded::Decoded;
+pub(crate) use fitted::{Fitted, Fitting};
 pub(crate) use saved::Saved;
 pub(crate) use shifted::Shifted;
 
@@ -38,6 +40,15 @@ pub(crate) trait Derivation: Debug + Send + Sync {
     /// Bytes that it keeps in memory while its tensor is merged, beyond windows of what it reads.
     fn resident(&self) -> u64 {
         0
+    }
+
+    /// Does what has to be done once before elements can be made; where that is done, nothing. Called before each unit.
+    ///
+    /// # Errors
+    /// Why they cannot be made, for people: the end of "`tensor` ...".
+    fn prepare(&self, weights: &Weights<'_>) -> Result<(), String> {
+        let _ = weights;
+        Ok(())
     }
 
     /// Makes consecutive elements of the tensor from `start` on, flat and row-major, at most a block of them: the same bits

@@ -26,6 +26,14 @@ pub enum MergeError {
         /// Its value.
         value: f32,
     },
+    /// A tensor cannot be made of what it is to be made of.
+    #[error("tensor `{tensor}` {reason}")]
+    NotMade {
+        /// The tensor's name.
+        tensor: String,
+        /// Why, and the remedy.
+        reason: String,
+    },
     /// A tensor that can only be copied differs between models.
     #[error("tensor `{tensor}` is not of a floating-point type, and `{first}` and `{second}` differ in it")]
     Disagree {

@@ -63,6 +63,11 @@ impl<'a> StepSource<'a> {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<(), MergeError> {
+        for (input, wanted) in self.inputs.iter().zip(&self.step.inputs) {
+            let Input::Made(made) = input else { continue };
+            made.prepare(&self.weights)
+                .map_err(|reason| MergeError::NotMade { tensor: wanted.tensor.clone(), reason })?;
+        }
         wave.run(unit, self, scratch, out).map_err(|found| {
             let input = &self.step.inputs[found.input];
             let mut model = self.plan.sources[input.source].model.clone();

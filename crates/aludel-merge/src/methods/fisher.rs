@@ -13,7 +13,7 @@
 use aludel_kernels::formula::{Axis, Expr, Graph};
 
 use super::directions::total;
-use super::{Base, Method, Tensor};
+use super::{Base, Method, Statistics, Tensor};
 use crate::problem::Problem;
 use crate::recipe::{DefaultValue, Kind, Level, ParameterSpec};
 
@@ -63,8 +63,8 @@ impl Method for Fisher {
         ]
     }
 
-    fn statistics(&self) -> Option<&'static str> {
-        Some("fisher")
+    fn statistics(&self) -> Option<Statistics> {
+        Some(Statistics::Fisher)
     }
 
     fn formula<'g>(&self, graph: &'g Graph, tensor: &Tensor<'_>) -> Result<Expr<'g>, Problem> {

@@ -1,4 +1,5 @@
-//! Defines every merge method as a formula: one file each, one line each in [`METHODS`].
+//! Defines every merge method as a formula: one file each, one line each in [`METHODS`]. One of them, `regmean`, solves for
+//! linear layers instead.
 //!
 //! In: which tensors stand where and the method's parameters for one tensor, through a [`Tensor`]. Out: an expression
 //! over them. A method reads no weights, knows no files and decides nothing about passes, threads or memory.
@@ -21,13 +22,17 @@ mod nearswap;
 mod nuslerp;
 mod passthrough;
 mod ram;
+mod regmean;
 mod sce;
 mod slerp;
+mod statistics;
 mod task_arithmetic;
 mod task_vectors;
 mod ties;
 
 pub use context::{Member, Tensor};
+pub use regmean::Fit;
+pub use statistics::Statistics;
 
 use aludel_kernels::formula::{Expr, Graph};
 
@@ -75,14 +80,18 @@ pub trait Method: Sync {
         Ok(Vec::new())
     }
 
-    /// The parameter that names each member's file of statistics, for methods that read some.
-    fn statistics(&self) -> Option<&'static str> {
+    /// What it reads of each member besides its weights.
+    fn statistics(&self) -> Option<Statistics> {
         None
     }
 
-    /// The sides of a member's statistics of a tensor of these sides.
-    fn statistics_shape(&self, shape: &[usize]) -> Vec<usize> {
-        shape.to_vec()
+    /// How a tensor is fitted to those of the members, where that is not by a formula of its elements.
+    ///
+    /// # Errors
+    /// As [`Method::formula`].
+    fn fit(&self, tensor: &Tensor<'_>) -> Result<Option<Fit>, Problem> {
+        let _ = tensor;
+        Ok(None)
     }
 
     /// The elements of what counts as a row of the tensor: of its last dimension, unless the method sees it otherwise.
@@ -93,7 +102,7 @@ pub trait Method: Sync {
         Ok(tensor.columns)
     }
 
-    /// The merged tensor.
+    /// The merged tensor, unless it is [fitted](Method::fit).
     ///
     /// # Errors
     /// A parameter that is missing or out of its range for this tensor.
@@ -109,6 +118,7 @@ pub const METHODS: &[&dyn Method] = &[
     &karcher::Karcher,
     &geometric_median::GeometricMedian,
     &fisher::Fisher,
+    &regmean::RegMean,
     &task_arithmetic::TaskArithmetic,
     &ties::Ties,
     &dare::DareLinear,

@@ -97,10 +97,10 @@ pub(super) fn cast<'r>(
             cast.members.push(member);
         }
     }
-    if let Some(parameter) = method.statistics() {
+    if let Some(statistics) = method.statistics() {
         for member in &cast.members {
-            let source =
-                statistics_of(member, scope, parameter).and_then(|file| models.open_statistics(&file));
+            let file = statistics_of(member, scope, statistics.name());
+            let source = file.and_then(|file| models.open_statistics(&file, statistics));
             cast.statistics.extend(problems.take(source));
         }
     }

@@ -11,11 +11,12 @@ use aludel_kernels::cpu::registers_of;
 use aludel_kernels::formula::{Expr, Extent, Formula, FormulaError, Graph, Op, Schedule};
 use indexmap::IndexSet;
 
+use super::cast::Cast;
 use super::models::{Models, Origin, Source};
 use super::stage::Stage;
 use super::tensors::Matched;
-use super::{Action, PlannedFormula, Step, StepInput};
-use crate::derive::Made;
+use super::{Action, PlannedFormula, Step, StepInput, fits};
+use crate::derive::{Made, Stored};
 use crate::methods::{Member, Tensor};
 use crate::problem::Problem;
 
@@ -67,6 +68,60 @@ impl<'a> Formulas<'a> {
         inputs: &mut Inputs,
         built: &mut Built<'g>,
     ) -> Result<Expr<'g>, Problem> {
+        let Some(cast) = tensor.cast.map(|cast| &stage.casts[cast]) else {
+            let mut values = self.values(graph, tensor, inputs, built)?;
+            return Ok(values.swap_remove(0));
+        };
+        let named = |member: &Member| Member {
+            tensor: tensor.filtered_by[usize::from(member.input)].clone(),
+            ..member.clone()
+        };
+        let base = cast.base.as_ref().map(named);
+        let members: Vec<Member> = cast.members.iter().map(named).collect();
+        let stored = self.statistics(stage, cast, tensor, &members)?;
+        // They are inputs after those that are models.
+        let mut next = tensor.inputs.len() as u16..;
+        let statistics: Vec<Option<u16>> =
+            stored.iter().map(|stored| stored.as_ref().and_then(|_| next.next())).collect();
+        let mut context = Tensor {
+            name: &tensor.name,
+            shape: &tensor.shape,
+            elements: tensor.shape.iter().map(|&side| side as u64).product(),
+            columns: columns(&tensor.shape),
+            position: tensor.position,
+            base: base.as_ref(),
+            members: &members,
+            statistics: &statistics,
+            recipe: stage.recipe,
+            scope: cast.scope,
+            specs: stage.method.parameters(),
+        };
+        context.columns = stage.method.row_length(&context)?;
+        if let Some(fit) = stage.method.fit(&context)? {
+            let is_output = std::ptr::eq(stage, self.output);
+            let layers = fits::Layers { stage, is_output, models: self.models, tensor };
+            return Ok(graph.input(inputs.take(layers.fitted(fit, &members, &stored)?)?));
+        }
+        let mut values = self.values(graph, tensor, inputs, built)?;
+        for stored in stored.into_iter().flatten() {
+            values.push(graph.input(inputs.number(stored.source, &stored.tensor, None)?));
+        }
+        if self.stages.is_empty() {
+            built.rows = Some(Rows { length: context.columns, method: stage.method.name() });
+        } else {
+            built.see_rows(stage, &context)?;
+        }
+        graph.within(&values, stage.first_stream, || stage.method.formula(graph, &context))
+    }
+
+    /// The values of the tensors that a tensor is made of.
+    fn values<'g>(
+        &self,
+        graph: &'g Graph,
+        tensor: &Matched,
+        inputs: &mut Inputs,
+        built: &mut Built<'g>,
+    ) -> Result<Vec<Expr<'g>>, Problem> {
         let mut values = Vec::new();
         for input in &tensor.inputs {
             let model = &self.models.list[input.model];
@@ -90,66 +145,37 @@ impl<'a> Formulas<'a> {
                 }
             });
         }
-        let Some(cast) = tensor.cast.map(|cast| &stage.casts[cast]) else { return Ok(values[0]) };
-        let named = |member: &Member| Member {
-            tensor: tensor.filtered_by[usize::from(member.input)].clone(),
-            ..member.clone()
-        };
-        let base = cast.base.as_ref().map(named);
-        let members: Vec<Member> = cast.members.iter().map(named).collect();
-        let mut statistics = Vec::new();
-        for (&source, member) in cast.statistics.iter().zip(&members) {
-            let is_moved = tensor.inputs[usize::from(member.input)].made.is_some();
-            if is_moved && self.models.sources[source].checkpoint.tensor(&member.tensor).is_some() {
-                return Err(moved(&self.models.sources[source].model, &member.tensor));
-            }
-            let is_there = self.has_statistics(source, &member.tensor, stage, tensor)?;
-            statistics.push(is_there.then_some(values.len() as u16));
-            if is_there {
-                values.push(graph.input(inputs.number(source, &member.tensor, None)?));
-            }
-        }
-        let mut context = Tensor {
-            name: &tensor.name,
-            shape: &tensor.shape,
-            elements: tensor.shape.iter().map(|&side| side as u64).product(),
-            columns: columns(&tensor.shape),
-            position: tensor.position,
-            base: base.as_ref(),
-            members: &members,
-            statistics: &statistics,
-            recipe: stage.recipe,
-            scope: cast.scope,
-            specs: stage.method.parameters(),
-        };
-        context.columns = stage.method.row_length(&context)?;
-        if self.stages.is_empty() {
-            built.rows = Some(Rows { length: context.columns, method: stage.method.name() });
-        } else {
-            built.see_rows(stage, &context)?;
-        }
-        graph.within(&values, stage.first_stream, || stage.method.formula(graph, &context))
+        Ok(values)
     }
 
-    /// Whether a file has statistics of a tensor, which then are of the sides that the method reads.
-    fn has_statistics(
+    /// Where each member's statistics of a tensor are; `None` for those whose file has none.
+    fn statistics(
         &self,
-        source: usize,
-        name: &str,
         stage: &Stage<'_>,
+        cast: &Cast<'_>,
         tensor: &Matched,
-    ) -> Result<bool, Problem> {
-        let Source { model, checkpoint, .. } = &self.models.sources[source];
-        let Some(entry) = checkpoint.tensor(name) else { return Ok(false) };
-        let expected = stage.method.statistics_shape(&tensor.shape);
-        if entry.shape == expected && is_float(entry.dtype) {
-            return Ok(true);
-        }
-        let (dtype, found) = (entry.dtype, &entry.shape);
-        let message = format!(
-            "`{name}` is {dtype} {found:?} in `{model}`, but has to be F32, F16 or BF16 {expected:?}"
-        );
-        Err(Problem::general(message).with_hint("are these the statistics of this model?"))
+        members: &[Member],
+    ) -> Result<Vec<Option<Stored>>, Problem> {
+        let Some(statistics) = stage.method.statistics() else { return Ok(Vec::new()) };
+        let of_member = |(&source, member): (&usize, &Member)| {
+            let Source { model, checkpoint, .. } = &self.models.sources[source];
+            let name = &member.tensor;
+            let Some(entry) = checkpoint.tensor(name) else { return Ok(None) };
+            let is_moved = tensor.inputs[usize::from(member.input)].made.is_some();
+            if is_moved && statistics.is_by_row() {
+                return Err(moved(model, name));
+            }
+            let expected = statistics.shape(&tensor.shape);
+            if expected.as_ref() == Some(&entry.shape) && is_float(entry.dtype) {
+                return Ok(Some(Stored { source, tensor: name.clone() }));
+            }
+            let (dtype, found) = (entry.dtype, &entry.shape);
+            let expected = expected
+                .map_or_else(|| "left out".to_owned(), |expected| format!("F32, F16 or BF16 {expected:?}"));
+            let message = format!("`{name}` is {dtype} {found:?} in `{model}`, but has to be {expected}");
+            Err(Problem::general(message).with_hint("are these the statistics of this model?"))
+        };
+        cast.statistics.iter().zip(members).map(of_member).collect()
     }
 
     /// The tensors of checkpoints that a tensor is copied from, which have to agree.
@@ -262,10 +288,13 @@ struct Inputs {
 
 impl Inputs {
     fn number(&mut self, source: usize, tensor: &str, made: Option<&Made>) -> Result<u16, Problem> {
-        let input = StepInput { source, tensor: tensor.to_owned(), made: made.cloned() };
+        self.take(StepInput { source, tensor: tensor.to_owned(), made: made.cloned() })
+    }
+
+    fn take(&mut self, input: StepInput) -> Result<u16, Problem> {
         let (number, _) = self.set.insert_full(input);
         u16::try_from(number)
-            .map_err(|_| Problem::general(format!("`{tensor}` is made of more than {} tensors", u16::MAX)))
+            .map_err(|_| Problem::general(format!("a tensor is made of more than {} tensors", u16::MAX)))
     }
 
     fn into_list(self) -> Vec<StepInput> {

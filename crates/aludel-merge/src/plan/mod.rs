@@ -10,6 +10,7 @@ mod build;
 mod cast;
 mod chat_template;
 mod delta;
+mod fits;
 mod formulas;
 mod layer_config;
 mod measure;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::adapters::adapted;
 use super::{SideFiles, WrittenFile};
 use crate::derive::{Decoded, Made};
+use crate::methods::Statistics;
 use crate::problem::{Place, Problem, Problems};
 use crate::recipe::{ModelReference, nearest};
 
@@ -272,7 +273,11 @@ impl Models {
     }
 
     /// The position among the sources of a file of statistics, opened unless it is there already.
-    pub(super) fn open_statistics(&mut self, file: &Located<String>) -> Result<usize, Problem> {
+    pub(super) fn open_statistics(
+        &mut self,
+        file: &Located<String>,
+        wanted: Statistics,
+    ) -> Result<usize, Problem> {
         let is_it = |source: &Source| source.role == Role::Statistics && source.model == file.value;
         if let Some(known) = self.sources.iter().position(is_it) {
             return Ok(known);
@@ -280,6 +285,11 @@ impl Models {
         let path = PathBuf::from(&file.value);
         let checkpoint =
             Checkpoint::open(&path).map_err(|error| Problem::at(file.place.clone(), error.to_string()))?;
+        if let Some(kind) = checkpoint.metadata().get("kind").filter(|kind| *kind != wanted.name()) {
+            let message = format!("`{}` has statistics of the kind `{kind}`", file.value);
+            let hint = format!("collect those of the kind `{}`", wanted.name());
+            return Err(Problem::at(file.place.clone(), message).with_hint(hint));
+        }
         self.add_source(&file.value, path, Role::Statistics, checkpoint);
         Ok(self.sources.len() - 1)
     }

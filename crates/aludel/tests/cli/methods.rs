@@ -14,6 +14,7 @@ multislerp        weighted mean of directions and lengths, of models or of task 
 karcher           mean of directions on the sphere, by iteration
 geometric_median  the point nearest to all models in sum of distances
 fisher            average weighted by each model's Fisher information, read from files
+regmean           linear layers by least squares over each model's inputs, whose Gram matrices are read from files
 task_arithmetic   base model plus weighted task vectors
 ties              task vectors trimmed to their largest elements, with elected signs
 dare_linear       task vectors with elements dropped at random, added
