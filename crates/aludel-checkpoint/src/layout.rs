@@ -4,7 +4,7 @@
 //! finished headers, a place for every tensor, and the index. It writes nothing and depends on nothing but its input, so
 //! the same input gives the same bytes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use safetensors::Dtype;
@@ -69,13 +69,24 @@ impl Layout {
     /// Errors: [`Error::Unplannable`] for a name that is used twice or is `__metadata__`, a size that overflows or is no
     /// whole number of bytes, and a header larger than the format's 100 MB.
     pub fn plan(tensors: Vec<OutputTensor>, shard_bytes: u64) -> Result<Self, Error> {
+        Self::plan_with(tensors, shard_bytes, &BTreeMap::new())
+    }
+
+    /// As [`Layout::plan`], with something to say about the tensors in the header of every shard, besides `format`.
+    ///
+    /// Errors: as [`Layout::plan`].
+    pub fn plan_with(
+        tensors: Vec<OutputTensor>,
+        shard_bytes: u64,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self, Error> {
         check_names(&tensors)?;
         let sized = with_bytes(tensors)?;
         let groups = group(sized, shard_bytes);
         let mut layout = Self { tensors: Vec::new(), placements: Vec::new(), shards: Vec::new() };
         let count = groups.len();
         for (shard, group) in groups.into_iter().enumerate() {
-            layout.add_shard(file_name(shard, count), group)?;
+            layout.add_shard(file_name(shard, count), group, metadata)?;
         }
         Ok(layout)
     }
@@ -131,10 +142,15 @@ impl Layout {
         Some(format!("{:#}\n", json!({ "metadata": { "total_size": total }, "weight_map": weight_map })))
     }
 
-    fn add_shard(&mut self, file_name: String, mut group: Vec<Sized>) -> Result<(), Error> {
+    fn add_shard(
+        &mut self,
+        file_name: String,
+        mut group: Vec<Sized>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
         group.sort_by_key(|sized| std::cmp::Reverse(element_bytes(sized.tensor.dtype)));
         let ranges = ranges(&group);
-        let header = header(&group, &ranges)?;
+        let header = header(&group, &ranges, metadata)?;
         let data_start = header.len() as u64;
         let bytes = data_start + ranges.last().map_or(0, |range| range.end);
         let shard = self.shards.len();
@@ -213,18 +229,24 @@ fn ranges(group: &[Sized]) -> Vec<Range<u64>> {
 }
 
 /// The length prefix, the JSON and spaces up to a multiple of 64 bytes.
-fn header(group: &[Sized], ranges: &[Range<u64>]) -> Result<Vec<u8>, Error> {
+fn header(group: &[Sized], ranges: &[Range<u64>], said: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
     let first = group.first().map_or("", |sized| &sized.tensor.name);
     let infos = group.iter().zip(ranges).map(|(sized, range)| {
         let data_offsets = (range.start as usize, range.end as usize);
         let OutputTensor { name, dtype, shape } = &sized.tensor;
         (name.clone(), TensorInfo { dtype: *dtype, shape: shape.clone(), data_offsets })
     });
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), infos.collect())
+    let metadata = Metadata::new(None, infos.collect())
         .map_err(|error| unplannable(first, format!("the header of its shard is invalid: {error}")))?;
-    let mut json = serde_json::to_vec(&metadata)
-        .map_err(|error| unplannable(first, format!("the header of its shard is no JSON: {error}")))?;
+    let no_json = |error| unplannable(first, format!("the header of its shard is no JSON: {error}"));
+    // Put in by hand: the crate would leave what is said in the random order of a hash map.
+    let mut said = said.clone();
+    said.insert("format".to_owned(), "pt".to_owned());
+    let mut json = format!("{{\"{METADATA_KEY}\":").into_bytes();
+    json.extend(serde_json::to_vec(&said).map_err(no_json)?);
+    let tensors = serde_json::to_vec(&metadata).map_err(no_json)?;
+    json.extend(if group.is_empty() { b"".as_slice() } else { b"," });
+    json.extend_from_slice(tensors.get(1..).unwrap_or_default());
     let padded =
         (PREFIX_BYTES as usize + json.len()).next_multiple_of(DATA_ALIGNMENT) - PREFIX_BYTES as usize;
     json.resize(padded, b' ');

@@ -145,25 +145,25 @@ fn stream(settings: &Settings<'_>) -> Result<Stream, Error> {
     if let Some(other) = settings.against {
         check_tokenizers(&Tokenizer::open(other)?, &tokenizer)?;
     }
-    let run = run_over(settings.data)?;
+    // The longest document that a run takes is one sequence.
+    let run = run_over(settings.data, 1 << 24)?;
     let Corpus { train, .. } = Corpus::open(&run.data)?;
     let encoder = Encoder::new(Arc::new(tokenizer), &run.data)?;
     let stream = StreamSettings { epochs: Some(1), ..StreamSettings::training(&run.data, &run.train) };
     Ok(Stream::new(Arc::new(train), Arc::new(encoder), stream))
 }
 
-/// The settings of a run that reads these files as they are; the longest document that a run takes is one sequence.
-fn run_over(files: &[PathBuf]) -> Result<Run, Error> {
+/// The settings of a run that reads these files as they are, in sequences of at most so many tokens.
+pub(crate) fn run_over(files: &[PathBuf], sequence_length: usize) -> Result<Run, Error> {
     let names: Option<Vec<&str>> = files.iter().map(|file| file.to_str()).collect();
     let Some(names) = names else {
         return Err(Problem::general("a data file's name is not UTF-8").with_hint("rename it").into());
     };
     // A list in JSON is one in YAML.
     let text = format!(
-        "student: model\ndata: {{train: {}, sequence_length: {}, packing: false, shuffle: false}}\n\
+        "student: model\ndata: {{train: {}, sequence_length: {sequence_length}, packing: false, long_documents: split, shuffle: false}}\n\
          train: {{batch_size: 1, micro_batch: 1}}\noutput: output\n",
         serde_json::Value::from(names),
-        1 << 24,
     );
     Run::parse(&text).map_err(|problems| {
         // Places in a text that nobody wrote would mislead.

@@ -6,7 +6,7 @@
 //! Reading order: [`run`] (what is asked for), [`data`] (files to batches), [`schedule`], [`optimizer`], [`hidden`] and
 //! [`step`] (what a step is), [`cache`] (teachers that spoke before), [`state`] (checkpoints), [`record`] (what a run leaves for people), [`prepare`], [`inputs`], [`folder`]
 //! (models, files, places), [`train`] (the whole run), [`forecast`] (what it
-//! takes), [`evaluate`] (a model on files), [`error`].
+//! takes), [`evaluate`] (a model on files), [`statistics`] (what merges want to know of a model), [`error`].
 #![forbid(unsafe_code)]
 
 pub mod cache;
@@ -23,6 +23,7 @@ pub mod record;
 pub mod run;
 pub mod schedule;
 pub mod state;
+pub mod statistics;
 pub mod step;
 pub mod train;
 

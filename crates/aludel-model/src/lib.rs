@@ -56,7 +56,7 @@ pub use adapter::AdapterSpec;
 pub use batch::Batch;
 pub use chat::ChatTemplate;
 pub use config::ModelConfig;
-pub use decoder::{Decoder, Extension, Keep, KeyValueCache, Pass};
+pub use decoder::{Decoder, Extension, Grams, Keep, KeyValueCache, Pass, Site};
 pub use error::{Error, Problems};
 pub use gguf::model_folder;
 pub use load::{Use, WeightType};

@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Report(ReportArguments),
     /// Measure how well a model predicts text, and how near it is to another model
     Eval(EvalArguments),
+    /// Run a model over text for what `fisher` and `regmean` merges want to know of it
+    Statistics(StatisticsArguments),
     /// Continue a text
     Generate(GenerateArguments),
 }
@@ -399,6 +401,52 @@ pub(crate) struct EvalArguments {
     pub(crate) stride: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) computing: ComputingFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct StatisticsArguments {
+    /// A model folder, a .gguf file, or `owner/name[@revision]` of a model on a hub
+    pub(crate) model: PathBuf,
+    /// The folder to write, which a recipe names as the model's `fisher` or `gram`; it appears under this name only when
+    /// it is complete. May be left out with --dry-run
+    #[arg(required_unless_present = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+    /// What is collected
+    #[arg(long, value_enum)]
+    pub(crate) kind: StatisticsKind,
+    /// Text (.txt), JSON lines (.jsonl) or Parquet; may be given several times
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) data: Vec<PathBuf>,
+    /// Tokens that go through the model at once, and the longest piece of a document [default: the positions of the
+    /// model, 1024 at the most]
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) window: Option<NonZeroUsize>,
+    /// Stop after so many tokens of the data [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens: Option<std::num::NonZeroU64>,
+    /// Memory that sums may take, beyond the model; with less of it there are more passes over the data
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) memory: Size,
+    /// Say what it takes, and collect nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The most bytes in one output file
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub(crate) shard_size: Size,
+    #[command(flatten)]
+    pub(crate) writing: WritingFlags,
+    #[command(flatten)]
+    pub(crate) computing: ComputingFlags,
+}
+
+/// What `aludel statistics` collects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatisticsKind {
+    /// For `regmean`: the mean of x x^T over what goes into each linear layer
+    Gram,
+    /// For `fisher`: squared gradients of the log-likelihood, for every weight
+    Fisher,
 }
 
 #[derive(Debug, Args)]

@@ -34,6 +34,16 @@ pub enum MergeError {
         /// Why, and the remedy.
         reason: String,
     },
+    /// Statistics of another model.
+    #[error(
+        "`{statistics}` was collected from other weights than those of `{model}`: collect it anew with `aludel statistics {model}`"
+    )]
+    OtherModel {
+        /// The statistics.
+        statistics: String,
+        /// The model that they were to be of.
+        model: String,
+    },
     /// A tensor that can only be copied differs between models.
     #[error("tensor `{tensor}` is not of a floating-point type, and `{first}` and `{second}` differ in it")]
     Disagree {

@@ -12,6 +12,7 @@ mod join;
 mod kept;
 mod measure;
 mod part;
+mod provenance;
 mod queue;
 mod reader;
 mod report;
@@ -77,6 +78,9 @@ pub struct Progress {
 /// [`MergeError`]; the target is then as it was before. After [`MergeError::Unfinished`] a later run can go on.
 pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Result<Report, MergeError> {
     let start = Instant::now();
+    // What is remembered costs nothing to ask; the rest is known when all inputs are hashed.
+    let path = |source: usize, file: usize| &plan.sources[source].checkpoint.files()[file].path;
+    provenance::check(plan, |source, file| options.digests.remembered(path(source, file)))?;
     let inputs = identity::inputs(plan)?;
     let identity = identity::identity(plan, &inputs)?;
     let (mut folder, written) = if options.resume {
@@ -261,6 +265,7 @@ impl Run<'_> {
         }
         let writer::Done { seconds: write, tensors: written, delta_bytes } = written?;
         let digests = digests?;
+        provenance::check(self.plan, |source, file| digests[source][file].clone())?;
         let report = Report {
             bytes_read: self.counters.read.load(Relaxed),
             bytes_hashed: self.counters.hashed.load(Relaxed),

@@ -50,6 +50,8 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     check_space(options.part.bytes(&layout), options.target.as_deref(), &mut problems);
     let config = output.config.clone().map(|config| with_type(config, &steps));
     let Some(work) = work.filter(|_| problems.is_empty()) else { return Err(problems) };
+    let statistics = stages.iter().chain([&output]).flat_map(|stage| &stage.casts);
+    let statistics = statistics.flat_map(|cast| cast.statistics_of(&models)).collect();
     let dropped = dropped(&models, &stages, &output, &steps);
     let stages = stages.iter().map(|stage| PlannedStage {
         name: stage.recipe.name.as_ref().map_or_else(String::new, |name| name.value.clone()),
@@ -72,6 +74,7 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
         work,
         config,
         delta,
+        statistics,
         widths: widths(&parts),
     })
 }

@@ -50,6 +50,17 @@ impl Cast<'_> {
         self.taken.iter().position(is_base).unwrap_or(0)
     }
 
+    /// Each member's statistics with the checkpoint that the member is, both by their positions among [`Models::sources`].
+    /// Of a model with an adapter nothing is known: it lies in no file.
+    pub(super) fn statistics_of(&self, models: &Models) -> Vec<(usize, usize)> {
+        let of_member = |(&statistics, member): (&usize, &Member)| {
+            let model = &models.list[self.taken[usize::from(member.input)].model];
+            let source = model.source().filter(|&source| models.sources[source].model == model.name)?;
+            Some((statistics, source))
+        };
+        self.statistics.iter().zip(&self.members).filter_map(of_member).collect()
+    }
+
     /// The input of a model's layers, added unless it is there.
     fn take(&mut self, taken: Taken) -> u16 {
         let same = |known: &Taken| (known.model, known.first_layer) == (taken.model, taken.first_layer);

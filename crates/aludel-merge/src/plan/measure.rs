@@ -99,6 +99,7 @@ impl Opened {
             work,
             config: None,
             delta: None,
+            statistics: Vec::new(),
             widths: widths(&parts),
         })
     }

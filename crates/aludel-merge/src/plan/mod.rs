@@ -145,6 +145,9 @@ pub struct Plan {
     /// What the output is stored as the difference from; `None` where it is stored as it is.
     #[serde(skip)]
     pub(crate) delta: Option<DeltaPlan>,
+    /// Sources that are statistics, each with the source that they are to be of.
+    #[serde(skip)]
+    pub(crate) statistics: Vec<(usize, usize)>,
     /// For each step, the bytes that are read for an element of each of its inputs.
     #[serde(skip)]
     pub(crate) widths: Vec<Vec<u64>>,

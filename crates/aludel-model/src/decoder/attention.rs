@@ -24,6 +24,13 @@ pub(super) struct AttentionTrace<D: Device> {
     lse: Held<D>,
 }
 
+impl<D: Device> AttentionTrace<D> {
+    /// What goes into the product with the output matrix.
+    pub(super) fn result(&self) -> &D::Buffer {
+        &self.y
+    }
+}
+
 /// Queries, or keys, of a layer.
 struct Side<'a> {
     linear: &'a Linear,

@@ -29,6 +29,18 @@ pub(super) struct ExpertsTrace<D: Device> {
     down: Held<D>,
 }
 
+/// What goes into the experts of a layer, row by row as they are grouped by expert.
+pub(super) struct ExpertRows<'a, D: Device> {
+    pub(super) assignment: &'a D::Assignment,
+    /// Rows of both.
+    pub(super) slots: usize,
+    /// What goes into gate and up.
+    pub(super) entered: Held<D>,
+    /// What goes into down, of this width.
+    pub(super) inner: Held<D>,
+    pub(super) width: usize,
+}
+
 /// A mixture of experts of one layer.
 #[derive(Clone, Copy)]
 struct Mixture<'a> {
@@ -72,9 +84,8 @@ impl<D: Device> Decoder<D> {
         into: Into,
     ) -> Result<(), DeviceError> {
         match (trace, &self.places.layers[layer].feed_forward) {
-            (FeedForwardTrace::Dense { gate, up }, FeedForwardPlaces::Dense { down, .. }) => {
-                let mut inner = self.pool.take(rows * down.inputs)?;
-                self.device.gated(self.activation(layer), gate, up, &mut inner);
+            (FeedForwardTrace::Dense { .. }, FeedForwardPlaces::Dense { down, .. }) => {
+                let inner = self.inner(layer, rows, trace)?;
                 self.linear(down, rows, &inner, out, into)
             }
             (FeedForwardTrace::Experts(trace), _) => {
@@ -94,6 +105,46 @@ impl<D: Device> Decoder<D> {
             }
             _ => unreachable!("a trace is of its own layer"),
         }
+    }
+
+    /// What goes into the last product: for each row of a dense half, for each choice of an expert in a mixture.
+    pub(super) fn inner(
+        &self,
+        layer: usize,
+        rows: usize,
+        trace: &FeedForwardTrace<D>,
+    ) -> Result<Held<D>, DeviceError> {
+        let (gate, up) = match trace {
+            FeedForwardTrace::Dense { gate, up } => (gate, up),
+            FeedForwardTrace::Experts(trace) => (&trace.gate, &trace.up),
+        };
+        let (chosen, width) = match self.config.layers[layer].feed_forward {
+            FeedForward::Dense { width, .. } => (1, width),
+            FeedForward::Experts { chosen, width, .. } => (chosen, width),
+        };
+        let mut inner = self.pool.take(rows * chosen * width)?;
+        self.device.gated(self.activation(layer), gate, up, &mut inner);
+        Ok(inner)
+    }
+
+    /// What goes into the experts of a mixture, `x` being what goes into it.
+    pub(super) fn expert_rows<'a>(
+        &self,
+        layer: usize,
+        rows: usize,
+        x: &D::Buffer,
+        trace: &'a FeedForwardTrace<D>,
+    ) -> Result<ExpertRows<'a, D>, DeviceError> {
+        let (FeedForwardTrace::Experts(experts), FeedForward::Experts { chosen, width, .. }) =
+            (trace, &self.config.layers[layer].feed_forward)
+        else {
+            unreachable!("a trace is of its own layer")
+        };
+        let (slots, assignment) = (rows * chosen, &experts.assignment);
+        let mut entered = self.pool.take(slots * self.config.hidden)?;
+        self.device.gather_experts(assignment, self.config.hidden, x, &mut entered);
+        let inner = self.inner(layer, rows, trace)?;
+        Ok(ExpertRows { assignment, slots, entered, inner, width: *width })
     }
 
     /// Gradient of both: `dx` is overwritten from `d_out`, the gradient of the scaled output.

@@ -6,12 +6,13 @@
 //! loss ([`Decoder::head`] gives the matrix). It reads and writes no files: see `load` and `save`.
 //!
 //! Modules in reading order: `linear`, `half` (norms and residuals), `attention`, `feed_forward`, `rotary`, `pass`
-//! (the walk through the layers), `cache` (generation).
+//! (the walk through the layers), `inputs` (what goes into linear layers), `cache` (generation).
 
 mod attention;
 mod cache;
 mod feed_forward;
 mod half;
+mod inputs;
 mod linear;
 mod pass;
 pub(crate) mod rotary;
@@ -30,6 +31,7 @@ use crate::source::Source;
 use rotary::{Rotary, Rotation};
 
 pub use cache::{Extension, KeyValueCache};
+pub use inputs::{Grams, Site};
 pub use pass::{Keep, Pass};
 
 /// A model on a device.
@@ -119,6 +121,13 @@ impl<D: Device> Decoder<D> {
     /// The gradient of the head's matrix, where it is trained: the embedding's where they are tied.
     pub fn head_gradient<'a>(&self, gradients: &'a mut Gradients<D>) -> Option<&'a mut D::Buffer> {
         gradients.of(self.places.head)
+    }
+
+    /// Says which parameters are trained, by their names. Of those of a mixture of experts all of a layer are, or none.
+    pub fn train_only(&mut self, is_trained: impl Fn(&str) -> bool) {
+        for parameter in self.parameters.list_mut() {
+            parameter.trainable = is_trained(&parameter.name);
+        }
     }
 
     pub(crate) fn source(&self) -> &Source {

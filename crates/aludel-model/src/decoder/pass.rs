@@ -52,11 +52,11 @@ enum Kept<D: Device> {
 
 /// What the backward pass of one layer needs.
 pub(super) struct LayerTrace<D: Device> {
-    input: Arc<Held<D>>,
-    attention: AttentionTrace<D>,
+    pub(super) input: Arc<Held<D>>,
+    pub(super) attention: AttentionTrace<D>,
     after_attention: Option<AfterTrace<D>>,
-    middle: Arc<Held<D>>,
-    feed_forward: FeedForwardTrace<D>,
+    pub(super) middle: Arc<Held<D>>,
+    pub(super) feed_forward: FeedForwardTrace<D>,
     after_feed_forward: Option<AfterTrace<D>>,
 }
 
@@ -173,7 +173,7 @@ impl<D: Device> Decoder<D> {
         Ok((hidden, rstd))
     }
 
-    fn step(&self, documents: &[std::ops::Range<usize>]) -> Result<Step<D>, DeviceError> {
+    pub(super) fn step(&self, documents: &[std::ops::Range<usize>]) -> Result<Step<D>, DeviceError> {
         let spans = documents.iter().map(|rows| Span { queries: rows.clone(), keys: rows.clone() }).collect();
         let stretches: Vec<Stretch> =
             documents.iter().map(|rows| Stretch { first: 0, count: rows.len() }).collect();

@@ -5,6 +5,7 @@
 mod adapters;
 mod consistency;
 mod families;
+mod grams;
 mod loading;
 mod students;
 mod support;

@@ -20,6 +20,7 @@ mod plan;
 mod recipe;
 mod report;
 mod run_file;
+mod statistics;
 mod text;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::Cache(command) => cache::run(&command, printer),
         Command::Report(arguments) => report::run(&arguments, printer),
         Command::Eval(arguments) => eval::run(&arguments, printer),
+        Command::Statistics(arguments) => statistics::run(&arguments, printer),
         Command::Generate(arguments) => generate::run(&arguments, printer),
     }?;
     Ok(ExitCode::SUCCESS)

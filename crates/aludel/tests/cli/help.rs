@@ -28,6 +28,7 @@ Commands:
   cache         Store what a teacher says of some data, and look at what is stored
   report        Render the record of a run as one HTML page
   eval          Measure how well a model predicts text, and how near it is to another model
+  statistics    Run a model over text for what `fisher` and `regmean` merges want to know of it
   generate      Continue a text
 
 Options:

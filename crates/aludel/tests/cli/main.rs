@@ -25,6 +25,7 @@ mod served;
 #[cfg(unix)]
 mod signals;
 mod stages;
+mod statistics;
 mod teacher_server;
 #[cfg(unix)]
 mod terminal;
