@@ -3,7 +3,7 @@
 //! In: a [`Formula`](formula::Formula) and the bytes of its input tensors through a [`Source`](cpu::Source). Out: the
 //! encoded bytes of one output tensor, tile by tile. This crate never sees a path, a model or a recipe.
 //!
-//! Reading order: [`formula`] (the language and its scalar interpreter), [`random`] (counter-based numbers),
+//! Reading order: [`formula`] (the language and its scalar interpreter), [`random`] and [`normal`] (counter-based numbers),
 //! [`cpu`] (the tiled executor); [`nn`] (operations of a decoder), [`loss`] (distillation losses).
 
 pub mod cpu;
@@ -11,4 +11,5 @@ pub mod element;
 pub mod formula;
 pub mod loss;
 pub mod nn;
+pub mod normal;
 pub mod random;

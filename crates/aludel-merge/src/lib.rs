@@ -20,5 +20,6 @@ pub mod plan;
 pub mod recipe;
 pub mod sequence;
 pub mod shuffle;
+mod streams;
 
 pub use aludel_document::problem;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config};
 use aludel_kernels::nn::{Device, DeviceError};
+use aludel_kernels::normal::fill_normal;
 use rayon::prelude::*;
 
 use crate::config::ModelConfig;
@@ -16,7 +17,7 @@ use crate::error::Error;
 use crate::load::WeightType;
 use crate::names::{Inventory, Named};
 use crate::parameters::Parameter;
-use crate::random::{fill_normal, stream};
+use crate::random::stream;
 use crate::source::Source;
 
 impl<D: Device> Decoder<D> {

@@ -15,7 +15,7 @@
 //! - [`decoder`]: forward, backward, generation.
 //! - `gguf`: folders of GGUF files.
 //! - `load`: from a folder onto a device.
-//! - `random`: fresh weights.
+//! - `random`: streams of random numbers.
 //! - `fresh`: a model of fresh weights.
 //! - `student`: a model cut out of another.
 //! - `source`: what a saved model takes over.

@@ -27,6 +27,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Merge the models of a recipe into a model folder
     Merge(MergeArguments),
+    /// Build a mixture of experts out of dense models
+    Moe(MoeArguments),
     /// Show what a merge would read, compute, hold and write, from the models' headers alone
     Plan(PlanArguments),
     /// Make the model folder of a merge that was stored as what differs from its base
@@ -132,6 +134,31 @@ pub(crate) struct JoinArguments {
     /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
     #[arg(long)]
     pub(crate) no_sync: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct MoeArguments {
+    /// A recipe in the YAML of mergekit-moe, or `-` for standard input; model paths in it start at the current folder
+    pub(crate) recipe: PathBuf,
+    /// The model folder to write; it appears under this name only when it is complete
+    pub(crate) output: PathBuf,
+    /// Take one model for all experts, which computes what it does until it is trained
+    #[arg(long = "i-understand-this-is-not-useful-without-training")]
+    pub(crate) all_the_same: bool,
+    /// mergekit's flags for how it loads the base model
+    #[arg(long, hide = true)]
+    pub(crate) load_in_4bit: bool,
+    #[arg(long, hide = true)]
+    pub(crate) load_in_8bit: bool,
+    #[command(flatten)]
+    pub(crate) planning: PlanningFlags,
+    #[command(flatten)]
+    pub(crate) seed: SeedFlag,
+    #[command(flatten)]
+    pub(crate) writing: WritingFlags,
+    #[command(flatten)]
+    pub(crate) mergekit: MergekitFlags,
 }
 
 #[derive(Debug, Args)]

@@ -5,15 +5,21 @@
 //! never learns whether its inputs are stored or made.
 
 mod adapted;
+mod chance;
 mod decoded;
 mod fitted;
+mod given;
+mod prompted;
 pub(crate) mod rows;
 mod saved;
 mod shifted;
 
 pub(crate) use adapted::{Adapted, Orientation};
+pub(crate) use chance::{Drawn, Noisy};
 pub(crate) use decoded::Decoded;
 pub(crate) use fitted::{Fitted, Fitting};
+pub(crate) use given::Given;
+pub(crate) use prompted::{PromptRows, Prompted};
 pub(crate) use saved::Saved;
 pub(crate) use shifted::Shifted;
 

@@ -33,7 +33,7 @@ impl<'a> Coder<'a> {
     pub(super) fn code(&self, step: usize, offset: u64, bytes: &[u8]) -> Vec<Chunk> {
         let dtype = self.plan.steps[step].dtype;
         let width = aludel_checkpoint::element_bytes(dtype) as usize;
-        let base = self.delta.tensors[step].as_ref().zip(element_of(dtype));
+        let base = self.delta.tensors.get(&self.plan.steps[step].tensor).zip(element_of(dtype));
         let mut values = vec![0.0; if base.is_some() { CHUNK as usize } else { 0 }];
         let mut start = offset / width as u64;
         let mut chunks = Vec::new();

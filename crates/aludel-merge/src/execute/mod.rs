@@ -36,6 +36,7 @@ use aludel_kernels::cpu::Scratch;
 
 use crate::derive::Weights;
 use crate::plan::{Part, Plan};
+use crate::problem::Problem;
 use card::{Card, Digests};
 use delta::Coder;
 use part::PartRecord;
@@ -78,6 +79,10 @@ pub struct Progress {
 /// [`MergeError`]; the target is then as it was before. After [`MergeError::Unfinished`] a later run can go on.
 pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Result<Report, MergeError> {
     let start = Instant::now();
+    if let Some(awaited) = plan.awaited.first() {
+        let message = format!("this plan is for showing: before it is carried out, {awaited}");
+        return Err(MergeError::Problems(Problem::general(message).into()));
+    }
     // What is remembered costs nothing to ask; the rest is known when all inputs are hashed.
     let path = |source: usize, file: usize| &plan.sources[source].checkpoint.files()[file].path;
     provenance::check(plan, |source, file| options.digests.remembered(path(source, file)))?;

@@ -15,9 +15,9 @@ use aludel_kernels::element::Element;
 
 use super::MergeError;
 use super::kept::{Kept, Room};
-use super::reader::stream_keys;
 use crate::derive::Passed;
 use crate::plan::{Action, Plan, Step, element_of};
+use crate::streams::stream_key;
 
 /// Steps under way besides one for each thread.
 const LOOK_AHEAD: usize = 1;
@@ -367,7 +367,9 @@ impl<'p> Queue<'p> {
     fn job(&self, step: &Step, formula: usize, columns: u64) -> Job {
         let formula = Arc::clone(&self.plan.formulas[formula].formula);
         Job {
-            streams: stream_keys(self.plan.seed, &step.tensor, formula.streams()),
+            streams: (0..formula.streams() as u32)
+                .map(|stream| stream_key(self.plan.seed, &step.tensor, stream))
+                .collect(),
             geometry: Geometry { elements: step.elements(), columns },
             output: element_of(step.dtype).unwrap_or(Element::F32),
             tile: self.plan.work.tile,

@@ -5,8 +5,6 @@ use std::ops::Range;
 use aludel_checkpoint::{TensorEntry, WeightMap, element_bytes};
 use aludel_kernels::cpu::{Scratch, Source, Wave};
 use aludel_kernels::element::Element;
-use aludel_kernels::random::StreamKey;
-use sha2::{Digest, Sha256};
 
 use super::MergeError;
 use crate::derive::{self, Made, Passed, Weights};
@@ -174,20 +172,4 @@ impl Source for StepSource<'_> {
             Input::Made(made) => made.make(&self.weights, start, to),
         }
     }
-}
-
-/// The keys of a tensor's random streams: the first eight bytes, little-endian, of the SHA-256 of the seed (u64,
-/// little-endian), the stream (u32, little-endian) and the tensor's name.
-pub(super) fn stream_keys(seed: u64, tensor: &str, streams: usize) -> Vec<StreamKey> {
-    let key = |stream: u32| {
-        let digest = Sha256::new()
-            .chain_update(seed.to_le_bytes())
-            .chain_update(stream.to_le_bytes())
-            .chain_update(tensor.as_bytes())
-            .finalize();
-        let mut first = [0; 8];
-        first.copy_from_slice(&digest[..8]);
-        StreamKey(u64::from_le_bytes(first))
-    };
-    (0..streams as u32).map(key).collect()
 }

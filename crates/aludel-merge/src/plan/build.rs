@@ -12,8 +12,8 @@ use super::formulas::Formulas;
 use super::models::{Models, Origin, Role, Source};
 use super::stage::Stage;
 use super::{
-    Action, DeltaPlan, Dropped, Form, Plan, PlanOptions, PlannedFormula, PlannedStage, Step, StepInput,
-    StoredPart,
+    Action, DeltaPlan, Dropped, Form, Plan, PlanOptions, PlannedFormula, PlannedStage, SideFiles, Step,
+    StepInput, StoredPart,
 };
 use crate::derive::Stored;
 use crate::problem::{Problem, Problems};
@@ -36,20 +36,9 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     let steps: Vec<Step> = planned.filter_map(|tensor| problems.take(formulas.step(tensor))).collect();
     let formulas = formulas.planned();
     let mut problems = deduplicated(problems);
-    check_output(options, &mut problems);
-    let Some(layout) = problems.take(layout(&steps, options)) else { return Err(problems) };
-    let steps = in_writing_order(steps, &layout);
-    let parts = parts(&steps, &models.sources);
-    let work = problems.take(reckon(&steps, &parts, &formulas, &layout, options));
-    if let Err(problem) = options.part.check(&layout) {
-        problems.push(problem);
-    }
     let delta = (options.form == Form::SparseDelta)
         .then(|| problems.take(DeltaPlan::of(recipe, &models, &steps)))
         .flatten();
-    check_space(options.part.bytes(&layout), options.target.as_deref(), &mut problems);
-    let config = output.config.clone().map(|config| with_type(config, &steps));
-    let Some(work) = work.filter(|_| problems.is_empty()) else { return Err(problems) };
     let statistics = stages.iter().chain([&output]).flat_map(|stage| &stage.casts);
     let statistics = statistics.flat_map(|cast| cast.statistics_of(&models)).collect();
     let dropped = dropped(&models, &stages, &output, &steps);
@@ -57,26 +46,78 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
         name: stage.recipe.name.as_ref().map_or_else(String::new, |name| name.value.clone()),
         method: stage.method.name(),
     });
-    Ok(Plan {
-        version: env!("CARGO_PKG_VERSION"),
+    let draft = Draft {
         recipe: recipe.text.to_string(),
         method: output.method.name(),
-        seed: options.seed,
-        allow_non_finite: options.allow_non_finite,
-        part: options.part,
         stages: stages.collect(),
         sources: models.sources,
         formulas,
         steps,
         dropped,
         side_files: output.side_files,
-        layout,
-        work,
-        config,
+        config: output.config,
         delta,
         statistics,
-        widths: widths(&parts),
-    })
+        awaited: Vec::new(),
+    };
+    draft.finished(options, problems)
+}
+
+/// A plan whose tensors are known, and not yet where they will lie and what they cost.
+pub(super) struct Draft {
+    pub recipe: String,
+    pub method: &'static str,
+    pub stages: Vec<PlannedStage>,
+    pub sources: Vec<Source>,
+    pub formulas: Vec<PlannedFormula>,
+    pub steps: Vec<Step>,
+    pub dropped: Vec<Dropped>,
+    pub side_files: SideFiles,
+    pub config: Option<Config>,
+    pub delta: Option<DeltaPlan>,
+    pub statistics: Vec<(usize, usize)>,
+    pub awaited: Vec<String>,
+}
+
+impl Draft {
+    /// Lays the output out and reckons its cost; `problems` are those that were found before.
+    pub(super) fn finished(self, options: &PlanOptions, mut problems: Problems) -> Result<Plan, Problems> {
+        check_output(options, &mut problems);
+        if options.form == Form::SparseDelta && self.delta.is_none() && problems.is_empty() {
+            let problem = Problem::general("this output is no difference from one base model");
+            problems.push(problem.with_hint("leave `--output sparse-delta` out"));
+        }
+        let Some(layout) = problems.take(layout(&self.steps, options)) else { return Err(problems) };
+        let steps = in_writing_order(self.steps, &layout);
+        let parts = parts(&steps, &self.sources);
+        let work = problems.take(reckon(&steps, &parts, &self.formulas, &layout, options));
+        if let Err(problem) = options.part.check(&layout) {
+            problems.push(problem);
+        }
+        check_space(options.part.bytes(&layout), options.target.as_deref(), &mut problems);
+        let Some(work) = work.filter(|_| problems.is_empty()) else { return Err(problems) };
+        Ok(Plan {
+            version: env!("CARGO_PKG_VERSION"),
+            recipe: self.recipe,
+            method: self.method,
+            seed: options.seed,
+            allow_non_finite: options.allow_non_finite,
+            part: options.part,
+            awaited: self.awaited,
+            stages: self.stages,
+            sources: self.sources,
+            formulas: self.formulas,
+            dropped: self.dropped,
+            side_files: self.side_files,
+            config: self.config.map(|config| with_type(config, &steps)),
+            delta: self.delta,
+            statistics: self.statistics,
+            widths: widths(&parts),
+            steps,
+            layout,
+            work,
+        })
+    }
 }
 
 /// Every stage in order, and the output's own last; `None` for those that cannot be planned.
@@ -166,6 +207,7 @@ pub(super) fn widths(parts: &[Vec<Vec<StoredPart>>]) -> Vec<Vec<u64>> {
     parts.iter().map(|inputs| inputs.iter().map(width).collect()).collect()
 }
 
+/// What the steps cost, fitted into the memory.
 pub(super) fn reckon(
     steps: &[Step],
     parts: &[Vec<Vec<StoredPart>>],

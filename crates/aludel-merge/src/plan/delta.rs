@@ -1,5 +1,7 @@
 //! Finds what each tensor of an output is stored as the difference from: that of the base model, as the recipe names it.
 
+use std::collections::HashMap;
+
 use aludel_checkpoint::is_float;
 
 use super::Step;
@@ -13,8 +15,8 @@ use crate::recipe::Recipe;
 pub(crate) struct DeltaPlan {
     /// Its reference as written.
     pub base: String,
-    /// For each step the base's tensor of the same name and shape; `None` where there is none, or none of numbers.
-    pub tensors: Vec<Option<Readable>>,
+    /// The base's tensors, by the names of the output's that have their shape; none but those of numbers.
+    pub tensors: HashMap<String, Readable>,
 }
 
 impl DeltaPlan {
@@ -43,8 +45,8 @@ impl DeltaPlan {
             let facts = model.tensors.get(&step.tensor)?;
             let fits = facts.shape == step.shape && is_float(facts.dtype) && is_float(step.dtype);
             let stored = Stored { source, tensor: step.tensor.clone() };
-            fits.then(|| Readable { stored, made: facts.made.clone() })
+            fits.then(|| (step.tensor.clone(), Readable { stored, made: facts.made.clone() }))
         };
-        Ok(Self { base: base.value.text().to_owned(), tensors: steps.iter().map(tensor).collect() })
+        Ok(Self { base: base.value.text().to_owned(), tensors: steps.iter().filter_map(tensor).collect() })
     }
 }

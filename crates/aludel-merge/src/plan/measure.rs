@@ -89,6 +89,7 @@ impl Opened {
             seed: options.seed,
             allow_non_finite: true,
             part: Part::WHOLE,
+            awaited: Vec::new(),
             stages: Vec::new(),
             sources: self.models.sources,
             formulas,

@@ -10,6 +10,7 @@ mod build;
 mod cast;
 mod chat_template;
 mod delta;
+mod experts;
 mod fits;
 mod formulas;
 mod layer_config;
@@ -27,6 +28,7 @@ mod vocabulary;
 
 pub use budget::{MEMORY_DEFAULT, Work};
 pub(crate) use delta::DeltaPlan;
+pub use experts::{GateRows, Gates, PromptTokens};
 pub(crate) use measure::{Opened, Wanted};
 pub(crate) use models::{Facts, Model};
 pub use models::{Role, Source};
@@ -45,7 +47,7 @@ use serde::Serialize;
 
 use crate::derive::{Made, Readable, Stored};
 use crate::problem::Problems;
-use crate::recipe::Recipe;
+use crate::recipe::{ExpertsRecipe, Recipe};
 
 /// What a plan depends on besides the recipe.
 #[derive(Clone, Debug)]
@@ -123,6 +125,9 @@ pub struct Plan {
     pub allow_non_finite: bool,
     /// The part of the output that is written.
     pub part: Part,
+    /// What has to be measured before the plan can be carried out, which is then made anew with it; mostly nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub awaited: Vec<String>,
     /// The recipes whose results this one merges, in an order in which each comes after those that it merges. Their formulas
     /// are built into those of the output.
     pub stages: Vec<PlannedStage>,
@@ -338,6 +343,18 @@ impl Plan {
     /// All problems found: in the recipe, in the models' headers, between them, and with the space for the output.
     pub fn new(recipe: &Recipe, options: &PlanOptions) -> Result<Self, Problems> {
         build::plan(recipe, options)
+    }
+
+    /// Plans a mixture of experts. Without the gates that its recipe asks for, the plan is good for showing.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn of_experts(
+        recipe: &ExpertsRecipe,
+        gates: &Gates,
+        options: &PlanOptions,
+    ) -> Result<Self, Problems> {
+        experts::plan(recipe, gates, options)
     }
 
     /// The checkpoint of a step's input.

@@ -26,6 +26,7 @@ impl fmt::Display for Plan {
                 writeln!(f, "         {note}")?;
             }
         }
+        self.awaited.iter().try_for_each(|awaited| writeln!(f, "first    {awaited}"))?;
         self.print_output(f)?;
         self.print_formulas(f)?;
         if f.alternate() {

@@ -59,3 +59,23 @@ pub(super) const TOKEN: &[Key] = &[Key::read("source"), Key::read("force")];
 /// The keys of a token's `source`.
 pub(super) const TOKEN_ROW: &[Key] =
     &[Key::read("kind"), Key::read("model"), Key::read("token"), Key::read("token_id")];
+
+/// The keys of a recipe that builds a mixture of experts.
+pub(super) const EXPERTS: &[Key] = &[
+    Key::read("base_model"),
+    Key::read("experts"),
+    Key::read("shared_experts"),
+    Key::read("gate_mode"),
+    Key::read("experts_per_token"),
+    Key::read("dtype"),
+    Key::read("architecture"),
+];
+
+/// The keys of one of its experts.
+pub(super) const EXPERT: &[Key] = &[
+    Key::read("source_model"),
+    Key::read("positive_prompts"),
+    Key::read("negative_prompts"),
+    Key::read("noise_scale"),
+    Key::read("residual_scale"),
+];

@@ -6,10 +6,12 @@
 //!
 //! Reading order: `value` and `parameters` (what stands under `parameters:`), `reference` and `float` (models and element
 //! types), `part` (what is merged: models, slices, modules), `tokenizer`, `read` (the whole recipe), `stages` (several of them), `scope` (which parameters hold
-//! where), `check` (parameters against what a method declares). YAML itself, and the places in it, come from
+//! where), `check` (parameters against what a method declares). `experts` reads recipes of another kind, for
+//! mixtures of experts. YAML itself, and the places in it, come from
 //! [`aludel_document`].
 
 mod check;
+mod experts;
 mod float;
 mod keys;
 mod parameters;
@@ -23,6 +25,7 @@ mod value;
 
 pub use aludel_document::{Located, Scalar, nearest};
 pub use check::{DefaultValue, Kind, Level, ParameterSpec};
+pub use experts::{Expert, ExpertsRecipe, GateMode};
 pub use float::FloatType;
 pub use parameters::{Parameter, Parameters};
 pub use part::{ModelEntry, Part, Slice};

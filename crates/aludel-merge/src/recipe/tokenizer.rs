@@ -200,7 +200,8 @@ fn read_multiple(cursor: &Cursor<'_>) -> Result<u32, Problem> {
     read_whole(cursor, 1, LARGEST_MULTIPLE, &format!("a whole number from 1 to {LARGEST_MULTIPLE}"))
 }
 
-fn read_whole(cursor: &Cursor<'_>, least: u32, most: u32, expected: &str) -> Result<u32, Problem> {
+/// A whole number of these bounds.
+pub(super) fn read_whole(cursor: &Cursor<'_>, least: u32, most: u32, expected: &str) -> Result<u32, Problem> {
     match cursor.scalar()? {
         Scalar::Number(number)
             if number.fract() == 0.0 && (f64::from(least)..=f64::from(most)).contains(&number) =>

@@ -1,5 +1,6 @@
 //! Opens the device that models are computed on, and says what it is.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use aludel_distill::record::Fact;
@@ -10,8 +11,13 @@ use crate::args::{ComputingFlags, DeviceName};
 /// The device that the flags ask for.
 pub(super) fn open(flags: &ComputingFlags) -> anyhow::Result<Arc<Cpu>> {
     match flags.device {
-        DeviceName::Cpu => Ok(Arc::new(Cpu::new(flags.threads)?)),
+        DeviceName::Cpu => with_threads(flags.threads),
     }
+}
+
+/// The CPU, with so many threads.
+pub(super) fn with_threads(threads: Option<NonZeroUsize>) -> anyhow::Result<Arc<Cpu>> {
+    Ok(Arc::new(Cpu::new(threads)?))
 }
 
 /// What the record of a run says of the machine.

@@ -16,6 +16,7 @@ mod listing;
 mod measuring;
 mod merge;
 mod methods;
+mod moe;
 mod plan;
 mod recipe;
 mod report;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::Apply(arguments) => apply::run(&arguments, printer),
         Command::Join(arguments) => join::run(&arguments, printer),
         Command::Merge(arguments) => merge::run(&arguments, printer),
+        Command::Moe(arguments) => moe::run(&arguments, printer),
         Command::Plan(arguments) => plan::run(&arguments, printer),
         Command::Convert(arguments) => convert::run(&arguments, printer),
         Command::Methods(arguments) => methods::run(&arguments, printer),

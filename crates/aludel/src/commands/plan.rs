@@ -16,7 +16,7 @@ pub(super) fn run(arguments: &PlanArguments, printer: &Printer) -> anyhow::Resul
         ..plan_options(&arguments.planning, arguments.seed.seed, arguments.output.as_deref(), true)
     };
     let Some(results) = &arguments.stages.intermediate_dir else {
-        let plan = recipe::plan(&arguments.recipe, &options)?;
+        let plan = recipe::plan_any(&arguments.recipe, &options)?;
         return if printer.talk().json { printer.json(&plan) } else { print(&plan, printer) };
     };
     let sequence = recipe::Runs::of(&arguments.recipe, &options, results)?;

@@ -13,6 +13,7 @@ Usage: aludel [OPTIONS] <COMMAND>
 
 Commands:
   merge         Merge the models of a recipe into a model folder
+  moe           Build a mixture of experts out of dense models
   plan          Show what a merge would read, compute, hold and write, from the models' headers
                 alone
   apply         Make the model folder of a merge that was stored as what differs from its base

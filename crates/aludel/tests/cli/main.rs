@@ -16,6 +16,7 @@ mod layershuffle;
 mod merge;
 mod mergekit;
 mod methods;
+mod moe;
 mod parts;
 mod plan;
 mod refusals;
