@@ -62,6 +62,7 @@ mod weight_files;
 
 pub use adapter::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, AdapterConfig, AdapterFiles, AdapterModule, AdapterTensor,
+    needed_adapter_files,
 };
 pub use checkpoint::{Checkpoint, LeftOut, MadeFile, TensorEntry, WeightFile};
 pub use config::Config;

@@ -6,10 +6,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aludel_checkpoint::needed_files;
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use crate::error::Error;
+use crate::hub::Needed;
 use crate::id::Id;
 use crate::listing::{Listing, RemoteFile};
 
@@ -32,8 +32,8 @@ impl Place {
         self.repo.pointer_path(commit)
     }
 
-    /// The model folder that the revision was last known to be, where it is there with weights; which of them belong together, it says itself.
-    pub(crate) fn known(&self) -> Option<PathBuf> {
+    /// The model folder that the revision was last known to be, where it is there with what is `needed`; which of its files belong together, it says itself.
+    pub(crate) fn known(&self, needed: Needed) -> Option<PathBuf> {
         let stored = fs::read_to_string(self.folder.join("refs").join(&self.revision)).ok();
         let commit = stored.map_or_else(|| self.revision.clone(), |commit| commit.trim().to_owned());
         if commit.contains(['/', '\\']) || commit.starts_with('.') {
@@ -43,7 +43,7 @@ impl Place {
         let entries = fs::read_dir(&snapshot).ok()?;
         let names: Vec<String> =
             entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-        needed_files(&names).is_ok().then_some(snapshot)
+        needed(&names).is_ok().then_some(snapshot)
     }
 
     /// The content of a file, whether it is there or not.

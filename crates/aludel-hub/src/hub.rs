@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aludel_checkpoint::free_space;
+use aludel_checkpoint::{free_space, needed_adapter_files, needed_files};
 use tempfile::TempDir;
 
 use crate::cache::Place;
@@ -57,6 +57,9 @@ pub enum Event<'a> {
     },
 }
 
+/// Chooses the files that are needed of those that there are, or says why they are of no use.
+pub(crate) type Needed = fn(&[String]) -> Result<Vec<String>, String>;
+
 /// A model that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
@@ -89,6 +92,17 @@ impl Hub {
     ///
     /// Errors: [`Error`].
     pub fn locate(&self, text: &str, revision: Option<&str>) -> Result<Located, Error> {
+        self.find(text, revision, needed_files)
+    }
+
+    /// As [`Hub::locate`], of an adapter in peft's layout.
+    ///
+    /// Errors: [`Error`].
+    pub fn locate_adapter(&self, text: &str, revision: Option<&str>) -> Result<Located, Error> {
+        self.find(text, revision, needed_adapter_files)
+    }
+
+    fn find(&self, text: &str, revision: Option<&str>, needed: Needed) -> Result<Located, Error> {
         let on_disk = |path: PathBuf| Located { path, missing_bytes: 0 };
         let (name, is_forced) = match text.strip_prefix(SCHEME) {
             Some(name) => (name, true),
@@ -103,7 +117,7 @@ impl Hub {
         }
         let id = Id::parse(name, revision).filter(|_| is_forced || (!exists && !is_beneath_a_folder(text)));
         match (id, &self.settings) {
-            (Some(id), Some(settings)) => self.fetch(&id, settings),
+            (Some(id), Some(settings)) => self.fetch(&id, settings, needed),
             (None, _) | (_, None) if revision.is_some() => {
                 let (model, revision) = owned();
                 Err(Error::NoName { model, revision })
@@ -112,7 +126,7 @@ impl Hub {
         }
     }
 
-    fn fetch(&self, id: &Id, settings: &Settings) -> Result<Located, Error> {
+    fn fetch(&self, id: &Id, settings: &Settings, needed: Needed) -> Result<Located, Error> {
         let model = id.shown();
         let Some(cache) = &settings.cache else {
             let source = std::io::Error::new(std::io::ErrorKind::NotFound, "no home folder; set HF_HOME");
@@ -120,14 +134,14 @@ impl Hub {
         };
         let place = Place::of(id, cache);
         if settings.is_offline {
-            let known = place.known().map(|path| Located { path, missing_bytes: 0 });
+            let known = place.known(needed).map(|path| Located { path, missing_bytes: 0 });
             return known.ok_or_else(|| Error::Offline { model, cache: cache.clone() });
         }
         let client = Client::new(settings);
         let text = match client.describe(id) {
             Ok(text) => text,
             Err(Error::Unreachable { model, endpoint, detail }) => {
-                let Some(path) = place.known() else {
+                let Some(path) = place.known(needed) else {
                     return Err(Error::Unreachable { model, endpoint, detail });
                 };
                 (self.on_event)(Event::FromCache { model: &model, reason: &detail });
@@ -136,7 +150,7 @@ impl Hub {
             Err(error) => return Err(error),
         };
         let endpoint = client.endpoint().to_owned();
-        let listing = Listing::parse(&text).map_err(|fault| match fault {
+        let listing = Listing::parse(&text, needed).map_err(|fault| match fault {
             Fault::Protocol(detail) => Error::Protocol { model: model.clone(), endpoint, detail },
             Fault::NoWeights(detail) => Error::NoWeights { model: model.clone(), detail },
         })?;

@@ -2,8 +2,9 @@
 //!
 //! In: the hub's JSON, untrusted. Out: the commit, and every needed file with its size and digest, each name of which stays inside a folder.
 
-use aludel_checkpoint::needed_files;
 use serde_json::Value;
+
+use crate::hub::Needed;
 
 /// A model at a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,8 @@ pub(crate) enum Fault {
 }
 
 impl Listing {
-    pub(crate) fn parse(text: &str) -> Result<Self, Fault> {
+    /// `needed` says which of the files are needed, or that what has to be there is missing.
+    pub(crate) fn parse(text: &str, needed: Needed) -> Result<Self, Fault> {
         let protocol = |detail: &str| Fault::Protocol(detail.to_owned());
         let value: Value = serde_json::from_str(text).map_err(|_| protocol("what is no JSON"))?;
         let commit = value.get("sha").and_then(Value::as_str).filter(|commit| is_digest(commit, 40));
@@ -44,7 +46,7 @@ impl Listing {
             value.get("siblings").and_then(Value::as_array).ok_or_else(|| protocol("no list of files"))?;
         let name = |file: &Value| Some(file.get("rfilename")?.as_str()?.to_owned());
         let names: Vec<String> = siblings.iter().filter_map(name).collect();
-        let needed = needed_files(&names).map_err(Fault::NoWeights)?;
+        let needed = needed(&names).map_err(Fault::NoWeights)?;
         let find = |wanted: &String| siblings.iter().find(|file| name(file).as_ref() == Some(wanted));
         let file = |wanted: String| {
             let described = find(&wanted).and_then(|file| describe(&wanted, file));
@@ -75,6 +77,8 @@ fn is_digest(text: &str, length: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use aludel_checkpoint::needed_files;
+
     use super::*;
 
     const COMMIT: &str = "0123456789012345678901234567890123456789";
@@ -89,7 +93,7 @@ mod tests {
                 {{"rfilename": "model.safetensors", "size": 99, "blobId": "{COMMIT}", "lfs": {{"sha256": "{sha256}", "size": 99, "pointerSize": 5}}}},
                 {{"rfilename": "pytorch_model.bin", "size": 99, "blobId": "{COMMIT}"}}]}}"#
         );
-        let listing = Listing::parse(&text).unwrap();
+        let listing = Listing::parse(&text, needed_files).unwrap();
         assert_eq!(listing.commit, COMMIT);
         let file = |name: &str, bytes, etag: &str, is_hashed| RemoteFile {
             name: name.into(),
@@ -114,11 +118,11 @@ mod tests {
                 r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "a.safetensors", "size": 1, "blobId": "../x"}}]}}"#
             ),
         ] {
-            assert!(matches!(Listing::parse(text), Err(Fault::Protocol(_))), "{text}");
+            assert!(matches!(Listing::parse(text, needed_files), Err(Fault::Protocol(_))), "{text}");
         }
         let climbing = format!(
             r#"{{"sha": "{COMMIT}", "siblings": [{{"rfilename": "../a.safetensors", "size": 1, "blobId": "{COMMIT}"}}]}}"#
         );
-        assert!(matches!(Listing::parse(&climbing), Err(Fault::NoWeights(_))));
+        assert!(matches!(Listing::parse(&climbing, needed_files), Err(Fault::NoWeights(_))));
     }
 }

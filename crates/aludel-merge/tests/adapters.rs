@@ -177,7 +177,7 @@ fn what_does_not_fit_is_told_with_names_before_any_work() {
             changed("kasa_config", serde_json::json!({"beta": 1})),
             "`kasa_config: {\"beta\":1}` is not understood",
         ),
-        (with_adapter("qwen2", "embedding") + "@v2", "revision `v2`"),
+        (with_adapter("qwen2", "embedding") + "@v2", "leave out `@v2`"),
     ];
     for (model, told) in cases {
         let problems = Recipe::parse(&passed_through(&model))

@@ -17,6 +17,8 @@ use indexmap::IndexMap;
 
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::error::Error;
+use crate::names::fault_of_plain_name;
+use crate::side_files::travels;
 use names::{Part, part_of};
 
 /// The file that says what an adapter is.
@@ -71,7 +73,9 @@ impl Adapter {
     /// contradict each other; [`Error::Io`].
     pub fn open(path: &Path) -> Result<Self, Error> {
         if !path.try_exists().map_err(Error::io("read", path))? {
-            let remedy = "give the folder that peft saved the adapter in".into();
+            let remedy =
+                "give the folder that peft saved the adapter in, or the `owner/name` of an adapter on a hub"
+                    .into();
             return Err(Error::NotFound { path: path.to_path_buf(), remedy });
         }
         if !Self::is_at(path) {
@@ -118,9 +122,28 @@ impl Adapter {
     }
 }
 
+/// The files of weights of an adapter, the first of which is read.
+const WEIGHTS: [&str; 2] = [ADAPTER_WEIGHTS, "adapter_model.bin"];
+
+/// The files of an adapter that are read, of all that its folder would have: config, weights, and a tokenizer that it may bring.
+///
+/// Errors: why there is no adapter among them.
+pub fn needed_adapter_files(names: &[String]) -> Result<Vec<String>, String> {
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    if !has(ADAPTER_CONFIG) {
+        return Err(format!("it has no {ADAPTER_CONFIG}, so that it is no adapter"));
+    }
+    let weights = WEIGHTS.into_iter().find(|name| has(name));
+    let weights = weights.ok_or_else(|| format!("it has no {ADAPTER_WEIGHTS}"))?;
+    let beside = names.iter().filter(|name| travels(name) && fault_of_plain_name(name).is_none());
+    let mut needed: Vec<String> = beside.filter(|name| *name != ADAPTER_CONFIG).cloned().collect();
+    needed.sort();
+    needed.extend([ADAPTER_CONFIG, weights].map(str::to_owned));
+    Ok(needed)
+}
+
 fn weights_file(folder: &Path) -> Result<PathBuf, Error> {
-    let names = [ADAPTER_WEIGHTS, "adapter_model.bin"];
-    let file = names.iter().map(|name| folder.join(name)).find(|file| file.symlink_metadata().is_ok());
+    let file = WEIGHTS.iter().map(|name| folder.join(name)).find(|file| file.symlink_metadata().is_ok());
     file.ok_or_else(|| Error::not_a_checkpoint(folder, format!("it holds no {ADAPTER_WEIGHTS}")))
 }
 

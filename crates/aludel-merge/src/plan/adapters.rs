@@ -4,12 +4,12 @@
 //! apart. Products are left to the executor ([`crate::derive`]). A module is found by its name, or where prefixes differ
 //! (`transformer.h.0` for `h.0`) by the only tensor that ends so.
 
-use aludel_checkpoint::{Adapter, AdapterModule, Config, Dtype, is_float};
-use serde_json::Value;
+use aludel_checkpoint::{Adapter, AdapterModule, Dtype, is_float};
 
 use super::models::{Facts, Model};
 use super::output::untied;
 use super::tensors::{HEAD, is_embedding, is_head, ties_embeddings};
+use super::vocabulary::with_vocabulary;
 use crate::derive::{Adapted, Made, Orientation, Readable, Saved, Shifted, Stored};
 use crate::problem::Problem;
 use crate::recipe::nearest;
@@ -220,7 +220,7 @@ impl Building<'_> {
 
     /// A model that gets another number of tokens: the adapter brings the tokenizer for them.
     fn resize(&mut self, tokens: usize) {
-        self.model.config = self.model.config.take().map(|config| with_vocabulary(config, tokens));
+        self.model.config = self.model.config.take().map(|config| with_vocabulary(&config, tokens, None));
         for name in TOKENIZER_FILES {
             if let Ok(text) = std::fs::read_to_string(self.adapter.path().join(name)) {
                 self.model.side_files.write(name, text);
@@ -265,19 +265,8 @@ fn same_end(name: &str, other: &str) -> bool {
     ends(name, other) || ends(other, name)
 }
 
-fn with_vocabulary(config: Config, tokens: usize) -> Config {
-    const KEY: &str = "vocab_size";
-    let mut object = config.object().clone();
-    if object.contains_key(KEY) {
-        object.insert(KEY.to_owned(), tokens.into());
-    }
-    if let Some(text) = object.get_mut("text_config").and_then(Value::as_object_mut) {
-        text.insert(KEY.to_owned(), tokens.into());
-    }
-    Config::from_object(object)
-}
-
-const TOKENIZER_FILES: [&str; 5] = [
+/// What of a model's files its tokenizer may be.
+pub(crate) const TOKENIZER_FILES: [&str; 5] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

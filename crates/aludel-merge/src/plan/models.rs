@@ -15,8 +15,7 @@ use serde::Serialize;
 use super::adapters::adapted;
 use super::{SideFiles, WrittenFile};
 use crate::derive::{Decoded, Made};
-use crate::methods::Statistics;
-use crate::problem::{Place, Problem, Problems};
+use crate::problem::{Problem, Problems};
 use crate::recipe::{ModelReference, nearest};
 
 /// A model that is read.
@@ -242,13 +241,13 @@ impl Models {
         let place = &reference.place;
         let carrier = Located { value: model, place: place.clone() };
         let carrier = self.open(&carrier, role, problems);
-        if let Some(problem) = on_a_hub(adapter, place) {
-            problems.push(problem);
-            return None;
-        }
-        let opened = Adapter::open(&adapter.path());
-        let opened = problems.take(opened.map_err(|error| Problem::at(place.clone(), error.to_string())));
-        let (carrier, opened) = (&self.list[carrier?], opened?);
+        let path = adapter.path();
+        let found = self.hub.locate_adapter(&path.to_string_lossy(), adapter.revision());
+        let opened = found.map_err(|error| error.to_string()).and_then(|located| {
+            Ok((Adapter::open(&located.path).map_err(|error| error.to_string())?, located))
+        });
+        let opened = problems.take(opened.map_err(|error| Problem::at(place.clone(), error)));
+        let (carrier, (opened, located)) = (&self.list[carrier?], opened?);
         let Origin::Source(base) = carrier.origin else {
             let message = format!(
                 "`{}` is made by this recipe, and an adapter is added to a model on disk",
@@ -268,7 +267,8 @@ impl Models {
             }
         }
         let checkpoint = opened.checkpoint().clone();
-        self.add_source(adapter.text(), adapter.path(), Role::Adapter, checkpoint);
+        self.add_source(adapter.text(), located.path, Role::Adapter, checkpoint);
+        self.sources.last_mut()?.missing_bytes = located.missing_bytes;
         Some(self.list.len() - 1)
     }
 
@@ -306,12 +306,4 @@ impl Models {
             checkpoint: Arc::new(checkpoint),
         });
     }
-}
-
-/// What is wrong with a reference to an adapter that only a hub could answer to.
-fn on_a_hub(reference: &ModelReference, place: &Place) -> Option<Problem> {
-    let revision = reference.revision()?;
-    let message =
-        format!("revision `{revision}` of an adapter: only adapters on disk are supported by this version");
-    Some(Problem::at(place.clone(), message).with_hint("download the adapter and give its folder"))
 }

@@ -10,26 +10,33 @@ const SIZE: &str = "vocab_size";
 const TEXT: &str = "text_config";
 
 /// The config with so many rows. `donor` is the config of the model whose tokenizer it is, where that is another one.
-pub(super) fn with_vocabulary(config: &Config, rows: usize, donor: Option<&Config>) -> Config {
+///
+/// The number goes where transformers has it: into the text part's config, whether it stood there or was left to the default of its kind, else to
+/// the top. One at the top beside a text part is kept true as well.
+pub(in crate::plan) fn with_vocabulary(config: &Config, rows: usize, donor: Option<&Config>) -> Config {
     let mut object = config.object().clone();
     let donor = donor.map(Config::object);
-    if let Some(text) = object.get_mut(TEXT).and_then(Value::as_object_mut) {
-        let donor = donor.map(|donor| donor.get(TEXT).and_then(Value::as_object).unwrap_or(donor));
-        set(text, rows, donor);
+    match object.get_mut(TEXT).and_then(Value::as_object_mut) {
+        Some(text) => {
+            text.insert(SIZE.to_owned(), rows.into());
+            if let Some(donor) = donor {
+                take_ids(text, donor.get(TEXT).and_then(Value::as_object).unwrap_or(donor));
+            }
+            if let Some(size) = object.get_mut(SIZE) {
+                *size = rows.into();
+            }
+        }
+        None => {
+            object.insert(SIZE.to_owned(), rows.into());
+        }
     }
-    let is_nested = object.get(TEXT).is_some_and(|text| text.get(SIZE).is_some());
-    if !is_nested && !object.contains_key(SIZE) {
-        object.insert(SIZE.to_owned(), Value::Null);
+    if let Some(donor) = donor {
+        take_ids(&mut object, donor);
     }
-    set(&mut object, rows, donor);
     Config::from_object(object)
 }
 
-fn set(object: &mut Map<String, Value>, rows: usize, donor: Option<&Map<String, Value>>) {
-    if let Some(size) = object.get_mut(SIZE) {
-        *size = rows.into();
-    }
-    let Some(donor) = donor else { return };
+fn take_ids(object: &mut Map<String, Value>, donor: &Map<String, Value>) {
     let is_id = |key: &str| key.ends_with("_token_id");
     object.retain(|key, _| !is_id(key) || donor.contains_key(key));
     for (key, id) in donor.iter().filter(|(key, _)| is_id(key)) {
@@ -60,10 +67,33 @@ mod tests {
             with(json!({"text_config": {"vocab_size": 3}})),
             json!({"text_config": {"vocab_size": 7}})
         );
+        assert_eq!(with(json!({"text_config": {"a": 1}})), json!({"text_config": {"a": 1, "vocab_size": 7}}));
         assert_eq!(
             with(json!({"vocab_size": 3, "text_config": {"vocab_size": 3}})),
             json!({"vocab_size": 7, "text_config": {"vocab_size": 7}})
         );
+    }
+
+    /// What transformers writes of a model whose embedding has been resized.
+    #[test]
+    fn the_number_of_rows_is_where_transformers_writes_it() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/golden/vocabulary/configs.json");
+        let pairs: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for pair in pairs.as_array().unwrap() {
+            let resized = with_vocabulary(&config(pair["config"].clone()), 96, None);
+            let expected = &pair["resized"];
+            let is_nested = pair["config"].get(TEXT).is_some();
+            assert_eq!(
+                resized.object().get(TEXT).map(|text| &text[SIZE]),
+                is_nested.then_some(&expected[TEXT])
+            );
+            // One that stood at the top is kept true.
+            if !is_nested {
+                assert_eq!(resized.value(SIZE), Some(&expected[SIZE]));
+            }
+        }
+        assert_eq!(pairs.as_array().unwrap().len(), 6);
     }
 
     #[test]

@@ -13,7 +13,8 @@ mod known;
 mod rows;
 mod target;
 
-pub(super) use rows::is_of_vocabulary;
+pub(super) use config::with_vocabulary;
+pub(crate) use rows::is_of_vocabulary;
 
 use std::collections::HashMap;
 
@@ -122,7 +123,7 @@ impl Vocabulary {
     /// The config with the output's number of rows, and with the ids that the model of the tokenizer has for tokens with a role.
     pub(super) fn config(&self, config: Config, primary: usize, models: &Models) -> Config {
         let donor = models.list[self.source].config.as_ref().filter(|_| self.source != primary);
-        config::with_vocabulary(&config, self.padded, donor)
+        with_vocabulary(&config, self.padded, donor)
     }
 }
 

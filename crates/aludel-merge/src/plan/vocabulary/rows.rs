@@ -218,7 +218,7 @@ fn part(donor: &Donor<'_>, models: &Models) -> Option<Part> {
 }
 
 /// Whether a tensor has a row for each token, by its name: embeddings, heads, and heads' biases.
-pub(in super::super) fn is_of_vocabulary(name: &str) -> bool {
+pub(crate) fn is_of_vocabulary(name: &str) -> bool {
     let parts: Vec<&str> = name.split('.').collect();
     let [.., of, kind] = parts.as_slice() else { return false };
     let of_other_input = ["vision", "visual", "audio", "image"];
