@@ -4,7 +4,7 @@
 //! encoded bytes of one output tensor, tile by tile. This crate never sees a path, a model or a recipe.
 //!
 //! Reading order: [`formula`] (the language and its scalar interpreter), [`random`] and [`normal`] (counter-based numbers),
-//! [`cpu`] (the tiled executor); [`nn`] (operations of a decoder), [`loss`] (distillation losses).
+//! [`cpu`] (the tiled executor); [`nn`] (operations of a decoder), [`loss`] (distillation losses), [`svd`] (leading singular values).
 
 pub mod cpu;
 pub mod element;
@@ -13,3 +13,4 @@ pub mod loss;
 pub mod nn;
 pub mod normal;
 pub mod random;
+pub mod svd;

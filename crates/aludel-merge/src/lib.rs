@@ -6,10 +6,11 @@
 //!
 //! Reading order: [`recipe`], [`methods`] (each method is a formula), [`plan`], [`execute`], with [`problem`] for what can
 //! be wrong before any weight is read; [`sequence`] makes several merges of one recipe, and [`apply`] a model folder of an output that was
-//! stored as a difference. Beside merging, [`inspect`] and [`diff`] look into models with the same machinery, and
-//! [`shuffle`] writes recipes that chance decides.
+//! stored as a difference. Beside merging, [`inspect`] and [`diff`] look into models with the same machinery, [`adapter`] makes LoRA
+//! adapters of them, and [`shuffle`] writes recipes that chance decides.
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod apply;
 mod derive;
 pub mod diff;

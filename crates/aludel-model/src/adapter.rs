@@ -210,6 +210,7 @@ impl Adapters {
             alpha: self.spec.alpha,
             rank_stabilised: self.spec.rank_stabilised,
             targets: targets.into_iter().collect(),
+            task: Some("CAUSAL_LM".to_owned()),
             ..AdapterFiles::default()
         };
         files.config_json()

@@ -3,6 +3,8 @@
 //! In: the process's arguments. Out: structures whose parts are well formed on their own; what they mean together, and with
 //! the terminal and the defaults, is for [`crate::settings`] to say.
 
+mod combine;
+mod extract;
 mod mergekit;
 
 use std::num::NonZeroUsize;
@@ -11,6 +13,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::{Size, Tile};
+pub(crate) use combine::{CombinationName, CombineArguments, SignName};
+pub(crate) use extract::ExtractArguments;
 pub(crate) use mergekit::MergekitFlags;
 
 /// Merge and distil language models.
@@ -41,6 +45,10 @@ pub(crate) enum Command {
     Diff(DiffArguments),
     /// Stack layers drawn at random from several models
     Layershuffle(LayershuffleArguments),
+    /// Extract a LoRA adapter from a fine-tuned model and its base
+    ExtractLora(ExtractArguments),
+    /// Combine LoRA adapters of one base into one adapter
+    MergeLora(CombineArguments),
     /// Turn a file of weights into a model folder, or write a model folder with another type or shard size
     Convert(ConvertArguments),
     /// List the merge methods, or the parameters of one

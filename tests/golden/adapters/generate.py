@@ -4,7 +4,8 @@ Writes, beside this script:
   models/<model>/            llama, tied (llama with one matrix for embedding and head), qwen2 (with biases), gpt2
   adapters/<case>/           adapters as peft saves them
   merged/<case>.safetensors  the tensors that `merge_and_unload` changes or adds, in float32
-  cases.json                 which model each adapter is for
+  weighted/<case>/           what `add_weighted_adapter` makes of two adapters, as peft saves it
+  cases.json                 which model each adapter is for, and the arguments of each combination
 
 Run with peft 0.21, transformers 5 and torch 2.15: python generate.py
 """
@@ -58,6 +59,19 @@ CASES = {
     "third": ("llama", dict(r=2, lora_alpha=5, target_modules=["q_proj", "down_proj", "embed_tokens"])),
 }
 
+WEIGHTED = {
+    "linear": (["plain", "second"], dict(weights=[0.7, 0.4], combination_type="linear")),
+    "linear-negative": (["plain", "second"], dict(weights=[0.7, -0.4], combination_type="linear")),
+    "cat": (["plain", "second", "third"], dict(weights=[0.7, -0.4, 1.5], combination_type="cat")),
+    "svd": (["plain", "second", "third"], dict(weights=[0.7, 0.4, 1.0], combination_type="svd", svd_rank=5)),
+    "svd-default": (["plain", "third"], dict(weights=[1.0, 0.5], combination_type="svd")),
+    "ties": (["plain", "second"], dict(weights=[0.7, 0.4], combination_type="ties", density=0.5)),
+    "ties-frequency": (["plain", "second"], dict(
+        weights=[0.7, 0.4], combination_type="ties", density=0.6, majority_sign_method="frequency",
+    )),
+    "magnitude_prune": (["plain", "second"], dict(weights=[0.7, 0.4], combination_type="magnitude_prune", density=0.4)),
+}
+
 
 def randomised(model, generator):
     for name, parameter in model.named_parameters():
@@ -103,18 +117,38 @@ def embedding(model):
     return model.get_input_embeddings().weight.data
 
 
+def record_weighted(case, names, arguments):
+    model = PeftModel.from_pretrained(load("llama"), HERE / "adapters" / names[0], adapter_name=names[0])
+    for name in names[1:]:
+        model.load_adapter(HERE / "adapters" / name, adapter_name=name)
+    model.add_weighted_adapter(names, adapter_name="merged", **arguments)
+    model.save_pretrained(HERE / "weighted", selected_adapters=["merged"], save_embedding_layers=False)
+    target = HERE / "weighted" / case
+    (HERE / "weighted" / "merged").rename(target)
+    (HERE / "weighted" / "README.md").unlink(missing_ok=True)
+    config = json.loads((target / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "models/llama"
+    (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
 def main():
     warnings.filterwarnings("ignore")
-    for folder in ["models", "adapters", "merged"]:
+    for folder in ["models", "adapters", "merged", "weighted"]:
         shutil.rmtree(HERE / folder, ignore_errors=True)
-    (HERE / "merged").mkdir()
+    for folder in ["merged", "weighted"]:
+        (HERE / folder).mkdir()
     for name, model in models():
         model.save_pretrained(HERE / "models" / name)
         (HERE / "models" / name / "generation_config.json").unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(11)
     for case, (model, arguments) in CASES.items():
         record_case(case, model, arguments, generator)
-    cases = {"merged": {case: model for case, (model, _) in CASES.items()}}
+    for case, (names, arguments) in WEIGHTED.items():
+        record_weighted(case, names, arguments)
+    cases = {
+        "merged": {case: model for case, (model, _) in CASES.items()},
+        "weighted": {case: {"adapters": names, **arguments} for case, (names, arguments) in WEIGHTED.items()},
+    }
     (HERE / "cases.json").write_text(json.dumps(cases, indent=2) + "\n")
 
 

@@ -33,6 +33,12 @@ pub struct AdapterFiles {
     pub fan_in_fan_out: bool,
     /// Whether B has biases.
     pub bias: bool,
+    /// What peft calls the use of the model, such as `CAUSAL_LM`; `None` where it does not matter.
+    pub task: Option<String>,
+    /// Whether biases of the model are stored beside the factors.
+    pub trains_biases: bool,
+    /// Whether a head that is tied to the embedding follows it.
+    pub ties_weights: bool,
 }
 
 /// What of a module a tensor is.
@@ -82,10 +88,13 @@ impl AdapterFiles {
             entries.iter().map(|(name, value)| (regex::escape(name), value.clone().into())).collect()
         }
         let saved = if self.saved.is_empty() { Value::Null } else { json!(self.saved) };
-        let config = json!({
+        // What peft takes for an adapter without factors.
+        let targets =
+            if self.targets.is_empty() { json!("dummy-target-modules") } else { json!(self.targets) };
+        let mut config = json!({
             "alpha_pattern": pattern(&self.alpha_pattern),
             "base_model_name_or_path": self.base,
-            "bias": "none",
+            "bias": if self.trains_biases { "all" } else { "none" },
             "fan_in_fan_out": self.fan_in_fan_out,
             "inference_mode": true,
             "init_lora_weights": true,
@@ -96,11 +105,15 @@ impl AdapterFiles {
             "peft_type": "LORA",
             "r": self.rank,
             "rank_pattern": pattern(&self.rank_pattern),
-            "target_modules": self.targets,
-            "task_type": "CAUSAL_LM",
+            "target_modules": targets,
+            "task_type": self.task,
             "use_dora": false,
             "use_rslora": self.rank_stabilised,
         });
+        // Not known to every version of peft.
+        if self.ties_weights {
+            config["ensure_weight_tying"] = true.into();
+        }
         format!("{config:#}\n")
     }
 }

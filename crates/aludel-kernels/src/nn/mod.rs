@@ -10,11 +10,11 @@ mod adamw;
 mod attention;
 pub mod cpu;
 pub mod device;
-mod elementwise;
+pub(crate) mod elementwise;
 mod embed;
 mod experts;
 mod gated;
-mod linear;
+pub(crate) mod linear;
 mod rms_norm;
 mod rotate;
 

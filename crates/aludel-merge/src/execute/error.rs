@@ -54,6 +54,17 @@ pub enum MergeError {
         /// Another model.
         second: String,
     },
+    /// A tensor has no singular values.
+    #[error("the singular values of `{tensor}` could not be found: {detail}; leave it out")]
+    NotFactored {
+        /// The tensor's name.
+        tensor: String,
+        /// Why.
+        detail: String,
+    },
+    /// The processor could not be used as it was asked for.
+    #[error(transparent)]
+    Device(#[from] aludel_kernels::nn::DeviceError),
     /// A checkpoint could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] aludel_checkpoint::Error),

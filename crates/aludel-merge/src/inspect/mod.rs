@@ -16,6 +16,7 @@ mod print;
 mod sums;
 
 pub(crate) use contents::natural;
+pub(crate) use print::Table;
 
 pub use compare::{Comparison, Group, Settings, TensorFigures, Uncompared, compare};
 pub use contents::{Contents, Counted, TensorFacts, contents};

@@ -187,12 +187,12 @@ pub(super) fn percent(share: Option<f64>) -> String {
 
 /// Rows of cells: the first column begins at the left, the others end at the right.
 #[derive(Default)]
-struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn add(&mut self, row: impl IntoIterator<Item = String>) {
+    pub(crate) fn add(&mut self, row: impl IntoIterator<Item = String>) {
         self.rows.push(row.into_iter().collect());
     }
 }

@@ -50,14 +50,14 @@ impl Opened {
         if problems.is_empty() { Ok(Self { models, asked }) } else { Err(problems) }
     }
 
-    /// What is mapped for the models.
-    pub(crate) fn sources(&self) -> &[Source] {
-        &self.models.sources
-    }
-
     /// The model that was asked for at this place.
     pub(crate) fn model(&self, asked: usize) -> &Model {
         &self.models.list[self.asked[asked]]
+    }
+
+    /// What is read.
+    pub(crate) fn sources(&self) -> &[Source] {
+        &self.models.sources
     }
 
     /// How many layers the model has that was asked for at this place; `None` where it has none, or several stacks of them.

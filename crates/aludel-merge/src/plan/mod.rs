@@ -26,6 +26,7 @@ mod stage;
 mod tensors;
 mod vocabulary;
 
+pub(crate) use adapters::TOKENIZER_FILES;
 pub use budget::{MEMORY_DEFAULT, Work};
 pub(crate) use delta::DeltaPlan;
 pub use experts::{GateRows, Gates, PromptTokens};
@@ -35,6 +36,8 @@ pub use models::{Role, Source};
 pub use part::Part;
 pub use print::Bytes;
 pub(crate) use stacks::LayerName;
+pub(crate) use tensors::{DERIVED, HEAD, is_derived, is_embedding, is_head, name_in, ties_embeddings};
+pub(crate) use vocabulary::is_of_vocabulary;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -266,7 +269,7 @@ pub struct WrittenFile {
 
 impl SideFiles {
     /// The content of a file of that name.
-    fn read(&self, name: &str) -> Option<Vec<u8>> {
+    pub(crate) fn read(&self, name: &str) -> Option<Vec<u8>> {
         match self.written.iter().find(|file| file.name == std::path::Path::new(name)) {
             Some(written) => Some(written.text.clone().into_bytes()),
             None => std::fs::read(self.folder.join(name)).ok(),

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::adapters::adapted;
 use super::{SideFiles, WrittenFile};
 use crate::derive::{Decoded, Made};
+use crate::methods::Statistics;
 use crate::problem::{Problem, Problems};
 use crate::recipe::{ModelReference, nearest};
 

@@ -16,7 +16,7 @@ use crate::derive::Made;
 use crate::problem::{Problem, Problems};
 use crate::recipe::nearest;
 
-pub(super) const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// An output tensor and where it comes from.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl Wanted {
 }
 
 /// The tensor that stands for `name` in a model: itself, or the embedding that a head is tied to.
-pub(super) fn name_in<'n>(name: &'n str, model: &'n Model) -> Option<&'n str> {
+pub(crate) fn name_in<'n>(name: &'n str, model: &'n Model) -> Option<&'n str> {
     if model.has(name) {
         return Some(name);
     }
@@ -206,15 +206,15 @@ pub(super) fn name_in<'n>(name: &'n str, model: &'n Model) -> Option<&'n str> {
     (is_head(name) && ties_embeddings(model)).then(embedding).flatten()
 }
 
-pub(super) fn is_head(name: &str) -> bool {
+pub(crate) fn is_head(name: &str) -> bool {
     name == HEAD || name.ends_with(".lm_head.weight")
 }
 
-pub(super) fn is_embedding(name: &str) -> bool {
+pub(crate) fn is_embedding(name: &str) -> bool {
     name.ends_with("embed_tokens.weight") || name.ends_with("wte.weight")
 }
 
-pub(super) fn ties_embeddings(model: &Model) -> bool {
+pub(crate) fn ties_embeddings(model: &Model) -> bool {
     model.config.as_ref().and_then(Config::ties_embeddings).unwrap_or(false)
 }
 
@@ -235,10 +235,10 @@ pub(super) fn tied_head(leading: &Model) -> String {
 }
 
 /// Why derived tensors are dropped.
-pub(super) const DERIVED: &str = "computed by the model's code, not learned";
+pub(crate) const DERIVED: &str = "computed by the model's code, not learned";
 
 /// Whether a tensor is computed by the model's code.
-pub(super) fn is_derived(name: &str) -> bool {
+pub(crate) fn is_derived(name: &str) -> bool {
     [".rotary_emb.inv_freq", ".attn.masked_bias"].iter().any(|end| name.ends_with(end))
 }
 

@@ -2,11 +2,13 @@
 
 mod apply;
 mod cache;
+mod combine;
 mod convert;
 mod device;
 mod diff;
 mod distill;
 mod eval;
+mod extract;
 mod generate;
 mod gguf;
 mod inspect;
@@ -40,6 +42,8 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::Merge(arguments) => merge::run(&arguments, printer),
         Command::Moe(arguments) => moe::run(&arguments, printer),
         Command::Plan(arguments) => plan::run(&arguments, printer),
+        Command::MergeLora(arguments) => combine::run(&arguments, printer),
+        Command::ExtractLora(arguments) => extract::run(&arguments, printer),
         Command::Convert(arguments) => convert::run(&arguments, printer),
         Command::Methods(arguments) => methods::run(&arguments, printer),
         Command::Distill(arguments) => distill::run(&arguments, printer),

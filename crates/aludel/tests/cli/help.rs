@@ -22,6 +22,8 @@ Commands:
                 from
   diff          Compare two models: tensors, config, tokenizer
   layershuffle  Stack layers drawn at random from several models
+  extract-lora  Extract a LoRA adapter from a fine-tuned model and its base
+  merge-lora    Combine LoRA adapters of one base into one adapter
   convert       Turn a file of weights into a model folder, or write a model folder with another
                 type or shard size
   methods       List the merge methods, or the parameters of one

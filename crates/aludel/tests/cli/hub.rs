@@ -51,6 +51,43 @@ fn a_model_on_a_hub_is_planned_from_headers_and_merged_like_one_on_disk() {
 }
 
 #[test]
+fn an_adapter_on_a_hub_is_planned_from_headers_and_added_and_combined_like_one_on_disk() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/adapters");
+    let folder = golden.join("adapters/plain");
+    let files = ["README.md", "adapter_config.json", "adapter_model.safetensors"];
+    let content = |name| fs::read(folder.join(name)).unwrap_or_default();
+    let hub = Server::start(files.map(|name| (name, content(name))).to_vec(), Manner::Plain);
+    let sandbox = Sandbox::new(&[]);
+    let base = golden.join("models/llama").display().to_string();
+    let recipe =
+        |adapter: &str| format!("merge_method: passthrough\nmodels: [{{model: '{base}+{adapter}'}}]\n");
+    sandbox.write("hub.yml", recipe("owner/tiny@v1"));
+    sandbox.write("disk.yml", recipe(&folder.display().to_string()));
+    let online = |arguments: &[&str]| {
+        let command = sandbox.aludel(arguments).env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", &hub.endpoint);
+        let output = command.assert().code(0).get_output().clone();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    let planned = online(&["plan", "hub.yml"]);
+    assert!(planned.contains("of it to download first"), "{planned}");
+    assert!(hub.ranges().iter().any(|range| range.starts_with("bytes=0-")), "{:?}", hub.ranges());
+    let merged = online(&["merge", "hub.yml", "hub"]);
+    assert!(merged.contains(" of owner/tiny@v1"), "{merged}");
+    sandbox.aludel(&["merge", "disk.yml", "disk"]).assert().code(0);
+    let weights = |path: &str| fs::read(sandbox.path(path)).unwrap();
+    assert_eq!(weights("hub/model.safetensors"), weights("disk/model.safetensors"));
+    // From the cache, without a network.
+    sandbox.aludel(&["merge-lora", "a", "-a", "owner/tiny@v1", "-w", "0.5"]).assert().code(0);
+    let on_disk = folder.display().to_string();
+    sandbox.aludel(&["merge-lora", "b", "-a", &on_disk, "-w", "0.5"]).assert().code(0);
+    assert_eq!(weights("a/adapter_model.safetensors"), weights("b/adapter_model.safetensors"));
+    // A folder of weights without a config is no adapter.
+    let error = sandbox.aludel(&["merge-lora", "c", "-a", "owner/other"]).assert().code(3);
+    let error = String::from_utf8(error.get_output().stderr.clone()).unwrap();
+    assert!(error.contains("`owner/other` is no folder on disk, nor in the cache"), "{error}");
+}
+
+#[test]
 fn offline_a_model_that_is_nowhere_is_refused_with_the_way_out() {
     let sandbox = Sandbox::new(&["b"]);
     sandbox.write("r.yml", RECIPE.replace("NAME", "owner/tiny"));

@@ -4,11 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
 mod cache;
+mod combine;
 mod convert;
 mod delta;
 mod determinism;
 mod diff;
 mod distill;
+mod extract;
 mod help;
 mod hub;
 mod inspect;

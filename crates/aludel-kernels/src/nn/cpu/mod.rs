@@ -13,8 +13,8 @@ pub(crate) mod dispatch;
 pub(crate) mod lanes;
 pub(crate) mod math;
 #[cfg(test)]
-pub(in crate::nn) mod testing;
-pub(in crate::nn) mod window;
+pub(crate) mod testing;
+pub(crate) mod window;
 
 use std::num::NonZeroUsize;
 
@@ -59,7 +59,7 @@ impl Cpu {
 
     /// Runs `f` for every piece on the threads, in any order. `operations` is the arithmetic of all pieces together; where
     /// it is little, the pieces are run here.
-    pub(crate) fn each<T: Send>(&self, pieces: Vec<T>, operations: usize, f: impl Fn(T) + Send + Sync) {
+    pub fn each<T: Send>(&self, pieces: Vec<T>, operations: usize, f: impl Fn(T) + Send + Sync) {
         if pieces.len() < 2 || operations < SMALL {
             return pieces.into_iter().for_each(f);
         }
@@ -67,7 +67,7 @@ impl Cpu {
     }
 
     /// As [`Cpu::each`], with results in the order of the pieces.
-    pub(crate) fn map<T: Send, R: Send>(
+    pub fn map<T: Send, R: Send>(
         &self,
         pieces: Vec<T>,
         operations: usize,

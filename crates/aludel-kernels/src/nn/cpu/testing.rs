@@ -7,7 +7,7 @@ use crate::element::Element;
 use crate::nn::device::Device;
 
 /// Values around zero, the same for the same seed: a linear congruence, its upper bits, summed to something bell-shaped.
-pub(in crate::nn) fn values(len: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut uniform = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -16,7 +16,7 @@ pub(in crate::nn) fn values(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| (0..4).map(|_| uniform()).sum::<f32>() * 1.7).collect()
 }
 
-pub(in crate::nn) fn cpu(threads: usize) -> Cpu {
+pub(crate) fn cpu(threads: usize) -> Cpu {
     Cpu::new(NonZeroUsize::new(threads)).unwrap()
 }
 

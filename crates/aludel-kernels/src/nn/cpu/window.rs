@@ -175,7 +175,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// Cuts `0..len` into pieces of `size`, the last one shorter.
-pub(in crate::nn) fn pieces(range: Range<usize>, size: usize) -> Vec<Range<usize>> {
+pub(crate) fn pieces(range: Range<usize>, size: usize) -> Vec<Range<usize>> {
     range.clone().step_by(size).map(|start| start..(start + size).min(range.end)).collect()
 }
 

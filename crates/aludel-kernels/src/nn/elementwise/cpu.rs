@@ -43,7 +43,7 @@ pub(in crate::nn) fn scale(cpu: &Cpu, y: &mut [f32], scale: f32) {
     cpu.each(y.chunks_mut(CHUNK).collect(), len, |y| dispatch::scale(y, scale));
 }
 
-pub(in crate::nn) fn sum_of_squares(cpu: &Cpu, x: Values<'_>) -> f64 {
+pub(crate) fn sum_of_squares(cpu: &Cpu, x: Values<'_>) -> f64 {
     let sums = cpu.map(pieces(0..x.len(), CHUNK), 2 * x.len(), |range| {
         dispatch::sum_of_squares(x.slice(range).decoded(&mut Vec::new()))
     });

@@ -3,6 +3,6 @@
 //! Tolerance: exact up to the rounding of the result; `add` with one rounding where the machine has a fused multiplication.
 //! The sum of squares is in f64: chunks in order, each in sixteen lanes.
 
-pub(in crate::nn) mod cpu;
+pub(crate) mod cpu;
 #[cfg(test)]
 mod tests;

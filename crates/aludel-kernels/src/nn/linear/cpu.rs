@@ -12,9 +12,9 @@ use crate::nn::device::{Accumulate, Product};
 
 /// Rows that share a weight.
 #[derive(Clone)]
-pub(in crate::nn) struct Group<'a> {
-    pub(in crate::nn) rows: Range<usize>,
-    pub(in crate::nn) weight: Values<'a>,
+pub(crate) struct Group<'a> {
+    pub(crate) rows: Range<usize>,
+    pub(crate) weight: Values<'a>,
 }
 
 /// Up to this many rows a product is bound by the weight's bytes, and packing a panel for the library costs more than
@@ -41,7 +41,7 @@ thread_local! {
 }
 
 /// `y = s x w^T + b`, or added to `y`. The rows of the groups ascend; rows of `y` outside them stay.
-pub(in crate::nn) fn forward(
+pub(crate) fn forward(
     cpu: &Cpu,
     product: Product,
     groups: &[Group<'_>],
@@ -76,7 +76,7 @@ pub(in crate::nn) fn forward(
 }
 
 /// `dx = s dy w`, or added to `dx`.
-pub(in crate::nn) fn backward_input(
+pub(crate) fn backward_input(
     cpu: &Cpu,
     product: Product,
     groups: &[Group<'_>],
@@ -117,7 +117,7 @@ pub(in crate::nn) fn backward_input(
 }
 
 /// `dw += s dy^T x` for each group with rows; `dw` has one gradient for each group.
-pub(in crate::nn) fn backward_weight(
+pub(crate) fn backward_weight(
     cpu: &Cpu,
     product: Product,
     groups: &[Range<usize>],

@@ -10,7 +10,7 @@
 //! Tolerance: `2e-7 sqrt(I)` of `|x| |w|` (norms of the row and of the weight's row), likewise for the gradients with the
 //! length of their sums.
 
-pub(in crate::nn) mod cpu;
+pub(crate) mod cpu;
 pub(in crate::nn) mod few;
 #[cfg(test)]
 mod reference;
