@@ -8,6 +8,7 @@
 //!   begins in the prompt belongs to it;
 //! - a conversation: what the assistant says, as the chat template or its beginnings tell
 //!   ([`ChatTemplate::render_turns`]); the template alone decides what stands around;
+//! - tokens by their ids: all, or those that the row's labels name; nothing is put around them;
 //! - with `loss_on: all`: all tokens but the first, of any row.
 //!
 //! The last token of a document predicts nothing and is no input; neither are tokens after the last that is learned.
@@ -69,6 +70,7 @@ impl Encoder {
             Record::Text { text, begins, ends } => self.text(text, *begins, *ends)?,
             Record::Completion { prompt, completion } => self.completion(prompt, completion)?,
             Record::Conversation { messages, from, tools } => self.conversation(messages, *from, tools)?,
+            Record::Tokens { ids, learned } => self.given(ids, learned.as_deref())?,
         };
         if let Some(longest) = self.longest {
             document.ids.truncate(longest);
@@ -119,6 +121,19 @@ impl Encoder {
         let tokens = self.tokens(&turns.text)?;
         let learned = inside(&tokens.starts, &turns.spans);
         Ok(Document::new(tokens.ids, |at| learned[at]))
+    }
+
+    /// Tokens that another tool made.
+    fn given(&self, ids: &[u32], learned: Option<&[bool]>) -> Result<Document, Fault> {
+        let vocabulary = self.tokenizer.vocabulary();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+            return Err(Fault {
+                message: format!("token {id} is none of the tokenizer's, which has ids below {vocabulary}"),
+                hint: Some("were the tokens made by another tokenizer?".to_owned()),
+            });
+        }
+        let learned = learned.filter(|_| self.loss_on == LossOn::Completions);
+        Ok(Document::new(ids.to_vec(), |at| learned.is_none_or(|learned| learned[at])))
     }
 
     fn tokens(&self, text: &str) -> Result<Tokens, Fault> {

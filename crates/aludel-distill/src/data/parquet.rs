@@ -51,7 +51,8 @@ fn copy(path: &Path, columns: &Columns) -> Result<File, Error> {
 /// The schema with the columns that may mean something; the whole of it when there is none, so that a message can say
 /// what there is.
 fn wanted(schema: &Type, columns: &Columns) -> parquet::errors::Result<Type> {
-    let known = [&columns.text, &columns.messages, &columns.prompt, &columns.completion];
+    let Columns { text, messages, prompt, completion, input_ids, labels } = columns;
+    let known = [text, messages, prompt, completion, input_ids, labels];
     let is_wanted =
         |field: &&Arc<Type>| field.name() == "tools" || known.iter().any(|name| *name == field.name());
     let mut fields: Vec<Arc<Type>> = schema.get_fields().iter().filter(is_wanted).cloned().collect();

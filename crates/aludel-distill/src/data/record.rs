@@ -1,8 +1,9 @@
-//! Says what a row holds: a text, a prompt with its completion, or a conversation.
+//! Says what a row holds: a text, a prompt with its completion, a conversation, or tokens.
 //!
 //! In: a row as JSON and the names of its columns. Out: a [`Record`], or what is wrong with the row and what to do about it.
 
 use aludel_document::{listed, nearest, quoted};
+use aludel_kernels::loss::IGNORED;
 use serde_json::{Map, Value as Json};
 
 use crate::run::Columns;
@@ -35,6 +36,13 @@ pub enum Record {
         /// Tools that the assistant is told of; null when there are none.
         tools: Json,
     },
+    /// Tokens by their ids, as another tool made them of a text.
+    Tokens {
+        /// All of them.
+        ids: Vec<u32>,
+        /// Of each, whether it is learned; all are where this does not say.
+        learned: Option<Vec<bool>>,
+    },
 }
 
 /// What is wrong with a row.
@@ -65,7 +73,7 @@ impl Record {
         }
     }
 
-    /// Reads a row by its columns; `messages` go before `prompt` and `completion`, and both before `text`.
+    /// Reads a row by its columns; `messages` go before `prompt` and `completion`, both before `text`, and all before `input_ids`.
     fn from_row(mut row: Map<String, Json>, columns: &Columns) -> Result<Self, Fault> {
         let has = |name: &str| row.get(name).is_some_and(|value| !value.is_null());
         let (prompt, completion) = (has(&columns.prompt), has(&columns.completion));
@@ -82,7 +90,35 @@ impl Record {
         if has(&columns.text) {
             return Ok(Self::Text { text: take_text(&mut row, &columns.text)?, begins: true, ends: true });
         }
+        if has(&columns.input_ids) {
+            return Self::tokens(&row, columns);
+        }
         Err(nothing(&row, columns))
+    }
+
+    fn tokens(row: &Map<String, Json>, columns: &Columns) -> Result<Self, Fault> {
+        const HINT: &str = "tokens are a list of ids, such as `[12, 7, 300]`";
+        let name = quoted(&columns.input_ids);
+        let id =
+            |value: &Json| value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != IGNORED);
+        let ids =
+            row[&columns.input_ids].as_array().and_then(|ids| ids.iter().map(id).collect::<Option<Vec<_>>>());
+        let ids = ids.ok_or_else(|| Fault::new(format!("{name} is no list of token ids"), HINT))?;
+        let Some(labels) = row.get(&columns.labels).filter(|labels| !labels.is_null()) else {
+            return Ok(Self::Tokens { ids, learned: None });
+        };
+        let labels: Option<Vec<i64>> =
+            labels.as_array().and_then(|labels| labels.iter().map(Json::as_i64).collect());
+        let labels = labels.filter(|labels| labels.len() == ids.len());
+        let agree = labels.filter(|labels| {
+            labels.iter().zip(&ids).all(|(&label, &id)| label < 0 || label == i64::from(id))
+        });
+        let learned = agree.map(|labels| labels.iter().map(|label| *label >= 0).collect::<Vec<_>>());
+        let learned = learned.ok_or_else(|| {
+            let hint = "a label stands at the place of its own token, and is its id, or -100 where it is not learned";
+            Fault::new(format!("{} are not those of {name}", quoted(&columns.labels)), hint)
+        })?;
+        Ok(Self::Tokens { ids, learned: Some(learned) })
     }
 
     /// A prompt and a completion, both texts or both messages.
@@ -149,13 +185,14 @@ fn missing(row: &Map<String, Json>, name: &str, beside: &str) -> Fault {
 }
 
 fn nothing(row: &Map<String, Json>, columns: &Columns) -> Fault {
-    let known = [&columns.text, &columns.messages, &columns.prompt, &columns.completion];
+    let known = [&columns.text, &columns.messages, &columns.prompt, &columns.completion, &columns.input_ids];
     let message = format!(
-        "the row has neither {} nor {} nor {} with {}",
+        "the row has neither {} nor {} nor {} with {} nor {}",
         quoted(known[0]),
         quoted(known[1]),
         quoted(known[2]),
-        quoted(known[3])
+        quoted(known[3]),
+        quoted(known[4])
     );
     let names = || row.keys().map(String::as_str);
     let meant = known.into_iter().find_map(|name| Some((name, nearest(name, names())?)));
@@ -214,6 +251,11 @@ mod tests {
             (json!({"messages": [user, assistant], "tools": [1]}), conversation(0, json!([1]))),
             (json!({"messages": [user, assistant], "tools": "[{}]"}), conversation(0, json!([{}]))),
             (json!({"prompt": [user], "completion": [assistant]}), conversation(1, Json::Null)),
+            (json!({"input_ids": [3, 0]}), Record::Tokens { ids: vec![3, 0], learned: None }),
+            (
+                json!({"input_ids": [3, 0, 7], "labels": [-100, 0, 7], "text": null}),
+                Record::Tokens { ids: vec![3, 0, 7], learned: Some(vec![false, true, true]) },
+            ),
         ] {
             assert_eq!(read(&row.to_string()).unwrap(), record, "{row}");
         }
@@ -228,14 +270,17 @@ mod tests {
             ),
             ("[1]", "expected an object, found a list (each line is one JSON object)"),
             ("{\"text\": 3}", "`text` is no text but a number"),
-            ("{}", "the row has neither `text` nor `messages` nor `prompt` with `completion`"),
+            (
+                "{}",
+                "the row has neither `text` nor `messages` nor `prompt` with `completion` nor `input_ids`",
+            ),
             (
                 "{\"texts\": \"a\"}",
-                "the row has neither `text` nor `messages` nor `prompt` with `completion` (did you mean `texts`? then write `columns: {text: texts}` under `data:`)",
+                "the row has neither `text` nor `messages` nor `prompt` with `completion` nor `input_ids` (did you mean `texts`? then write `columns: {text: texts}` under `data:`)",
             ),
             (
                 "{\"body\": \"a\", \"id\": 1}",
-                "the row has neither `text` nor `messages` nor `prompt` with `completion` (its columns are `body`, `id`; say which with `columns:` under `data:`)",
+                "the row has neither `text` nor `messages` nor `prompt` with `completion` nor `input_ids` (its columns are `body`, `id`; say which with `columns:` under `data:`)",
             ),
             ("{\"prompt\": \"a\"}", "`completion` is missing beside `prompt`"),
             (
@@ -243,6 +288,14 @@ mod tests {
                 "`completion` is missing beside `prompt` (did you mean `completions`? then write `columns: {completion: completions}` under `data:`)",
             ),
             ("{\"prompt\": [], \"completion\": \"b\"}", "`prompt` is no text but a list"),
+            (
+                "{\"input_ids\": [1, -1]}",
+                "`input_ids` is no list of token ids (tokens are a list of ids, such as `[12, 7, 300]`)",
+            ),
+            (
+                "{\"input_ids\": [1, 2], \"labels\": [2, -100]}",
+                "`labels` are not those of `input_ids` (a label stands at the place of its own token, and is its id, or -100 where it is not learned)",
+            ),
             (
                 "{\"messages\": []}",
                 "`messages` is empty (a conversation is a list such as `[{\"role\": \"user\", \"content\": \"...\"}]`)",

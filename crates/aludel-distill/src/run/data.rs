@@ -60,6 +60,22 @@ pub struct Columns {
     pub prompt: String,
     /// Holds the completion.
     pub completion: String,
+    /// Holds tokens by their ids.
+    #[serde(skip_serializing_if = "is_input_ids")]
+    pub input_ids: String,
+    /// Holds, beside tokens, which of them are learned.
+    #[serde(skip_serializing_if = "is_labels")]
+    pub labels: String,
+}
+
+// What decides the rows of a run is compared as JSON. Keys that came later than caches and checkpoints are left out of it where they say what
+// was so before.
+fn is_input_ids(name: &str) -> bool {
+    name == "input_ids"
+}
+
+fn is_labels(name: &str) -> bool {
+    name == "labels"
 }
 
 /// How documents share sequences.
@@ -104,9 +120,9 @@ pub enum BadRows {
 
 impl Default for Columns {
     fn default() -> Self {
-        let [text, messages, prompt, completion] =
-            ["text", "messages", "prompt", "completion"].map(str::to_owned);
-        Self { text, messages, prompt, completion }
+        let [text, messages, prompt, completion, input_ids, labels] =
+            ["text", "messages", "prompt", "completion", "input_ids", "labels"].map(str::to_owned);
+        Self { text, messages, prompt, completion, input_ids, labels }
     }
 }
 
@@ -124,8 +140,14 @@ const KEYS: &[Key] = &[
     Key::read("shuffle"),
 ];
 
-const COLUMNS: &[Key] =
-    &[Key::read("text"), Key::read("messages"), Key::read("prompt"), Key::read("completion")];
+const COLUMNS: &[Key] = &[
+    Key::read("text"),
+    Key::read("messages"),
+    Key::read("prompt"),
+    Key::read("completion"),
+    Key::read("input_ids"),
+    Key::read("labels"),
+];
 
 /// The longest sequence that is accepted: positions are stored in 32 bits with room to spare.
 const LONGEST: u64 = 1 << 24;
@@ -256,6 +278,8 @@ fn columns(fields: &mut Fields<'_, '_>) -> Columns {
         messages: name("messages", default.messages),
         prompt: name("prompt", default.prompt),
         completion: name("completion", default.completion),
+        input_ids: name("input_ids", default.input_ids),
+        labels: name("labels", default.labels),
     }
 }
 

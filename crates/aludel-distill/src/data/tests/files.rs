@@ -65,7 +65,7 @@ fn bad_rows_are_refused_with_their_places_or_skipped() {
     let b = folder.write("b.txt", [b'o', b'k', 0xff]);
     let error = Corpus::open(&settings(&[&a, &b], "")).unwrap_err();
     let expected = format!(
-        "{0}:3: the row has neither `text` nor `messages` nor `prompt` with `completion` (did you mean `txt`? then \
+        "{0}:3: the row has neither `text` nor `messages` nor `prompt` with `completion` nor `input_ids` (did you mean `txt`? then \
          write `columns: {{text: txt}}` under `data:`)\n\
          {0}:4: not valid JSON: expected ident at line 1 column 2 (each line is one JSON object)\n\
          {1}:1: not UTF-8 at byte 2 of the file (text files are read as UTF-8: convert it first)",

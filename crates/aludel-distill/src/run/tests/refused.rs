@@ -374,7 +374,7 @@ fn data_are_checked() {
         ),
         (
             "train: a.jsonl, columns: body",
-            "3:33 data.columns: expected a mapping, found `body` (its keys are `text`, `messages`, `prompt`, `completion`)",
+            "3:33 data.columns: expected a mapping, found `body` (its keys are `text`, `messages`, `prompt`, `completion`, `input_ids`, `labels`)",
         ),
         (
             "train: a.jsonl, bad_rows: ignore",
