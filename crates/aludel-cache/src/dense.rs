@@ -81,6 +81,27 @@ impl LogitBuffer {
         push_logits(self.bits, logits, &mut self.bytes)
     }
 
+    /// Adds a row as [`LogitRows::stored`] gives it: `top`, `step` and `floor`, and the levels of all columns.
+    ///
+    /// # Errors
+    /// [`Error::Unstorable`] for levels of another number of columns, and for scales that no logits have.
+    pub fn push_stored(&mut self, scales: [f32; 3], levels: &[u8]) -> Result<(), Error> {
+        let length = logit_row_bytes(self.columns, self.bits) - SCALES;
+        if levels.len() != length {
+            return Err(Error::unstorable(format!(
+                "{} bytes of levels, and a row has {length}",
+                levels.len()
+            )));
+        }
+        let [top, step, floor] = scales;
+        if !top.is_finite() || !step.is_finite() || floor.is_nan() || floor == f32::INFINITY {
+            return Err(Error::unstorable("NaN or infinite scales of logits"));
+        }
+        scales.iter().for_each(|x| self.bytes.extend(x.to_le_bytes()));
+        self.bytes.extend_from_slice(levels);
+        Ok(())
+    }
+
     /// Adds the rows of another one of the same shape.
     ///
     /// # Panics
@@ -96,7 +117,17 @@ impl LogitBuffer {
     }
 }
 
-impl LogitRows<'_> {
+impl<'a> LogitRows<'a> {
+    /// A row as it is stored: `top`, `step` and `floor`, and the levels of all columns, of 8 bits, or of 4 with the first in the low half.
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    pub fn stored(&self, row: usize) -> ([f32; 3], &'a [u8]) {
+        let width = logit_row_bytes(self.columns, self.bits);
+        let (scales, levels) = self.bytes[row * width..(row + 1) * width].split_at(SCALES);
+        ([0, 4, 8].map(|at| f32_at(scales, at)), levels)
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.bytes.len() / logit_row_bytes(self.columns, self.bits)
@@ -118,10 +149,7 @@ impl LogitRows<'_> {
     /// Where there is no such row, or `to` has another length than a row.
     pub fn row(&self, row: usize, to: &mut [f32]) {
         assert_eq!(to.len(), self.columns, "a row of logits");
-        let width = logit_row_bytes(self.columns, self.bits);
-        let (scales, levels) = self.bytes[row * width..(row + 1) * width].split_at(SCALES);
-        let scale = |at: usize| f32_at(scales, 4 * at);
-        let (top, step, floor) = (scale(0), scale(1), scale(2));
+        let ([top, step, floor], levels) = self.stored(row);
         let most = (1i32 << self.bits) - 1;
         let logit = |q: u8| if q == 0 { floor } else { top - (most - i32::from(q)) as f32 * step };
         let table: [f32; 256] = std::array::from_fn(|q| logit(q as u8));

@@ -368,13 +368,24 @@ fn differs(folder: &Path, path: &Path, found: &[u8], wanted: &Header) -> Error {
     Error::Differs { path: folder.to_path_buf(), reasons }
 }
 
+/// A file that is to be given its name when it is complete, with the permissions of any other new file: temporary ones are their owner's alone.
+///
+/// # Errors
+/// The operating system's.
+pub fn nameless(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
 /// Writes a file under its name at once, unless it is there.
 fn place(folder: &Path, name: &str, bytes: &[u8], sync: bool) -> Result<(), Error> {
     let path = folder.join(name);
     if path.exists() {
         return Ok(());
     }
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("create a file in", folder))?;
+    let mut file = nameless(folder).map_err(Error::io("create a file in", folder))?;
     file.write_all(bytes).map_err(Error::io("write", &path))?;
     if sync {
         file.as_file().sync_all().map_err(Error::io("sync", &path))?;

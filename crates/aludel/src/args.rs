@@ -320,6 +320,8 @@ pub(crate) enum CacheCommand {
     Info(CacheInfoArguments),
     /// Check every byte of a cache, and with a run how far it lies from the live teacher
     Verify(CacheVerifyArguments),
+    /// Make a cache of rows that another tool stored, or rows of a cache for other tools
+    Convert(CacheConvertArguments),
 }
 
 #[derive(Debug, Args)]
@@ -376,6 +378,64 @@ pub(crate) struct CacheVerifyArguments {
     pub(crate) records: usize,
     #[command(flatten)]
     pub(crate) computing: ComputingFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct CacheConvertArguments {
+    /// A cache; or rows of token ids with the likeliest tokens of each position: a .parquet or .jsonl
+    /// file, or a folder of them, such as a capture of DistillKit
+    pub(crate) input: PathBuf,
+    /// The cache to write, or to go on with; or the .parquet file to write
+    pub(crate) output: PathBuf,
+    /// What to make of it [default: `parquet` of a cache, `cache` of anything else]
+    #[arg(long, value_enum, value_name = "LAYOUT")]
+    pub(crate) to: Option<CacheLayout>,
+    /// The run that is trained from the cache: it says what the data are, and by its student what the
+    /// ids mean; adds tokens to the rows of a cache
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<PathBuf>,
+    /// How DistillKit packed the rows: its compression_config.yaml, or its run's YAML [default:
+    /// compression_config.yaml in the folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) compression: Option<PathBuf>,
+    /// Who spoke: a model, whose weights are hashed, or a name [default: the teacher that the run
+    /// names]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) teacher: Option<PathBuf>,
+    /// Every id is below [default: the tokenizer's]
+    #[arg(long, value_name = "N")]
+    pub(crate) vocabulary: Option<u32>,
+    /// Keep so many of the likeliest tokens of each position [default: as many as the first row has,
+    /// and more are refused; 128 of a cache of all]
+    #[arg(long, value_name = "N")]
+    pub(crate) k: Option<u32>,
+    /// The values are logits: the tokens of a position share the whole probability
+    #[arg(long)]
+    pub(crate) logits: bool,
+    /// Write one part of several, as in `2/8`: each by a process of its own, on any machine
+    #[arg(long, value_name = "I/N", value_parser = part, default_value = "1/1")]
+    pub(crate) part: aludel_cache::Part,
+    /// Bytes of one file of the cache
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub(crate) shard_size: Size,
+    /// Replace a file that is there
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Leave it to the system when the files reach the disk
+    #[arg(long)]
+    pub(crate) no_sync: bool,
+}
+
+/// What rows of a teacher are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheLayout {
+    /// A teacher cache
+    Cache,
+    /// Everything that a cache has, in columns of lists
+    Parquet,
+    /// The likeliest tokens of each position, as DistillKit reads them
+    Distillkit,
 }
 
 /// What a cache stores of each token.

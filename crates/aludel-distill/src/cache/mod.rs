@@ -5,9 +5,10 @@
 //! piece sees another. The format is [`aludel_cache`]'s; what a row means for a loss is the kernels'.
 //!
 //! Reading order: [`identity`] (what a cache is of), `sources` (pieces), [`mod@capture`], `local` and `served` (who is asked), [`taught`]
-//! (rows for a step), `head` (of hidden states), [`mod@verify`].
+//! (rows for a step), `head` (of hidden states), [`mod@verify`], [`convert`] (from and to what other tools store).
 
 pub mod capture;
+pub mod convert;
 mod head;
 pub mod identity;
 mod local;

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use aludel_cache::{Cache, Contents, LogitRows, Rows, content_check};
+use aludel_cache::{Cache, Contents, Header, LogitRows, Rows, content_check};
 use aludel_checkpoint::DigestCache;
 use aludel_document::{Problem, Problems};
 use aludel_kernels::loss::sparse::misfit;
-use aludel_kernels::loss::{Head, Known, LogitSource, LossDevice, Objective, SparseRows, Tail, TeacherRows};
+use aludel_kernels::loss::{Head, Known, LogitSource, LossDevice, SparseRows, Tail, TeacherRows};
 use aludel_model::Tokenizer;
 
 use super::head::{self, CachedHead};
@@ -95,7 +95,7 @@ impl<D: LossDevice> CachedTeacher<D> {
             TailRule::Ignore => Tail::Ignore,
         };
         let mut teacher = Self { cache, tail, head: None };
-        teacher.check_objective(&step::objective(run, run.taid.as_ref().map(|taid| taid.annealing()))?)?;
+        check_objective(teacher.cache.header(), tail, run)?;
         teacher.head = teacher.open_head(device).map_err(Error::into_problem)?;
         Ok(Some(teacher))
     }
@@ -132,19 +132,6 @@ impl<D: LossDevice> CachedTeacher<D> {
         Ok(Some(CachedHead { weight, vocabulary, width, scale: *scale, soft_cap: *soft_cap }))
     }
 
-    /// Refuses an objective that these rows cannot serve.
-    fn check_objective(&self, objective: &Objective) -> Result<(), Error> {
-        let header = self.cache.header();
-        let reason =
-            self.known().and_then(|known| misfit(known, &header.temperatures, header.logits, objective));
-        let Some(reason) = reason else { return Ok(()) };
-        let hint = "change the objective, or capture with what it needs (`--temperatures`, `--mode`)";
-        let kind = header.contents.name();
-        Err(Problem::general(format!("a {kind} cache cannot serve the objective: {reason}"))
-            .with_hint(hint)
-            .into())
-    }
-
     /// Refuses a cache of another teacher than the run says it is of.
     ///
     /// # Errors
@@ -176,14 +163,6 @@ impl<D: LossDevice> CachedTeacher<D> {
         Ok(self)
     }
 
-    fn known(&self) -> Option<Known> {
-        match self.cache.header().contents {
-            Contents::TopK { .. } => Some(Known::Likeliest(self.tail)),
-            Contents::Sampled { .. } => Some(Known::Drawn),
-            _ => None,
-        }
-    }
-
     /// The teacher's rows for a micro-batch.
     ///
     /// # Errors
@@ -192,7 +171,7 @@ impl<D: LossDevice> CachedTeacher<D> {
         let mut placed = self.place_all(micro)?;
         let header = self.cache.header();
         let rows = micro.labels.len();
-        if let Some(known) = self.known() {
+        if let Some(known) = known(header, self.tail) {
             return Ok(CachedRows::Sparse(sparse(known, header, placed, rows)));
         }
         if let Some(head) = &self.head {
@@ -236,13 +215,30 @@ impl<D: LossDevice> CachedTeacher<D> {
     }
 }
 
+/// Refuses an objective that rows of this header cannot serve.
+pub(super) fn check_objective(header: &Header, tail: Tail, run: &Run) -> Result<(), Error> {
+    let objective = step::objective(run, run.taid.as_ref().map(|taid| taid.annealing()))?;
+    let reason =
+        known(header, tail).and_then(|known| misfit(known, &header.temperatures, header.logits, &objective));
+    let Some(reason) = reason else { return Ok(()) };
+    let hint = "change the objective, or capture with what it needs (`--temperatures`, `--mode`)";
+    let kind = header.contents.name();
+    Err(Problem::general(format!("a {kind} cache cannot serve the objective: {reason}"))
+        .with_hint(hint)
+        .into())
+}
+
+/// What the columns of a row are, where it has not all of them.
+const fn known(header: &Header, tail: Tail) -> Option<Known> {
+    match header.contents {
+        Contents::TopK { .. } => Some(Known::Likeliest(tail)),
+        Contents::Sampled { .. } => Some(Known::Drawn),
+        _ => None,
+    }
+}
+
 /// Puts the rows of records where they are in a micro-batch of so many rows; documents are in order.
-fn sparse(
-    known: Known,
-    header: &aludel_cache::Header,
-    placed: Vec<(Vec<usize>, Rows<'_>)>,
-    rows: usize,
-) -> SparseRows {
+fn sparse(known: Known, header: &Header, placed: Vec<(Vec<usize>, Rows<'_>)>, rows: usize) -> SparseRows {
     let temperatures = header.temperatures.len();
     let is_drawn = known == Known::Drawn;
     let mut all = SparseRows {

@@ -9,32 +9,32 @@ use aludel_document::{Content, Cursor, Key, Problem, Problems, Scalar, listed, n
 use aludel_kernels::loss::objective::TEMPERATURES;
 
 /// A mapping whose fields are being read.
-pub(super) struct Fields<'a, 'p> {
-    pub(super) cursor: Cursor<'a>,
-    pub(super) problems: &'p mut Problems,
+pub(crate) struct Fields<'a, 'p> {
+    pub(crate) cursor: Cursor<'a>,
+    pub(crate) problems: &'p mut Problems,
 }
 
 /// Which numbers a field takes.
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// What it expects, as a noun with its article.
-    pub(super) noun: &'static str,
-    pub(super) holds: fn(f64) -> bool,
+    pub(crate) noun: &'static str,
+    pub(crate) holds: fn(f64) -> bool,
 }
 
-pub(super) const POSITIVE: Bounds = Bounds { noun: "a number above 0", holds: |n| n > 0.0 };
-pub(super) const TEMPERATURE: Bounds = Bounds {
+pub(crate) const POSITIVE: Bounds = Bounds { noun: "a number above 0", holds: |n| n > 0.0 };
+pub(crate) const TEMPERATURE: Bounds = Bounds {
     noun: "a temperature from 0.01 to 1000",
     holds: |n| (f64::from(*TEMPERATURES.start())..=f64::from(*TEMPERATURES.end())).contains(&n),
 };
-pub(super) const NOT_NEGATIVE: Bounds = Bounds { noun: "a number of at least 0", holds: |n| n >= 0.0 };
-pub(super) const UNIT: Bounds = Bounds { noun: "a number from 0 to 1", holds: |n| (0.0..=1.0).contains(&n) };
-pub(super) const BELOW_ONE: Bounds =
+pub(crate) const NOT_NEGATIVE: Bounds = Bounds { noun: "a number of at least 0", holds: |n| n >= 0.0 };
+pub(crate) const UNIT: Bounds = Bounds { noun: "a number from 0 to 1", holds: |n| (0.0..=1.0).contains(&n) };
+pub(crate) const BELOW_ONE: Bounds =
     Bounds { noun: "a number of at least 0 and below 1", holds: |n| (0.0..1.0).contains(&n) };
 
 impl<'a, 'p> Fields<'a, 'p> {
     /// The fields of a mapping, of which only `known` may stand there; `None`, with a problem, for anything else.
     /// `otherwise` is the hint for keys that resemble none of them; it may be empty.
-    pub(super) fn open(
+    pub(crate) fn open(
         cursor: Cursor<'a>,
         known: &[Key],
         otherwise: &str,
@@ -50,18 +50,18 @@ impl<'a, 'p> Fields<'a, 'p> {
     }
 
     /// Whether a key is given with a value.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.cursor.field(key).is_some()
     }
 
     /// Reports a problem of a key's value, or of the mapping when the key is absent.
-    pub(super) fn report(&mut self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn report(&mut self, key: &str, message: impl Into<String>, hint: impl Into<String>) {
         let place = self.cursor.field(key).map_or_else(|| self.cursor.place(), |value| value.place());
         self.problems.push(Problem::at(place, message).with_hint(hint));
     }
 
     /// What a reader makes of a key's value; `None` when it is absent or, with a problem, unreadable.
-    pub(super) fn read<T>(
+    pub(crate) fn read<T>(
         &mut self,
         key: &str,
         read: impl FnOnce(&Cursor<'a>) -> Result<T, Problem>,
@@ -71,22 +71,22 @@ impl<'a, 'p> Fields<'a, 'p> {
     }
 
     /// A number within bounds.
-    pub(super) fn number(&mut self, key: &str, default: f64, bounds: &Bounds) -> f64 {
+    pub(crate) fn number(&mut self, key: &str, default: f64, bounds: &Bounds) -> f64 {
         self.read(key, |value| number(value, bounds)).unwrap_or(default)
     }
 
     /// A whole number of at least `least`.
-    pub(super) fn count(&mut self, key: &str, default: u64, least: u64) -> u64 {
+    pub(crate) fn count(&mut self, key: &str, default: u64, least: u64) -> u64 {
         self.optional_count(key, least).unwrap_or(default)
     }
 
     /// A whole number of at least `least`, where one is given.
-    pub(super) fn optional_count(&mut self, key: &str, least: u64) -> Option<u64> {
+    pub(crate) fn optional_count(&mut self, key: &str, least: u64) -> Option<u64> {
         self.read(key, |value| count(value, least))
     }
 
     /// `true` or `false`.
-    pub(super) fn truth(&mut self, key: &str, default: bool) -> bool {
+    pub(crate) fn truth(&mut self, key: &str, default: bool) -> bool {
         let read = |value: &Cursor<'_>| match scalar(value, "`true` or `false`")? {
             Scalar::Bool(truth) => Ok(truth),
             _ => Err(value.mismatch("`true` or `false`")),
@@ -95,17 +95,17 @@ impl<'a, 'p> Fields<'a, 'p> {
     }
 
     /// One of some words.
-    pub(super) fn choice<T: Clone>(&mut self, key: &str, words: &[(&str, T)], default: T) -> T {
+    pub(crate) fn choice<T: Clone>(&mut self, key: &str, words: &[(&str, T)], default: T) -> T {
         self.read(key, |value| choice(value, words)).unwrap_or(default)
     }
 
     /// The path of a file or folder.
-    pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
+    pub(crate) fn path(&mut self, key: &str) -> Option<PathBuf> {
         self.read(key, path)
     }
 
     /// As [`Fields::path`], for a key that has to be given.
-    pub(super) fn required_path(&mut self, key: &str, hint: &str) -> PathBuf {
+    pub(crate) fn required_path(&mut self, key: &str, hint: &str) -> PathBuf {
         if !self.has(key) {
             let missing = self.cursor.problem(format!("`{key}` is missing"));
             self.problems.push(missing.with_hint(hint));
@@ -115,14 +115,14 @@ impl<'a, 'p> Fields<'a, 'p> {
 }
 
 /// The number, truth value or text of a node that should be `expected`.
-pub(super) fn scalar(value: &Cursor<'_>, expected: &str) -> Result<Scalar, Problem> {
+pub(crate) fn scalar(value: &Cursor<'_>, expected: &str) -> Result<Scalar, Problem> {
     match value.node.content {
         Content::Plain(_) | Content::Quoted(_) => value.scalar(),
         _ => Err(value.mismatch(expected)),
     }
 }
 
-pub(super) fn number(value: &Cursor<'_>, bounds: &Bounds) -> Result<f64, Problem> {
+pub(crate) fn number(value: &Cursor<'_>, bounds: &Bounds) -> Result<f64, Problem> {
     let Scalar::Number(number) = scalar(value, bounds.noun)? else { return Err(value.mismatch(bounds.noun)) };
     if number.abs() > f64::from(f32::MAX) {
         let message = format!("{} is more than a 32-bit number holds", value.node.describe());
@@ -131,7 +131,7 @@ pub(super) fn number(value: &Cursor<'_>, bounds: &Bounds) -> Result<f64, Problem
     if (bounds.holds)(number) { Ok(number) } else { Err(value.mismatch(bounds.noun)) }
 }
 
-pub(super) fn count(value: &Cursor<'_>, least: u64) -> Result<u64, Problem> {
+pub(crate) fn count(value: &Cursor<'_>, least: u64) -> Result<u64, Problem> {
     let noun = format!("a whole number of at least {least}");
     match scalar(value, &noun)? {
         Scalar::Number(number) => whole(number).filter(|&count| count >= least).ok_or(()),
@@ -147,7 +147,7 @@ fn whole(number: f64) -> Option<u64> {
 }
 
 /// A share, as a number or in percent: `0.03` or `3%`.
-pub(super) fn share(value: &Cursor<'_>) -> Option<Result<f64, Problem>> {
+pub(crate) fn share(value: &Cursor<'_>) -> Option<Result<f64, Problem>> {
     let (Content::Plain(text) | Content::Quoted(text)) = &value.node.content else { return None };
     let percent = text.strip_suffix('%')?.trim().parse::<f64>();
     Some(match percent {
@@ -156,7 +156,7 @@ pub(super) fn share(value: &Cursor<'_>) -> Option<Result<f64, Problem>> {
     })
 }
 
-pub(super) fn choice<T: Clone>(value: &Cursor<'_>, words: &[(&str, T)]) -> Result<T, Problem> {
+pub(crate) fn choice<T: Clone>(value: &Cursor<'_>, words: &[(&str, T)]) -> Result<T, Problem> {
     let names = || words.iter().map(|(name, _)| *name);
     let expected = format!("one of {}", listed(names()));
     let text = value.text(&expected)?;
@@ -171,7 +171,7 @@ pub(super) fn choice<T: Clone>(value: &Cursor<'_>, words: &[(&str, T)]) -> Resul
 }
 
 /// A path, with a leading `~/` replaced by the user's home folder.
-pub(super) fn path(value: &Cursor<'_>) -> Result<PathBuf, Problem> {
+pub(crate) fn path(value: &Cursor<'_>) -> Result<PathBuf, Problem> {
     let text = value.text("a path")?;
     if text.trim().is_empty() {
         return Err(value.problem("the path is empty"));

@@ -7,7 +7,7 @@
 //! Reading order: the types (this file, [`teacher`], [`data`], [`objective`], [`train`]), `fields` (one value at a time), `read` (the whole
 //! run and what holds between its parts), `record` (a run beside the one of a checkpoint).
 
-mod fields;
+pub(crate) mod fields;
 mod read;
 mod record;
 

@@ -26,7 +26,7 @@ fn sandbox(objective: &str) -> Sandbox {
 }
 
 /// The training losses of a run, and the last validation's KL.
-fn losses(sandbox: &Sandbox, output: &str) -> (Vec<f64>, f64) {
+pub(crate) fn losses(sandbox: &Sandbox, output: &str) -> (Vec<f64>, f64) {
     let text = fs::read_to_string(sandbox.path(&format!("{output}.run/metrics.jsonl"))).unwrap();
     let entries: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -36,7 +36,7 @@ fn losses(sandbox: &Sandbox, output: &str) -> (Vec<f64>, f64) {
     (train, of("validation").last().unwrap()["kl"].as_f64().unwrap())
 }
 
-fn sparse(cache: &Cache) -> BTreeMap<RecordId, SparseRows> {
+pub(crate) fn sparse(cache: &Cache) -> BTreeMap<RecordId, SparseRows> {
     let rows = |id| match cache.record(id).unwrap().rows().unwrap() {
         Rows::Sparse(rows) => (id, rows),
         other => panic!("{other:?}"),
@@ -197,24 +197,19 @@ fn parts_that_are_captured_at_once_make_the_whole() {
     sandbox.aludel(&["distill", "cached.yml"]).assert().code(0);
 }
 
-/// Kills captures when their files have grown by some number of bytes, and goes on, until one ends.
-fn killed(times: u64) {
-    let sandbox = sandbox("forward_kl");
-    let arguments =
-        ["cache", "capture", "run.yml", "cache", "--k", "16", "--shard-size", "20KiB", "--no-sync"];
-    sandbox.aludel(&["cache", "capture", "run.yml", "whole", "--k", "16"]).assert().code(0);
-    let whole = Cache::open(&sandbox.path("whole")).unwrap();
+/// Kills what writes a cache of about so many bytes when its files have grown by some number of them, and goes on, until it ends.
+pub(crate) fn kill_often(sandbox: &Sandbox, arguments: &[&str], folder: &str, bytes: u64, times: u64) {
     let size = |folder: &Path| -> u64 {
         let entries = folder.read_dir().into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
     };
-    let cache = sandbox.path("cache");
+    let folder = sandbox.path(folder);
     let mut kills = 0;
     for time in 0..times {
-        // Spread over the capture, with steps of no pattern.
-        let until = whole.bytes() * (time + 1) / (times + 1) + time * 7919 % 997;
-        let mut child = sandbox.process(&arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
-        while size(&cache) < until && child.try_wait().unwrap().is_none() {
+        // Spread over the work, with steps of no pattern.
+        let until = bytes * (time + 1) / (times + 1) + time * 7919 % 997;
+        let mut child = sandbox.process(arguments).stderr(std::process::Stdio::null()).spawn().unwrap();
+        while size(&folder) < until && child.try_wait().unwrap().is_none() {
             std::thread::yield_now();
         }
         if child.try_wait().unwrap().is_none() {
@@ -223,9 +218,19 @@ fn killed(times: u64) {
         }
         child.wait().unwrap();
     }
-    assert!(kills >= times / 2, "{kills} of {times} captures were killed");
-    sandbox.aludel(&arguments).assert().code(0);
-    let cache = Cache::open(&cache).unwrap();
+    assert!(kills >= times / 2, "{kills} of {times} were killed");
+    sandbox.aludel(arguments).assert().code(0);
+}
+
+/// Captures that are killed leave out nothing.
+fn killed(times: u64) {
+    let sandbox = sandbox("forward_kl");
+    let arguments =
+        ["cache", "capture", "run.yml", "cache", "--k", "16", "--shard-size", "20KiB", "--no-sync"];
+    sandbox.aludel(&["cache", "capture", "run.yml", "whole", "--k", "16"]).assert().code(0);
+    let whole = Cache::open(&sandbox.path("whole")).unwrap();
+    kill_often(&sandbox, &arguments, "cache", whole.bytes(), times);
+    let cache = Cache::open(&sandbox.path("cache")).unwrap();
     cache.verify(&mut |_| {}).unwrap();
     assert!(cache.ids().eq(whole.ids()), "a row was lost or doubled");
     for ((id, killed), (_, whole)) in sparse(&cache).into_iter().zip(sparse(&whole)) {

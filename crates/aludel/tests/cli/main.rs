@@ -5,6 +5,7 @@
 
 mod cache;
 mod combine;
+mod cache_convert;
 mod convert;
 mod delta;
 mod determinism;

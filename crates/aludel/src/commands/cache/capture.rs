@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
             options,
             digests: &DigestCache::user(),
             cancel: signals.cancel(),
-            on_stage: &|stage| show(stage, &progress),
+            on_stage: &|stage| show(stage, "capturing", &progress),
         },
     );
     drop(progress);
@@ -53,7 +53,8 @@ const fn wanted(arguments: &CaptureArguments) -> Wanted {
     }
 }
 
-fn show(stage: cache::Stage, progress: &Progress<'_>) {
+/// Shows how far a teacher's rows are, which are being captured or had by other means.
+pub(super) fn show(stage: cache::Stage, what: &'static str, progress: &Progress<'_>) {
     match stage {
         cache::Stage::Hashing { done, total } => {
             progress.show(Stage::bytes("hashing the teacher", done, total));
@@ -65,7 +66,7 @@ fn show(stage: cache::Stage, progress: &Progress<'_>) {
                 "{done} of {total} documents, {targets} tokens, {rate:.0} tokens/s, {} left",
                 duration(left)
             );
-            progress.show(Stage::measured("capturing", done, total, figures));
+            progress.show(Stage::measured(what, done, total, figures));
         }
         _ => {}
     }
