@@ -71,6 +71,12 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// Where complete files are kept refused.
+    #[error("{source}")]
+    Elsewhere {
+        /// Its reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A file could not be mapped.
     #[error(transparent)]
     Checkpoint(#[from] aludel_checkpoint::Error),

@@ -21,7 +21,7 @@ pub(crate) const HEADER: &str = "cache.json";
 pub(crate) const HEAD: &str = "head.safetensors";
 
 /// A header is no longer than this.
-const LONGEST_HEADER: u64 = 16 << 20;
+pub(crate) const LONGEST_HEADER: u64 = 16 << 20;
 
 /// Rows of a record: the longest sequence that a run takes.
 const MOST_ROWS: u32 = 1 << 24;
@@ -259,6 +259,22 @@ fn unfinished(missing: &[u32], of: u32) -> String {
         listed.join(", "),
         missing[0]
     )
+}
+
+/// Whether a file of a cache may be one: names that a cache has none of are not fetched from anywhere.
+pub fn is_file_of_cache(name: &str) -> bool {
+    name == HEADER
+        || name == HEAD
+        || (name.starts_with("part-") && name.ends_with(".shard") && !name.contains(['/', '\\']))
+}
+
+/// Holds a complete shard's whole content against its checksum.
+///
+/// # Errors
+/// [`Error::Damaged`]; what mapping it fails by.
+pub fn check_shard(path: &Path) -> Result<(), Error> {
+    let map = MappedFile::open(path)?;
+    shard::check_whole(map.bytes()).map_err(|detail| Error::damaged(path, detail))
 }
 
 /// The rows of a payload.

@@ -134,25 +134,36 @@ pub(crate) fn index_and_end(entries: &[(RecordId, u64)], end: End, crc_before: u
     bytes
 }
 
-/// End and index of a complete shard.
-pub(crate) fn parse_end(bytes: &[u8]) -> Result<(End, Index), &'static str> {
-    let at = bytes.len().checked_sub(END_BYTES).filter(|at| *at >= START_BYTES).ok_or("it is cut short")?;
-    let tail = &bytes[at..];
-    if tail[36..] != END_MAGIC {
-        return Err("it does not end as a shard does");
+/// Where the end of a shard of this length lies; `None` where it has no room for one.
+pub(crate) fn end_range(length: u64) -> Option<Range<u64>> {
+    let at = length.checked_sub(END_BYTES as u64).filter(|at| *at >= START_BYTES as u64)?;
+    Some(at..length)
+}
+
+impl End {
+    /// The end in the last bytes of a complete shard, which begin at this place of it.
+    pub(crate) fn parse(bytes: &[u8], at: u64) -> Result<Self, &'static str> {
+        if bytes.len() != END_BYTES || bytes[36..] != END_MAGIC {
+            return Err("it does not end as a shard does");
+        }
+        let end = Self {
+            records: u64_at(bytes, 0),
+            targets: u64_at(bytes, 8),
+            index: u64_at(bytes, 16),
+            is_last: u32_at(bytes, 24) == 1,
+        };
+        let is_inside = (START_BYTES as u64..=at).contains(&end.index);
+        if is_inside { Ok(end) } else { Err("its index is not in it") }
     }
-    let end = End {
-        records: u64_at(tail, 0),
-        targets: u64_at(tail, 8),
-        index: u64_at(tail, 16),
-        is_last: u32_at(tail, 24) == 1,
-    };
-    let start = usize::try_from(end.index).ok().filter(|start| (START_BYTES..=at).contains(start));
-    let start = start.ok_or("its index is not in it")?;
-    if u32_at(tail, 28) != crc32c::crc32c(&bytes[start..at + 28]) {
+}
+
+/// The index in the bytes of a complete shard from its index on.
+pub(crate) fn parse_index(end: &End, tail: &[u8]) -> Result<Index, &'static str> {
+    let at = tail.len().checked_sub(END_BYTES).ok_or("it is cut short")?;
+    if u32_at(tail, at + 28) != crc32c::crc32c(&tail[..at + 28]) {
         return Err("the checksum of its index is wrong");
     }
-    if (at - start) as u64 != end.records.saturating_mul(ENTRY_BYTES as u64) {
+    if at as u64 != end.records.saturating_mul(ENTRY_BYTES as u64) {
         return Err("its index has another length than it says");
     }
     let entry = |entry: &[u8]| {
@@ -160,8 +171,16 @@ pub(crate) fn parse_end(bytes: &[u8]) -> Result<(End, Index), &'static str> {
         let fits = offset >= START_BYTES as u64 && offset < end.index;
         id_at(entry).filter(|_| fits).map(|id| (id, offset))
     };
-    let entries: Option<Vec<_>> = bytes[start..at].chunks_exact(ENTRY_BYTES).map(entry).collect();
-    Ok((end, entries.ok_or("its index names a place outside of it")?))
+    let entries: Option<Vec<_>> = tail[..at].chunks_exact(ENTRY_BYTES).map(entry).collect();
+    entries.ok_or("its index names a place outside of it")
+}
+
+/// End and index of a complete shard.
+pub(crate) fn parse_end(bytes: &[u8]) -> Result<(End, Index), &'static str> {
+    let last = end_range(bytes.len() as u64).ok_or("it is cut short")?;
+    let end = End::parse(&bytes[last.start as usize..], last.start)?;
+    let index = parse_index(&end, &bytes[end.index as usize..])?;
+    Ok((end, index))
 }
 
 /// Holds a complete shard's whole content against its checksum.

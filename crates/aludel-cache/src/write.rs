@@ -1,20 +1,22 @@
 //! Writes one part of a cache, record by record, and goes on where an earlier writer was killed.
 //!
-//! In: records in ascending order of their names. Out: shards, each under its name only when it is complete. The shard that grows
+//! In: records in ascending order of their names. Out: shards, each on its [`Shelf`] only when it is complete. The shard that grows
 //! is a `.partial` file of frames with checksums: after a kill, all frames but a torn last one are kept, so no row is computed
 //! twice and none is lost. Parts have files of their own and share nothing but `cache.json`.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::error::Error;
 use super::header::{Contents, Header};
-use super::read::{HEAD, HEADER, shard_name};
+use super::read::{HEAD, HEADER, LONGEST_HEADER, shard_name};
 use super::rows::{RecordId, Rows};
 use super::shard::{self, End, START_BYTES, Start};
+use super::shelf::{Folder, Shelf};
 use super::{dense, sparse};
 
 /// One of the parts that the rows of the data are divided into.
@@ -60,6 +62,8 @@ impl Default for WriterOptions {
 /// A part that is being written.
 #[derive(Debug)]
 pub struct Writer {
+    shelf: Arc<dyn Shelf>,
+    /// Where the shard at hand grows.
     folder: PathBuf,
     header: Header,
     options: WriterOptions,
@@ -97,23 +101,40 @@ impl Writer {
         head: Option<&[u8]>,
         options: WriterOptions,
     ) -> Result<Self, Error> {
+        Self::open_on(Arc::new(Folder::new(folder, options.sync)), folder, header, head, options)
+    }
+
+    /// The same with complete files on a shelf, and the one that grows in a folder, which is for this cache alone.
+    ///
+    /// # Errors
+    /// As [`Writer::open`]; what the shelf fails by.
+    pub fn open_on(
+        shelf: Arc<dyn Shelf>,
+        folder: &Path,
+        header: &Header,
+        head: Option<&[u8]>,
+        options: WriterOptions,
+    ) -> Result<Self, Error> {
         header.check().map_err(Error::unstorable)?;
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let lock = lock(folder, options.part)?;
         if let (Contents::Hidden { .. }, Some(head)) = (&header.contents, head) {
-            place(folder, HEAD, head, options.sync)?;
+            shelf.create(HEAD, head)?;
         }
         let bytes = header.bytes().map_err(|error| Error::unstorable(error.to_string()))?;
-        place(folder, HEADER, &bytes, options.sync)?;
-        let path = folder.join(HEADER);
-        let found = fs::read(&path).map_err(Error::io("read", &path))?;
+        shelf.create(HEADER, &bytes)?;
+        let path = shelf.place(HEADER);
+        let length = shelf.length(HEADER)?.filter(|length| *length <= LONGEST_HEADER);
+        let length = length.ok_or_else(|| Error::damaged(&path, "it is longer than any header"))?;
+        let found = shelf.range(HEADER, 0..length)?;
         // Of what is already there every byte counts: shards name it by its digest.
         let header = match Header::parse(&found) {
             _ if found == bytes => header.clone(),
             Ok(begun) if begun.continues(header) => begun,
-            _ => return Err(differs(folder, &path, &found, header)),
+            _ => return Err(differs(&path, &found, header)),
         };
         let mut writer = Self {
+            shelf,
             folder: folder.to_path_buf(),
             header,
             options,
@@ -247,12 +268,7 @@ impl Writer {
                 file.sync_all().map_err(Error::io("sync", &path))?;
             }
         }
-        let name = self.folder.join(shard_name(self.options.part, growing.sequence));
-        fs::rename(&path, &name).map_err(Error::io("rename", &path))?;
-        if self.options.sync {
-            let folder = File::open(&self.folder).map_err(Error::io("open", &self.folder))?;
-            folder.sync_all().map_err(Error::io("sync", &self.folder))?;
-        }
+        self.shelf.take(&path, &shard_name(self.options.part, growing.sequence))?;
         self.growing = Growing::new(self.growing.sequence + 1);
         self.is_complete = is_last;
         Ok(())
@@ -261,16 +277,18 @@ impl Writer {
     /// Finds what an earlier writer left.
     fn take_up(&mut self) -> Result<(), Error> {
         loop {
-            let path = self.folder.join(shard_name(self.options.part, self.growing.sequence));
-            if !path.exists() {
-                break;
-            }
-            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            let name = shard_name(self.options.part, self.growing.sequence);
+            let Some(length) = self.shelf.length(&name)? else { break };
+            let path = self.shelf.place(&name);
             let damaged = |detail: &str| Error::damaged(&path, detail);
-            if Start::parse(&bytes).map_err(damaged)? != self.start() {
+            let last = shard::end_range(length).ok_or_else(|| damaged("it is cut short"))?;
+            let start = self.shelf.range(&name, 0..START_BYTES as u64)?;
+            if Start::parse(&start).map_err(damaged)? != self.start() {
                 return Err(damaged("it is of another cache or part"));
             }
-            let (end, entries) = shard::parse_end(&bytes).map_err(damaged)?;
+            let end = End::parse(&self.shelf.range(&name, last.clone())?, last.start).map_err(damaged)?;
+            let tail = self.shelf.range(&name, end.index..length)?;
+            let entries = shard::parse_index(&end, &tail).map_err(damaged)?;
             self.last = entries.last().map(|(id, _)| *id).or(self.last);
             self.records += end.records;
             self.targets += end.targets;
@@ -344,7 +362,7 @@ fn encode(header: &Header, rows: &Rows<'_>) -> Result<(u32, Vec<u8>), Error> {
 }
 
 /// The reasons why a folder's header is not the one that was to be written.
-fn differs(folder: &Path, path: &Path, found: &[u8], wanted: &Header) -> Error {
+fn differs(path: &Path, found: &[u8], wanted: &Header) -> Error {
     let found = match Header::parse(found) {
         Ok(found) => found,
         Err(detail) => return Error::damaged(path, detail),
@@ -365,7 +383,7 @@ fn differs(folder: &Path, path: &Path, found: &[u8], wanted: &Header) -> Error {
         reasons
             .push("its header differs: it was begun by another version, or of another vocabulary".to_owned());
     }
-    Error::Differs { path: folder.to_path_buf(), reasons }
+    Error::Differs { path: path.parent().unwrap_or(path).to_path_buf(), reasons }
 }
 
 /// A file that is to be given its name when it is complete, with the permissions of any other new file: temporary ones are their owner's alone.
@@ -377,25 +395,6 @@ pub fn nameless(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)
-}
-
-/// Writes a file under its name at once, unless it is there.
-fn place(folder: &Path, name: &str, bytes: &[u8], sync: bool) -> Result<(), Error> {
-    let path = folder.join(name);
-    if path.exists() {
-        return Ok(());
-    }
-    let mut file = nameless(folder).map_err(Error::io("create a file in", folder))?;
-    file.write_all(bytes).map_err(Error::io("write", &path))?;
-    if sync {
-        file.as_file().sync_all().map_err(Error::io("sync", &path))?;
-    }
-    match file.persist_noclobber(&path) {
-        // Another part was faster.
-        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(Error::io("create", &path)(error.error)),
-        Ok(_) => Ok(()),
-    }
 }
 
 fn lock_name(part: Part) -> String {

@@ -15,6 +15,7 @@ mod printer;
 mod progress;
 mod settings;
 mod signals;
+mod storage;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-use aludel_cache::{Contents, Header, RecordId, Rows, Teacher, Writer, WriterOptions, content_check};
+use aludel_cache::{
+    Contents, Folder, Header, RecordId, Rows, Shelf, Teacher, Writer, WriterOptions, content_check,
+};
 use aludel_checkpoint::DigestCache;
 use aludel_document::Problem;
 use aludel_kernels::loss::{Head, LossDevice};
@@ -56,8 +58,10 @@ pub const RESOLUTION: u32 = 352;
 pub struct Capture<'a> {
     /// Names teacher and data.
     pub run: &'a Run,
-    /// The cache.
+    /// The cache, or with a shelf the place where its files grow.
     pub folder: &'a Path,
+    /// Where complete files are put, where not in the folder.
+    pub shelf: Option<Arc<dyn Shelf>>,
     /// What is stored.
     pub wanted: Wanted,
     /// Temperatures that rows are to be taken at; those of the run's objective where none are given.
@@ -252,8 +256,10 @@ impl Job<'_> {
         mut speaker: impl Speaker,
     ) -> Result<Captured, Error> {
         let Capture { options, folder, cancel, on_stage, .. } = *self.settings;
-        let writer =
-            Writer::open(folder, header, head, options).map_err(|error| Error::from(error).into_problem())?;
+        let own = || -> Arc<dyn Shelf> { Arc::new(Folder::new(folder, options.sync)) };
+        let shelf = self.settings.shelf.clone().unwrap_or_else(own);
+        let writer = Writer::open_on(shelf, folder, header, head, options)
+            .map_err(|error| Error::from(error).into_problem())?;
         let (last, before) = (writer.last(), writer.targets());
         let mut store = Store { writer, cancel };
         let total = self.sources.rows(options.part);

@@ -110,6 +110,17 @@ impl Run {
         }
         Ok(self)
     }
+
+    /// The same run, with the path of its cache as `find` has it.
+    ///
+    /// # Errors
+    /// What `find` says.
+    pub fn with_cache<E>(mut self, find: impl Fn(&Path) -> Result<PathBuf, E>) -> Result<Self, E> {
+        if let Some(cache) = &mut self.cache {
+            cache.path = find(&cache.path)?;
+        }
+        Ok(self)
+    }
 }
 
 #[cfg(test)]

@@ -17,12 +17,14 @@ use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
 use crate::signals::Signals;
+use crate::storage;
 
 /// Trains, and prints a summary; the outcome is the result where JSON is asked for.
 pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Result<()> {
     let file = RunFile::read(&arguments.run)?;
     let hub = hub::open(printer);
     let run = file.parse()?.with_models(|model| hub::locate(&hub, model))?;
+    let run = run.with_cache(|cache| storage::local(cache, printer))?;
     let device = device::open(&arguments.computing)?;
     if arguments.dry_run {
         let forecast = forecast::forecast(&device, &run);

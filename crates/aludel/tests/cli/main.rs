@@ -3,6 +3,8 @@
 //! Expected texts are recorded in the tests; `SNAPSHOTS=overwrite cargo test -p aludel` records them anew.
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
+#[path = "../../../aludel-storage/tests/storage/server.rs"]
+mod bucket;
 mod cache;
 mod combine;
 mod cache_convert;
@@ -30,6 +32,7 @@ mod served;
 mod signals;
 mod stages;
 mod statistics;
+mod storage;
 mod teacher_server;
 #[cfg(unix)]
 mod terminal;

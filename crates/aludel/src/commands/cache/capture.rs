@@ -11,11 +11,13 @@ use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
 use crate::signals::Signals;
+use crate::storage;
 
 /// Captures, and says what was stored.
 pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Result<()> {
     let file = RunFile::read(&arguments.run)?;
     let run = file.parse()?;
+    let place = storage::place(&arguments.cache)?;
     let device = device::open(&arguments.computing)?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let options =
@@ -24,7 +26,8 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
         &device,
         &Capture {
             run: &run,
-            folder: &arguments.cache,
+            folder: &place.folder,
+            shelf: place.shelf,
             wanted: wanted(arguments),
             temperatures: arguments.temperatures.clone(),
             options,

@@ -7,6 +7,7 @@ use crate::args::CacheInfoArguments;
 use crate::commands::cache::verify::refused;
 use crate::commands::listing::listing;
 use crate::printer::Printer;
+use crate::storage;
 use aludel_merge::plan::Bytes;
 
 /// What a cache is of, and how large.
@@ -22,7 +23,7 @@ struct Info<'a> {
 
 /// Opens the cache and prints what it says of itself.
 pub(super) fn run(arguments: &CacheInfoArguments, printer: &Printer) -> anyhow::Result<()> {
-    let cache = Cache::open(&arguments.cache).map_err(refused)?;
+    let cache = Cache::open(&storage::local(&arguments.cache, printer)?).map_err(refused)?;
     let info = Info {
         header: cache.header(),
         records: cache.len(),

@@ -13,10 +13,12 @@ use crate::failure::Refusal;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
 use crate::signals::Signals;
+use crate::storage;
 
 /// Holds every byte against its checksum, and with a run a sample against the live teacher.
 pub(super) fn run(arguments: &CacheVerifyArguments, printer: &Printer) -> anyhow::Result<()> {
-    let cache = Cache::open(&arguments.cache).map_err(refused)?;
+    let folder = storage::local(&arguments.cache, printer)?;
+    let cache = Cache::open(&folder).map_err(refused)?;
     let progress = Progress::new(printer);
     let total = cache.bytes();
     cache.verify(&mut |done| progress.show(Stage::bytes("verifying", done, total)))?;
@@ -28,14 +30,19 @@ pub(super) fn run(arguments: &CacheVerifyArguments, printer: &Printer) -> anyhow
         cache.len()
     );
     let Some(run) = &arguments.run else { return Ok(printer.data(&sound)?) };
-    let verified = score(arguments, run, printer)?;
+    let verified = score(arguments, &folder, run, printer)?;
     if printer.talk().json {
         return printer.json(&verified);
     }
     Ok(printer.data(&format!("{sound}\n{}", table(&verified)))?)
 }
 
-fn score(arguments: &CacheVerifyArguments, run: &Path, printer: &Printer) -> anyhow::Result<Verified> {
+fn score(
+    arguments: &CacheVerifyArguments,
+    folder: &Path,
+    run: &Path,
+    printer: &Printer,
+) -> anyhow::Result<Verified> {
     let file = RunFile::read(run)?;
     let run = file.parse()?;
     let device = device::open(&arguments.computing)?;
@@ -44,7 +51,7 @@ fn score(arguments: &CacheVerifyArguments, run: &Path, printer: &Printer) -> any
         let figures = format!("{done} of {total} records");
         progress.show(Stage::measured("comparing", done as u64, total as u64, figures));
     };
-    let result = verify(&device, &run, &arguments.cache, arguments.records, signals.cancel(), &show);
+    let result = verify(&device, &run, folder, arguments.records, signals.cancel(), &show);
     result.map_err(|error| file.failure(error, signals.received(), None))
 }
 
