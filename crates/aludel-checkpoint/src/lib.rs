@@ -79,6 +79,7 @@ pub use mapped_file::MappedFile;
 pub use names::fault_of_relative_name;
 pub use safetensors::Dtype;
 pub use shards::ShardWriter;
+pub use side_files::find_side_files;
 pub use source::is_gguf;
 pub use space::free_space;
 pub use verify::{crc_of_file, crc_of_shard};

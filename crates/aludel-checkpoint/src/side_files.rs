@@ -12,7 +12,7 @@ use crate::error::Error;
 ///
 /// Errors: [`Error::Io`] when the folder cannot be listed or one of those names is a link to nothing: a download that did
 /// not complete leaves such links, and an output without its tokenizer would not show it.
-pub(crate) fn find_side_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub fn find_side_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut names: Vec<PathBuf> =
         file_names(folder)?.into_iter().filter(|name| travels(name)).map(PathBuf::from).collect();
     let templates = folder.join(TEMPLATE_FOLDER);

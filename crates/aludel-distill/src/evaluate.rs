@@ -143,7 +143,8 @@ fn evaluation(
 fn stream(settings: &Settings<'_>) -> Result<Stream, Error> {
     let tokenizer = Tokenizer::open(settings.model)?;
     if let Some(other) = settings.against {
-        check_tokenizers(&Tokenizer::open(other)?, &tokenizer)?;
+        let hint = "measure each by itself, or take models of one family";
+        check_tokenizers(&Tokenizer::open(other)?, &tokenizer, hint)?;
     }
     // The longest document that a run takes is one sequence.
     let run = run_over(settings.data, 1 << 24)?;

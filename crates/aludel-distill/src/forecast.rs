@@ -89,12 +89,12 @@ impl Memory {
 pub fn forecast<D: LossDevice>(device: &Arc<D>, run: &Run) -> Result<Forecast, Error> {
     let process = resident::now().unwrap_or(0);
     let models = Models::load(device, run)?;
-    let mut corpus = Corpus::open(run, Arc::clone(&models.tokenizer)).map_err(Error::into_problem)?;
+    let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
     let steps = corpus.steps();
     let memory = Memory { process, ..plan(run, &models) };
     let (parameters, trained) = (count(&models.student, false), count(&models.student, true));
     let fits = available().is_none_or(|free| memory.total() - process <= free);
-    let cache = CachedTeacher::of_run(device, run, &models.tokenizer, corpus.fingerprint())?;
+    let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?;
     let timing = if fits { Some(time(run, (models, cache), &mut corpus, steps)?) } else { None };
     let tokens_per_step = (run.train.batch_size * run.data.sequence_length) as u64;
     Ok(Forecast { steps, tokens_per_step, parameters, trained, memory, timing })

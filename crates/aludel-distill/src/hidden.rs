@@ -310,7 +310,7 @@ mod tests {
         let micro = MicroBatch {
             batch: Batch::pack([&[1, 2, 3, 4, 5][..], &[6, 7, 8]]),
             labels: vec![2, 3, IGNORED, 5, 6, 7, 8, IGNORED],
-            pieces: Vec::new(),
+            ..MicroBatch::default()
         };
         let pass = student.forward(&micro.batch, Keep::Nothing, &terms.student_states()).unwrap();
         let taught = teacher.forward(&micro.batch, Keep::Nothing, &terms.teacher_states()).unwrap();

@@ -1,6 +1,7 @@
 //! Loads the models of a run and sees that they fit each other.
 //!
-//! In: a run. Out: the student, ready to be trained; its teacher, frozen; the tokenizer of both. Nothing is written.
+//! In: a run. Out: the student, ready to be trained; its teacher, frozen; the tokenizer of both, or of each where they need not have the
+//! same. Nothing is written.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +21,35 @@ pub struct Models<D: LossDevice> {
     pub student: Decoder<D>,
     /// Frozen.
     pub teacher: Option<Decoder<D>>,
-    /// Of both.
-    pub tokenizer: Arc<Tokenizer>,
+    /// Of the student, and of the teacher unless it has its own.
+    pub tokenizers: Tokenizers,
     /// The type in which the student's folder is to store weights: that of the folder it comes from.
     pub stored: Element,
+}
+
+/// By what a run reads its data.
+#[derive(Clone, Debug)]
+pub struct Tokenizers {
+    /// The student's.
+    pub student: Arc<Tokenizer>,
+    /// The teacher's, where an objective asks for no token that both have.
+    pub teacher: Option<Arc<Tokenizer>>,
+}
+
+impl Tokenizers {
+    /// Those of a run; they have to mean the same unless its objective compares sorted probabilities.
+    pub(crate) fn of(run: &Run) -> Result<Self, Error> {
+        let teacher = match teachers_path(run).filter(|_| run.objective.is_sorted()) {
+            Some(path) => Some(Arc::new(Tokenizer::open(path)?)),
+            None => None,
+        };
+        Ok(Self { student: Arc::new(tokenizer(run)?), teacher })
+    }
+
+    /// The one that the teacher's rows are in.
+    pub(crate) fn of_teacher(&self) -> &Arc<Tokenizer> {
+        self.teacher.as_ref().unwrap_or(&self.student)
+    }
 }
 
 impl<D: LossDevice> Models<D> {
@@ -41,7 +67,7 @@ impl<D: LossDevice> Models<D> {
                 .with_hint("run `aludel cache capture` with this file, then write `teacher: {cache: CACHE}`")
                 .into());
         }
-        let tokenizer = Arc::new(tokenizer(run)?);
+        let tokenizers = Tokenizers::of(run)?;
         let teacher = match &run.teacher {
             Some(path) => Some(Decoder::open(path, Arc::clone(device), Use::Frozen)?),
             None => None,
@@ -59,11 +85,11 @@ impl<D: LossDevice> Models<D> {
                 seed: run.train.seed,
             })?;
         }
-        Ok(Self { student, teacher, tokenizer, stored: stored(run)? })
+        Ok(Self { student, teacher, tokenizers, stored: stored(run)? })
     }
 }
 
-/// The student's tokenizer, which has to mean the same as the teacher's.
+/// The student's tokenizer, which has to mean the same as the teacher's unless sorted probabilities are compared.
 pub(crate) fn tokenizer(run: &Run) -> Result<Tokenizer, Error> {
     let [Some(path), teacher] = tokenizer_paths(run) else {
         return Err(Problem::general("the student has no tokenizer")
@@ -71,14 +97,15 @@ pub(crate) fn tokenizer(run: &Run) -> Result<Tokenizer, Error> {
             .into());
     };
     let tokenizer = Tokenizer::open(path)?;
-    if let Some(teacher) = teacher {
-        check_tokenizers(&Tokenizer::open(teacher)?, &tokenizer)?;
+    if let Some(teacher) = teacher.filter(|_| !run.objective.is_sorted()) {
+        let hint = "compare sorted probabilities, which needs no tokens in common (`loss: uld`), or take models of one family";
+        check_tokenizers(&Tokenizer::open(teacher)?, &tokenizer, hint)?;
     }
     Ok(tokenizer)
 }
 
 /// Where the tokenizer of the run is, and where its teacher's, where that is another.
-pub(crate) fn tokenizer_paths(run: &Run) -> [Option<&Path>; 2] {
+fn tokenizer_paths(run: &Run) -> [Option<&Path>; 2] {
     let own = match &run.student {
         Student::Model(path) => Some(path.as_path()),
         Student::FromTeacher { .. } => None,
@@ -87,6 +114,20 @@ pub(crate) fn tokenizer_paths(run: &Run) -> [Option<&Path>; 2] {
     let served = || run.served.as_ref().and_then(|served| served.tokenizer.as_deref());
     let teacher = run.teacher.as_deref().or_else(served);
     [own.or(teacher), teacher.filter(|teacher| own.is_some_and(|own| own != *teacher))]
+}
+
+/// Where the teacher's own tokenizer is, if the run says so.
+fn teachers_path(run: &Run) -> Option<&Path> {
+    let of_cache =
+        || run.cache.as_ref().and_then(|cache| cache.tokenizer.as_deref().or(cache.model.as_deref()));
+    let served = || run.served.as_ref().and_then(|served| served.tokenizer.as_deref());
+    run.teacher.as_deref().or_else(of_cache).or_else(served)
+}
+
+/// Where there are tokenizers with the teacher's tokens: the teacher's, and the student's unless it has others.
+pub(crate) fn teachers_paths(run: &Run) -> impl Iterator<Item = &Path> {
+    let paths = if run.objective.is_sorted() { [teachers_path(run), None] } else { tokenizer_paths(run) };
+    paths.into_iter().flatten()
 }
 
 /// The type of most weights in the folder that the student comes from. Quantised ones become bfloat16; new ones are stored
@@ -113,14 +154,10 @@ fn stored(run: &Run) -> Result<Element, Error> {
 }
 
 /// Refuses tokenizers of which an id means one thing here and another there.
-pub(crate) fn check_tokenizers(teacher: &Tokenizer, student: &Tokenizer) -> Result<(), Error> {
+pub(crate) fn check_tokenizers(teacher: &Tokenizer, student: &Tokenizer, hint: &str) -> Result<(), Error> {
     match teacher.compare(student) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Problem::general(error.to_string())
-            .with_hint(
-                "a loss between different tokenizers (ULD) is not there yet; take models of one family",
-            )
-            .into()),
+        Err(error) => Err(Problem::general(error.to_string()).with_hint(hint).into()),
     }
 }
 
@@ -156,7 +193,7 @@ fn student<D: LossDevice>(
             let folder = folder_of(config);
             let side_files = if has_tokenizer(folder) { Some(folder) } else { run.teacher.as_deref() };
             if let Some(folder) = side_files.filter(|folder| folder.is_dir()) {
-                student.take_side_files_of(&Checkpoint::open(folder)?);
+                student.take_side_files_of(folder)?;
             }
             Ok(student)
         }

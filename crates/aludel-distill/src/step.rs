@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aludel_kernels::loss::{
-    Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Objective, Target, TeacherRows, head_loss,
+    Aligned, Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Objective, Target, TeacherRows,
+    head_loss,
 };
 use aludel_kernels::nn::Device;
-use aludel_model::evaluate::{LOGIT_MEMORY, score, score_against};
-use aludel_model::{Decoder, Gradients, Keep};
+use aludel_model::evaluate::{LOGIT_MEMORY, score_against};
+use aludel_model::{Decoder, Gradients, Keep, Pass};
 
-use crate::cache::CachedTeacher;
+use crate::cache::{CachedRows, CachedTeacher};
 use crate::data::MicroBatch;
 use crate::error::Error;
 use crate::hidden::HiddenTerms;
@@ -41,6 +42,54 @@ pub struct Trainer<D: LossDevice> {
     pub(crate) steps: u64,
     /// Taken.
     pub(crate) done: u64,
+}
+
+/// Factors of a step's gradient.
+#[derive(Clone, Copy)]
+struct Factors {
+    /// 1 / valid rows of the whole step.
+    rows: f64,
+    /// 1 / rows that are compared with those of a teacher that has other tokens.
+    compared: f64,
+}
+
+/// What a teacher says of a micro-batch.
+enum Said<'a, D: LossDevice> {
+    /// Now.
+    Live(&'a Decoder<D>, Pass<D>),
+    /// When it was captured.
+    Before(CachedRows<'a, D>),
+    /// There is no teacher, or nothing to ask.
+    Nothing,
+}
+
+impl<'a, D: LossDevice> Said<'a, D> {
+    /// Asks a live teacher, which gives these states as well, or one that spoke before.
+    fn of(
+        device: &D,
+        (teacher, cache): (&'a Option<Decoder<D>>, &'a Option<CachedTeacher<D>>),
+        micro: &MicroBatch,
+        states: &[usize],
+    ) -> Result<Self, Error> {
+        // A teacher with other tokens has rows of its own.
+        let asked = micro.aligned.as_ref().map_or(micro, |aligned| &aligned.teacher);
+        Ok(match (teacher, cache) {
+            _ if asked.batch.ids.is_empty() => Self::Nothing,
+            (Some(teacher), _) => Self::Live(teacher, teacher.forward(&asked.batch, Keep::Nothing, states)?),
+            (None, Some(cache)) => Self::Before(cache.rows(device, asked)?),
+            (None, None) => Self::Nothing,
+        })
+    }
+
+    fn rows(&self) -> Option<TeacherRows<'_, D::Buffer>> {
+        match self {
+            Self::Live(teacher, pass) => {
+                Some(TeacherRows::Hidden { head: teacher.head(), hidden: pass.hidden() })
+            }
+            Self::Before(rows) => Some(rows.as_rows()),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// What one step measured.
@@ -144,6 +193,11 @@ impl<D: LossDevice> Trainer<D> {
         self.teacher.is_some() || self.cache.is_some()
     }
 
+    /// Whether there is a teacher whose tokens are the student's, so that first choices and whole distributions can be compared.
+    pub fn has_shared_tokens(&self) -> bool {
+        self.has_teacher() && !self.objective.is_sorted()
+    }
+
     /// The target's schedule, as it stands.
     pub fn annealing(&self) -> Option<Annealing> {
         self.annealing
@@ -174,15 +228,17 @@ impl<D: LossDevice> Trainer<D> {
             target: self.objective.target(),
             update_seconds: 0.0,
         };
+        let compared: u64 = micro_batches.iter().map(|micro| micro.compared() as u64).sum();
+        let factors = Factors { rows: 1.0 / valid as f64, compared: 1.0 / compared.max(1) as f64 };
         for micro in micro_batches.iter().filter(|micro| micro.targets() > 0) {
             if cancelled() {
                 return Ok(None);
             }
-            self.accumulate(micro, 1.0 / valid as f64, &mut report)?;
+            self.accumulate(micro, factors, &mut report)?;
         }
         if valid > 0 {
             let begin = Instant::now();
-            self.update(valid, &mut report)?;
+            self.update(&mut report)?;
             report.update_seconds = begin.elapsed().as_secs_f64();
         }
         self.done += 1;
@@ -190,21 +246,20 @@ impl<D: LossDevice> Trainer<D> {
     }
 
     /// Adds the gradient of one micro-batch.
-    fn accumulate(&mut self, micro: &MicroBatch, factor: f64, report: &mut StepReport) -> Result<(), Error> {
+    fn accumulate(
+        &mut self,
+        micro: &MicroBatch,
+        factors: Factors,
+        report: &mut StepReport,
+    ) -> Result<(), Error> {
         let MicroBatch { batch, labels, .. } = micro;
-        let teacher_states = self.hidden.teacher_states();
-        let taught = match &self.teacher {
-            Some(teacher) => Some((teacher, teacher.forward(batch, Keep::Nothing, &teacher_states)?)),
-            None => None,
-        };
-        let cached = self.cache.as_ref().map(|cache| cache.rows(self.device.as_ref(), micro)).transpose()?;
+        let states = self.hidden.teacher_states();
+        let said = Said::of(self.device.as_ref(), (&self.teacher, &self.cache), micro, &states)?;
         let pass = self.student.forward(batch, self.keep, &self.hidden.student_states())?;
         let width = self.student.config().hidden;
         let mut d_hidden = self.device.zeros(batch.rows() * width, self.device.activation())?;
-        let rows = taught
-            .as_ref()
-            .map(|(teacher, pass)| TeacherRows::Hidden { head: teacher.head(), hidden: pass.hidden() });
-        let rows = rows.or(cached.as_ref().map(|cached| cached.as_rows()));
+        let rows = said.rows();
+        let rows = aligned(rows.as_ref(), micro, factors.compared).or(rows.as_ref().copied());
         let gradient = HeadGradient {
             d_hidden: &mut d_hidden,
             d_weight: self.student.head_gradient(&mut self.gradients),
@@ -219,24 +274,24 @@ impl<D: LossDevice> Trainer<D> {
             student,
             rows.as_ref(),
             labels,
-            factor,
+            factors.rows,
             Some(gradient),
             LOGIT_MEMORY,
         )?;
         report.head.add(&measured);
-        let d_states = match &taught {
-            Some((_, taught)) => {
-                self.hidden.gradients(device, (&pass, taught), micro, factor, &mut report.hidden)?
+        let d_states = match &said {
+            Said::Live(_, taught) if micro.aligned.is_none() => {
+                self.hidden.gradients(device, (&pass, taught), micro, factors.rows, &mut report.hidden)?
             }
-            None => Vec::new(),
+            _ => Vec::new(),
         };
-        drop(taught);
+        drop(said);
         Ok(self.student.backward(pass, &d_hidden, &d_states, &mut self.gradients)?)
     }
 
     /// Changes the student by what has been accumulated.
-    fn update(&mut self, valid: u64, report: &mut StepReport) -> Result<(), Error> {
-        report.loss = report.head.value(&self.objective) / valid as f64 + self.hidden.value(&report.hidden);
+    fn update(&mut self, report: &mut StepReport) -> Result<(), Error> {
+        report.loss = report.head.mean(&self.objective) + self.hidden.value(&report.hidden);
         let parameters = self.student.parameters_mut().trainable_mut();
         let mut trained: Vec<Trained<'_, D>> = parameters
             .zip(self.gradients.iter())
@@ -251,11 +306,7 @@ impl<D: LossDevice> Trainer<D> {
             return Err(Error::Diverged { step: self.done + 1, loss: report.loss });
         }
         if let Some(annealing) = &mut self.annealing {
-            annealing.update(
-                distilled(&report.head, &self.objective) / valid as f64,
-                self.done + 1,
-                self.steps,
-            );
+            annealing.update(report.head.distilled(&self.objective), self.done + 1, self.steps);
             self.objective =
                 self.objective.clone().with_target(annealing.target(self.done + 1, self.steps))?;
         }
@@ -275,14 +326,10 @@ impl<D: LossDevice> Trainer<D> {
         let mut sum = HeadReport::default();
         for micro in micro_batches {
             let MicroBatch { batch, labels, .. } = micro;
-            let report = match &self.cache {
-                Some(cache) => {
-                    let cached = cache.rows(self.device.as_ref(), micro)?;
-                    score_against(&self.student, Some(&cached.as_rows()), &objective, batch, labels)?
-                }
-                None => score(&self.student, self.teacher.as_ref(), &objective, batch, labels)?,
-            };
-            sum.add(&report);
+            let said = Said::of(self.device.as_ref(), (&self.teacher, &self.cache), micro, &[])?;
+            let rows = said.rows();
+            let rows = aligned(rows.as_ref(), micro, 1.0).or(rows.as_ref().copied());
+            sum.add(&score_against(&self.student, rows.as_ref(), &objective, batch, labels)?);
         }
         Ok((sum, objective))
     }
@@ -353,8 +400,12 @@ fn is_own_master<D: Device>(device: &D, buffer: &D::Buffer) -> bool {
     device.element(buffer) == aludel_kernels::element::Element::F32
 }
 
-/// The weighted sum of the divergences alone.
-fn distilled(head: &HeadReport, objective: &Objective) -> f64 {
-    let terms = objective.terms().iter().zip(&head.terms);
-    terms.map(|(term, value)| f64::from(term.weight) * value).sum()
+/// The teacher's rows beside the student's, where it has other tokens.
+fn aligned<'a, B>(
+    teacher: Option<&'a TeacherRows<'a, B>>,
+    micro: &'a MicroBatch,
+    factor: f64,
+) -> Option<TeacherRows<'a, B>> {
+    let partners = &micro.aligned.as_ref()?.partners;
+    Some(TeacherRows::Aligned(Aligned { teacher, partners, factor }))
 }

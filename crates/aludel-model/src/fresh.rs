@@ -4,9 +4,10 @@
 //! norms multiply by one and whose biases are zero, as transformers initialises them. The numbers depend on the seed, the
 //! parameter's name and the element's position only: not on the device, not on threads.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use aludel_checkpoint::{Checkpoint, Config};
+use aludel_checkpoint::{Config, find_side_files};
 use aludel_kernels::nn::{Device, DeviceError};
 use aludel_kernels::normal::fill_normal;
 use rayon::prelude::*;
@@ -38,11 +39,16 @@ impl<D: Device> Decoder<D> {
         Ok(Self::assemble(device, config, inventory, parameters, source))
     }
 
-    /// Lets the tokenizer and the other side files of a folder go along when this model is saved.
-    pub fn take_side_files_of(&mut self, checkpoint: &Checkpoint) {
+    /// Lets the tokenizer and the other side files of a folder go along when this model is saved. It need not hold weights.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`]: the folder cannot be read.
+    pub fn take_side_files_of(&mut self, folder: &Path) -> Result<(), Error> {
+        let side_files = find_side_files(folder)?;
         let source = self.source_mut();
-        source.folder = Some(checkpoint.path().to_path_buf());
-        source.side_files = checkpoint.side_files().to_vec();
+        source.folder = Some(folder.to_path_buf());
+        source.side_files = side_files;
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ use super::{head, identity};
 use crate::data::Document;
 use crate::error::Error;
 use crate::inputs;
-use crate::prepare;
+use crate::prepare::Tokenizers;
 use crate::run::{Run, ServedTeacher};
 
 /// What is stored of each row.
@@ -129,7 +129,7 @@ pub fn capture<D: LossDevice>(device: &Arc<D>, settings: &Capture<'_>) -> Result
             .with_hint("write `teacher: path/of/the/model`; the run that trains names the cache instead")
             .into());
     }
-    let tokenizer = Arc::new(prepare::tokenizer(run).map_err(Error::into_problem)?);
+    let tokenizer = Arc::clone(Tokenizers::of(run).map_err(Error::into_problem)?.of_teacher());
     let sources = Sources::open(run, Arc::clone(&tokenizer)).map_err(Error::into_problem)?;
     let job = Job { settings, begin: Instant::now(), tokenizer, sources };
     match (&run.teacher, &run.served) {

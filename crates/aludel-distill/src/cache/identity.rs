@@ -1,6 +1,6 @@
 //! Says which settings decide what rows a run's data become: a cache fits a run when these are equal.
 //!
-//! In: a run, its tokenizer, the fingerprint of its files. Out: names and values for the cache's header. How rows are shuffled and packed
+//! In: a run, the tokenizer that its teacher reads by, the fingerprint of its files. Out: names and values for the cache's header. How rows are shuffled and packed
 //! is left out: neither changes a row of the teacher.
 
 use aludel_cache::TokenizerPrint;
@@ -24,7 +24,8 @@ pub fn of_data(
     tokenizer: &Tokenizer,
     fingerprint: &str,
 ) -> Result<IndexMap<String, Value>, Error> {
-    let settings = serde_json::to_value(&run.data).map_err(|error| Error::internal(error.to_string()))?;
+    let of_teacher = run.teachers_data();
+    let settings = serde_json::to_value(&of_teacher).map_err(|error| Error::internal(error.to_string()))?;
     let mut data = IndexMap::from([("files".to_owned(), Value::from(fingerprint))]);
     for name in SETTINGS {
         data.insert(name.to_owned(), settings[name].clone());
@@ -35,7 +36,7 @@ pub fn of_data(
         None => Value::Null,
     };
     data.insert("validation".to_owned(), validation);
-    let template = match &run.data.chat_template {
+    let template = match &of_teacher.chat_template {
         Some(path) => Some(std::fs::read_to_string(path).map_err(Error::io("read the chat template", path))?),
         None => tokenizer.chat_template_source().map(str::to_owned),
     };

@@ -1,6 +1,6 @@
 //! Gives out the pieces of a run's data in the order in which a cache holds them.
 //!
-//! In: a run and its tokenizer. Out: pieces with their names, those of the part that were not stored before; and any piece by its name.
+//! In: a run and the tokenizer that its teacher reads by. Out: pieces with their names, those of the part that were not stored before; and any piece by its name.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ impl Sources {
     pub(super) fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Self, Error> {
         let opened = Corpus::open(&run.data)?;
         let fingerprint = opened.fingerprint().to_owned();
-        let encoder = Arc::new(Encoder::new(tokenizer, &run.data)?);
+        let encoder = Arc::new(Encoder::new(tokenizer, &run.teachers_data())?);
         let Corpus { train, validation, .. } = opened;
         let stream = |rows, settings| Stream::new(Arc::new(rows), Arc::clone(&encoder), settings);
         let mut sets = vec![(Set::Train, stream(train, StreamSettings::training(&run.data, &run.train)))];

@@ -82,10 +82,11 @@ impl<D: LossDevice> CachedTeacher<D> {
         let cache = Cache::open(&settings.path).map_err(|error| Error::from(error).into_problem())?;
         let data = identity::of_data(run, tokenizer, fingerprint).map_err(Error::into_problem)?;
         let mut problems = Problems::new();
+        let hint = "put the setting back, or capture the teacher again";
         for reason in cache.header().misfits(&identity::of_tokenizer(tokenizer), &data) {
             problems.push(
                 Problem::general(format!("the cache {} does not fit: {reason}", settings.path.display()))
-                    .with_hint("put the setting back, or capture the teacher again"),
+                    .with_hint(hint),
             );
         }
         problems.into_result(())?;
@@ -196,7 +197,7 @@ impl<D: LossDevice> CachedTeacher<D> {
 
     /// Each document's record, with the rows of the micro-batch that its rows are of.
     fn place_all(&self, micro: &MicroBatch) -> Result<Vec<(Vec<usize>, Rows<'_>)>, Error> {
-        let MicroBatch { batch, labels, pieces } = micro;
+        let MicroBatch { batch, labels, pieces, .. } = micro;
         let place = |(document, id): (&std::ops::Range<usize>, &aludel_cache::RecordId)| {
             let record = self.cache.record(*id)?;
             let targets: Vec<usize> =

@@ -21,7 +21,7 @@ use super::sources::Sources;
 use super::taught::CachedTeacher;
 use crate::data::Document;
 use crate::error::Error;
-use crate::prepare;
+use crate::prepare::Tokenizers;
 use crate::run::Run;
 
 /// How far one set of distributions lies from the live teacher's: means over rows.
@@ -70,7 +70,7 @@ pub fn verify<D: LossDevice>(
             .with_hint("give the run that the cache was captured by")
             .into());
     }
-    let tokenizer = Arc::new(prepare::tokenizer(run).map_err(Error::into_problem)?);
+    let tokenizer = Arc::clone(Tokenizers::of(run).map_err(Error::into_problem)?.of_teacher());
     let sources = Sources::open(run, Arc::clone(&tokenizer)).map_err(Error::into_problem)?;
     let data = identity::of_data(run, &tokenizer, &sources.fingerprint).map_err(Error::into_problem)?;
     let mut problems = Problems::new();

@@ -5,9 +5,10 @@
 //! themselves, memory holds where each row begins, and the rows of a few sequences. No model is known here.
 //!
 //! Reading order: `format`, `scan` and `parquet` (files to rows), `rows` (any row by its number), `record` (what a row holds),
-//! `encode` (tokens and labels), `order` (shuffling), `pack` (sequences), `stream` (steps, and where they are), `loader`
+//! `encode` (tokens and labels), `align` (beside a teacher's with other tokens), `order` (shuffling), `pack` (sequences), `stream` (steps, and where they are), `loader`
 //! (a thread that works ahead).
 
+mod align;
 mod encode;
 mod format;
 mod loader;
@@ -19,13 +20,14 @@ mod rows;
 mod scan;
 mod stream;
 
+pub use align::Taught;
 pub use encode::{Document, Encoder};
 pub use format::Format;
 pub use loader::Loader;
 pub use order::Order;
 pub use record::Record;
 pub use rows::{Corpus, RowProblem, Rows};
-pub use stream::{Cursor, MicroBatch, Origin, Step, Stream, StreamSettings};
+pub use stream::{Aligned, Cursor, MicroBatch, Origin, Step, Stream, StreamSettings};
 
 #[cfg(test)]
 mod tests;

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn piece(position: u64, rows: usize) -> Piece {
-        let document = Document { ids: vec![1; rows], labels: vec![1; rows] };
+        let document = Document { ids: vec![1; rows], labels: vec![1; rows], ..Document::default() };
         let origin = Origin { epoch: 0, position, start: 0 };
         Piece { origin, row: position, document: Arc::new(document), rows: 0..rows }
     }

@@ -12,6 +12,7 @@ use aludel_kernels::loss::IGNORED;
 use aludel_model::Batch;
 use serde::{Deserialize, Serialize};
 
+use super::align::Taught;
 use super::encode::{Document, Encoder};
 use super::order::Order;
 use super::pack::{Packer, Piece, Sequence};
@@ -66,6 +67,17 @@ pub struct MicroBatch {
     pub labels: Vec<u32>,
     /// Which piece of which row of the data each document of the batch is.
     pub pieces: Vec<RecordId>,
+    /// The same for a teacher with other tokens.
+    pub aligned: Option<Box<Aligned>>,
+}
+
+/// A micro-batch beside the one of a teacher with other tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Aligned {
+    /// What goes through the teacher; without a row where nothing is compared. It has none beside it.
+    pub teacher: MicroBatch,
+    /// For each row of the student's, the teacher's that is compared with it.
+    pub partners: Vec<Option<usize>>,
 }
 
 /// A place between two steps.
@@ -348,7 +360,7 @@ impl Stream {
         let piece = |rows: Range<usize>| {
             let id = RecordId { set: self.settings.set, row, start: rows.start as u32 };
             let (ids, labels) = (document.ids[rows.clone()].to_vec(), document.labels[rows].to_vec());
-            (id, Document { ids, labels })
+            (id, Document { ids, labels, taught: None })
         };
         Ok(pieces(&document, self.settings.sequence_length).map(piece).collect())
     }
@@ -408,12 +420,44 @@ impl MicroBatch {
             part.labels.extend_from_slice(&piece.document.labels[piece.rows.clone()]);
             part.batch.documents.push(start..part.batch.ids.len());
             part.pieces.push(RecordId { set, row: piece.row, start: piece.rows.start as u32 });
+            if let Some(taught) = &piece.document.taught {
+                part.aligned.get_or_insert_default().add(taught, piece, set);
+            }
         }
         part
+    }
+
+    /// Labels that are compared with a teacher's: all, unless it has other tokens.
+    pub fn compared(&self) -> usize {
+        match &self.aligned {
+            Some(aligned) => aligned.partners.iter().flatten().count(),
+            None => self.targets(),
+        }
     }
 
     /// Labels that are learned.
     pub fn targets(&self) -> usize {
         self.labels.iter().filter(|&&label| label != IGNORED).count()
+    }
+}
+
+impl Aligned {
+    /// Adds the pieces of the teacher that a piece of the student is compared with.
+    fn add(&mut self, taught: &Taught, piece: &Piece, set: Set) {
+        let teacher = &mut self.teacher;
+        let mut placed = Vec::new();
+        for rows in taught.cut(&piece.rows) {
+            let start = teacher.batch.ids.len();
+            teacher.batch.ids.extend_from_slice(&taught.document.ids[rows.clone()]);
+            teacher.labels.extend_from_slice(&taught.document.labels[rows.clone()]);
+            teacher.batch.documents.push(start..teacher.batch.ids.len());
+            teacher.pieces.push(RecordId { set, row: piece.row, start: rows.start as u32 });
+            placed.push((rows, start));
+        }
+        let place = |row: usize| {
+            let (rows, start) = placed.iter().find(|(rows, _)| rows.contains(&row))?;
+            Some(start + row - rows.start)
+        };
+        self.partners.extend(taught.partners[piece.rows.clone()].iter().map(|row| row.and_then(place)));
     }
 }

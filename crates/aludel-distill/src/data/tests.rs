@@ -1,5 +1,6 @@
 //! Tests the data from files to steps: what is read, what is learned, how it is packed, and that a run goes on where it was.
 
+mod aligned;
 mod files;
 mod learned;
 mod steps;

@@ -99,6 +99,13 @@ impl Run {
         read::run(text)
     }
 
+    /// The settings under `data:` as the teacher's rows are made by: a teacher with other tokens writes conversations by its own chat
+    /// template.
+    pub fn teachers_data(&self) -> Data {
+        let chat_template = self.data.chat_template.clone().filter(|_| !self.objective.is_sorted());
+        Data { chat_template, ..self.data.clone() }
+    }
+
     /// The same run, with the paths of its models as `find` has them.
     ///
     /// # Errors

@@ -65,6 +65,8 @@ pub enum Loss {
     SoftCrossEntropy(Softening),
     /// Mean squared difference of logits.
     LogitsMse(Softening),
+    /// Distance of sorted probabilities.
+    Uld(Softening),
     /// Cross-entropy against the labels.
     CrossEntropy,
     /// Mean squared difference of hidden states.
@@ -144,6 +146,11 @@ impl Objective {
         self.terms.iter().filter(|term| term.layers().is_some())
     }
 
+    /// Whether it compares sorted probabilities, and so asks for no token that teacher and student share.
+    pub fn is_sorted(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term.loss, Loss::Uld(_)))
+    }
+
     /// Whether any term compares with a teacher.
     pub fn needs_teacher(&self) -> bool {
         self.terms.iter().any(|term| term.loss != Loss::CrossEntropy)
@@ -166,6 +173,7 @@ impl ObjectiveTerm {
             Loss::TotalVariation(softening) => (Divergence::TotalVariation, softening),
             Loss::SoftCrossEntropy(softening) => (Divergence::SoftCrossEntropy, softening),
             Loss::LogitsMse(softening) => (Divergence::LogitsMse, softening),
+            Loss::Uld(softening) => (Divergence::SortedDistance, softening),
             _ => return None,
         };
         Some(Term {
@@ -188,7 +196,7 @@ impl ObjectiveTerm {
 }
 
 /// The names of the losses, each with the keys that it takes beside `loss` and `weight`.
-const LOSSES: [(&str, &[&str]); 12] = [
+const LOSSES: [(&str, &[&str]); 13] = [
     ("forward_kl", SOFTENED),
     ("reverse_kl", SOFTENED),
     ("jsd", &["temperature", "scale_by_t2", "beta"]),
@@ -197,6 +205,7 @@ const LOSSES: [(&str, &[&str]); 12] = [
     ("total_variation", SOFTENED),
     ("soft_cross_entropy", SOFTENED),
     ("logits_mse", SOFTENED),
+    ("uld", SOFTENED),
     ("cross_entropy", &[]),
     ("hidden_mse", HIDDEN),
     ("hidden_cosine", HIDDEN),
@@ -293,6 +302,7 @@ impl Settings {
             "total_variation" => Loss::TotalVariation(softening),
             "soft_cross_entropy" => Loss::SoftCrossEntropy(softening),
             "logits_mse" => Loss::LogitsMse(softening),
+            "uld" => Loss::Uld(softening),
             "cross_entropy" => Loss::CrossEntropy,
             "hidden_mse" => Loss::HiddenMse { layers },
             "hidden_cosine" => Loss::HiddenCosine { layers },
@@ -304,7 +314,7 @@ impl Settings {
 
 /// The gradients of the others do not shrink with the temperature's square.
 fn scaled_by_default(name: &str) -> bool {
-    !matches!(name, "total_variation" | "logits_mse")
+    !matches!(name, "total_variation" | "logits_mse" | "uld")
 }
 
 pub(super) fn names() -> impl Iterator<Item = &'static str> {

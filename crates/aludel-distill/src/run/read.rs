@@ -176,6 +176,25 @@ fn check(run: &Run, root: &Cursor<'_>, problems: &mut Problems) {
         let hint = "name a model folder as the teacher, or compare distributions only";
         report(&["objective"], "a served teacher has no hidden states of layers to compare with", hint);
     }
+    if run.objective.is_sorted() {
+        let is_other = |loss: &Loss| !matches!(loss, Loss::Uld(_) | Loss::CrossEntropy);
+        if run.objective.terms.iter().any(|term| is_other(&term.loss)) {
+            let hint = "keep `uld` and `cross_entropy`, or take `uld` out where both have the same tokens";
+            report(&["objective"], "`uld` stands with no other term that compares with a teacher", hint);
+        }
+        if run.taid.is_some() {
+            report(&["taid"], "`uld` has no target that moves", "remove `taid`");
+        }
+        let of_cache = run.cache.as_ref().map(|cache| cache.tokenizer.is_some() || cache.model.is_some());
+        let of_served = run.served.as_ref().map(|served| served.tokenizer.is_some());
+        if of_cache.or(of_served) == Some(false) {
+            let hint = "name the folder with the teacher's tokenizer.json: `tokenizer:` under `teacher:`";
+            report(&["teacher"], "`uld` needs the tokenizer that the teacher's rows are in", hint);
+        }
+    } else if run.cache.as_ref().is_some_and(|cache| cache.tokenizer.is_some()) {
+        let hint = "remove it, or compare with `loss: uld`";
+        report(&["teacher", "tokenizer"], "only `uld` reads by a tokenizer of the teacher's own", hint);
+    }
     if run.taid.is_some() && run.objective.divergences().is_empty() {
         let hint = "add a divergence such as `forward_kl` to `objective`, or remove `taid`";
         report(&["taid"], "no term of the objective compares distributions", hint);

@@ -19,6 +19,9 @@ pub struct TeacherCache {
     pub tail: TailRule,
     /// The teacher that it has to be of; not loaded.
     pub model: Option<PathBuf>,
+    /// The folder of the tokenizer that its rows are in, where the student has another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
 }
 
 /// What becomes of the probability that a cache's columns leave.
@@ -51,7 +54,7 @@ pub struct ServedTeacher {
     pub retries: u32,
     /// Seconds that a request may take.
     pub timeout: u64,
-    /// A folder with the teacher's tokenizer, to hold the student's against.
+    /// A folder with the teacher's tokenizer, to hold the student's against, or to ask it by where the student has another.
     pub tokenizer: Option<PathBuf>,
 }
 
@@ -76,7 +79,8 @@ pub(super) struct Teacher {
     pub(super) served: Option<ServedTeacher>,
 }
 
-pub(super) const CACHE: &[Key] = &[Key::read("cache"), Key::read("tail"), Key::read("model")];
+pub(super) const CACHE: &[Key] =
+    &[Key::read("cache"), Key::read("tail"), Key::read("model"), Key::read("tokenizer")];
 pub(super) const SERVED: &[Key] = &[
     Key::read("url"),
     Key::read("model"),
@@ -114,6 +118,7 @@ fn cache(mut fields: Fields<'_, '_>) -> TeacherCache {
         tail: fields.choice("tail", &words, TailRule::Tail),
         path: fields.required_path("cache", hint),
         model: fields.path("model"),
+        tokenizer: fields.path("tokenizer"),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use aludel_model::Tokenizer;
 use serde_json::Value;
 
 use super::session::Source;
 use crate::data::{self, Cursor, Encoder, Loader, MicroBatch, Rows, Stream, StreamSettings};
 use crate::error::Error;
+use crate::prepare::Tokenizers;
 use crate::run::{Length, Run};
 
 /// Steps that are prepared while one is taken.
@@ -31,12 +31,12 @@ pub(crate) struct Corpus {
 
 impl Corpus {
     /// Reads all rows once, and counts the steps where the run is measured in epochs.
-    pub(crate) fn open(run: &Run, tokenizer: Arc<Tokenizer>) -> Result<Self, Error> {
+    pub(crate) fn open(run: &Run, tokenizers: &Tokenizers) -> Result<Self, Error> {
         let opened = data::Corpus::open(&run.data)?;
         let warnings = warnings(&opened);
         let fingerprint = opened.fingerprint().to_owned();
         let data::Corpus { train, validation, .. } = opened;
-        let (train, encoder) = (Arc::new(train), Arc::new(Encoder::new(tokenizer, &run.data)?));
+        let (train, encoder) = (Arc::new(train), Arc::new(encoder(run, tokenizers)?));
         let settings = StreamSettings::training(&run.data, &run.train);
         let steps = match run.train.length {
             Length::Steps(steps) => steps,
@@ -115,6 +115,14 @@ impl Source for Corpus {
     fn position(&self) -> Result<Value, Error> {
         serde_json::to_value(&self.cursor).map_err(|error| Error::internal(error.to_string()))
     }
+}
+
+/// Reads rows for the student, and for a teacher with other tokens beside it.
+fn encoder(run: &Run, tokenizers: &Tokenizers) -> Result<Encoder, Error> {
+    let encoder = Encoder::new(Arc::clone(&tokenizers.student), &run.data)?;
+    let Some(teacher) = &tokenizers.teacher else { return Ok(encoder) };
+    let pieces = run.cache.as_ref().map(|_| run.data.sequence_length);
+    encoder.with_teacher(Arc::clone(teacher), &run.teachers_data(), pieces)
 }
 
 /// Rows that were left out.

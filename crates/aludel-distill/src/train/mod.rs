@@ -70,8 +70,8 @@ pub fn distil<D: LossDevice>(
     let start = Instant::now();
     check_output(run, options.replace)?;
     let models = Models::load(device, run)?;
-    let mut corpus = Corpus::open(run, Arc::clone(&models.tokenizer)).map_err(Error::into_problem)?;
-    let cache = CachedTeacher::of_run(device, run, &models.tokenizer, corpus.fingerprint())?
+    let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
+    let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?
         .map(|cache| cache.check_teacher(run, &options.digests, options.cancel))
         .transpose()?;
     let folder = RunFolder::open(&run.output, options.beginning)?;

@@ -120,7 +120,7 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
             };
             clock.add(report.rows, begin);
             self.standing.tokens += report.rows;
-            let mut values = names.of_step(&report, self.trainer.has_teacher());
+            let mut values = names.of_step(&report, self.trainer.has_shared_tokens());
             values.insert("tokens".into(), self.standing.tokens as f64);
             values.insert("tokens_per_second".into(), clock.last_rate);
             if let Some(bytes) = resident::peak() {
@@ -177,7 +177,7 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
             (self.on_event)(Event::Evaluating { done: sum.rows, total });
         }
         let Some(objective) = objective else { return Ok(true) };
-        let values = names.of_evaluation(&sum, &objective, self.trainer.has_teacher());
+        let values = names.of_evaluation(&sum, &objective, self.trainer.has_shared_tokens());
         let step = self.trainer.done();
         self.standing.evaluated = Some(step);
         if let Some(stopping) = self.run.train.early_stopping {

@@ -40,18 +40,17 @@ impl TermNames {
         self.divergences.len() + self.hidden.len() + usize::from(self.has_labels)
     }
 
-    /// What a step measured. Terms have values of their own where there are several.
-    pub(super) fn of_step(&self, report: &StepReport, has_teacher: bool) -> IndexMap<String, f64> {
+    /// What a step measured, beside a teacher with the same tokens also how often both agree. Terms have values of their own where there are several.
+    pub(super) fn of_step(&self, report: &StepReport, has_shared_tokens: bool) -> IndexMap<String, f64> {
         let valid = report.head.rows as f64;
         let mut values = IndexMap::from([("loss".to_owned(), report.loss)]);
         if self.count() > 1 {
-            let means = report.head.terms.iter().map(|sum| sum / valid);
-            values.extend(self.divergences.iter().cloned().zip(means));
+            values.extend(self.divergences.iter().cloned().zip(report.head.means()));
             values.extend(self.hidden.iter().cloned().zip(report.hidden.iter().copied()));
         }
         values.insert("cross_entropy".into(), report.head.cross_entropy / valid);
         values.insert("accuracy".into(), report.head.correct as f64 / valid);
-        if has_teacher {
+        if has_shared_tokens {
             values.insert("top1".into(), report.head.agreement as f64 / valid);
         }
         match report.target {
@@ -73,18 +72,18 @@ impl TermNames {
         &self,
         report: &HeadReport,
         objective: &Objective,
-        has_teacher: bool,
+        has_shared_tokens: bool,
     ) -> IndexMap<String, f64> {
         let valid = report.rows as f64;
-        let mut values = IndexMap::from([("loss".to_owned(), report.value(objective) / valid)]);
+        let mut values = IndexMap::from([("loss".to_owned(), report.mean(objective))]);
         if self.count() > 1 {
-            values.extend(self.divergences.iter().cloned().zip(report.terms.iter().map(|sum| sum / valid)));
+            values.extend(self.divergences.iter().cloned().zip(report.means()));
         }
         let cross_entropy = report.cross_entropy / valid;
         values.insert("cross_entropy".into(), cross_entropy);
         values.insert("perplexity".into(), cross_entropy.exp());
         values.insert("accuracy".into(), report.correct as f64 / valid);
-        if has_teacher {
+        if has_shared_tokens {
             values.insert("kl".into(), report.forward_kl / valid);
             values.insert("kl_reverse".into(), report.reverse_kl / valid);
             values.insert("top1".into(), report.agreement as f64 / valid);
@@ -104,6 +103,7 @@ const fn name(loss: &Loss) -> &'static str {
         Loss::TotalVariation(_) => "total_variation",
         Loss::SoftCrossEntropy(_) => "soft_cross_entropy",
         Loss::LogitsMse(_) => "logits_mse",
+        Loss::Uld(_) => "uld",
         Loss::CrossEntropy => "cross_entropy",
         Loss::HiddenMse { .. } => "hidden_mse",
         Loss::HiddenCosine { .. } => "hidden_cosine",

@@ -3,8 +3,9 @@
 //! In: rows of logits or of hidden states on the device. Out: the gradient in place, and the values of each row in a
 //! small buffer that is read once at the end. Nothing here gathers rows or multiplies matrices: [`head`](super::head) does.
 
-use super::cpu::sparse::run_row;
+use super::cpu::{sorted, sparse::run_row};
 use super::objective::Objective;
+use super::sorted::{Ranked, SortedRows};
 use super::sparse::SparseRows;
 use crate::nn::{Device, DeviceError, Rows};
 
@@ -116,6 +117,44 @@ pub trait LossDevice: Device {
             logits.chunks_exact_mut(loss.student.stored.max(1)).zip(measured.chunks_exact_mut(columns));
         for ((student, values), (&label, &row)) in pieces.zip(labels.iter().zip(rows)) {
             run_row(loss, teacher.columns, teacher.row(row), label, student, values);
+        }
+        if loss.mode == Mode::Gradient {
+            self.write(student, 0, &logits)?;
+        }
+        self.write(values, 0, &measured)
+    }
+
+    /// As [`LossDevice::loss_rows`], of an objective of [sorted distances](super::sorted), whose gradient has a factor of its own;
+    /// `loss.factor` is the labels'. `loss.teacher` is not looked at. Agreement and both KL are not computed. The default takes the logits
+    /// to the host and back.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn sorted_rows(
+        &self,
+        loss: RowLoss<'_>,
+        labels: &[u32],
+        teacher: SortedRows<'_, Self::Buffer>,
+        student: &mut Self::Buffer,
+        values: &mut Self::Buffer,
+    ) -> Result<(), DeviceError> {
+        let mut logits = self.read(student, 0..self.len(student))?;
+        let mut measured = vec![0.0; self.len(values)];
+        let given = match teacher.teacher {
+            Some(Ranked::Logits(logits, _)) => self.read(logits, 0..self.len(logits))?,
+            _ => Vec::new(),
+        };
+        let columns = loss.objective.terms().len() + Column::COUNT;
+        let pieces =
+            logits.chunks_exact_mut(loss.student.stored.max(1)).zip(measured.chunks_exact_mut(columns));
+        for ((student, values), (&label, &partner)) in pieces.zip(labels.iter().zip(teacher.partners)) {
+            let row = teacher.teacher.zip(partner).map(|(ranked, row)| match ranked {
+                Ranked::Logits(_, columns) => {
+                    sorted::Teacher::Logits(&given[row * columns.stored..][..columns.valid])
+                }
+                Ranked::Known(rows) => sorted::Teacher::Known(rows.row(row), rows.columns),
+            });
+            sorted::run_row(loss, (row, teacher.factor), label, student, values);
         }
         if loss.mode == Mode::Gradient {
             self.write(student, 0, &logits)?;

@@ -77,7 +77,7 @@ impl Weights {
 const LEAST_WEIGHT: f32 = 1e-30;
 
 impl Kind {
-    /// None for a divergence of logits.
+    /// None for what is not summed over columns of both distributions.
     pub(super) fn of(divergence: Divergence) -> Option<Self> {
         Some(match divergence {
             Divergence::ForwardKl => Self::ForwardKl,
@@ -93,7 +93,7 @@ impl Kind {
             }
             Divergence::TotalVariation => Self::TotalVariation,
             Divergence::SoftCrossEntropy => Self::SoftCrossEntropy,
-            Divergence::LogitsMse => return None,
+            Divergence::LogitsMse | Divergence::SortedDistance => return None,
         })
     }
 

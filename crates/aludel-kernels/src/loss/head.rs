@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::device::{Column, Columns, LossDevice, Mode, RowLoss};
 use super::objective::{IGNORED, Objective};
+use super::sorted::{Ranked, SortedRows};
 use super::sparse::SparseRows;
 use crate::element::Element;
 use crate::nn::{Accumulate, DeviceError, Product, Rows};
@@ -87,7 +88,36 @@ pub enum TeacherRows<'a, B> {
         /// Columns of a row.
         columns: usize,
     },
+    /// Rows of a teacher that has other tokens, for an objective of [sorted distances](super::sorted).
+    Aligned(Aligned<'a, B>),
 }
+
+/// The rows of a teacher that has other tokens, beside the student's.
+#[derive(Debug)]
+pub struct Aligned<'a, B> {
+    /// Its rows, as many as it has tokens; none where no row has a partner. Not aligned again.
+    pub teacher: Option<&'a TeacherRows<'a, B>>,
+    /// For each of the student's T rows, the teacher's that speaks of what follows the same text.
+    pub partners: &'a [Option<usize>],
+    /// Factor of the gradient of the terms: 1 / rows of the whole optimizer step that are not ignored and have a partner.
+    pub factor: f64,
+}
+
+impl<B> Clone for TeacherRows<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for TeacherRows<'_, B> {}
+
+impl<B> Clone for Aligned<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B> Copy for Aligned<'_, B> {}
 
 /// Gives rows of logits.
 pub trait LogitSource: std::fmt::Debug + Sync {
@@ -100,6 +130,9 @@ impl<B> TeacherRows<'_, B> {
         match self {
             Self::Hidden { head, .. } => head.columns(),
             Self::Logits { columns, .. } => *columns,
+            Self::Aligned(Aligned { teacher, .. }) => {
+                teacher.map_or(Columns { stored: 0, valid: 0 }, |teacher| teacher.columns())
+            }
             Self::Sparse(SparseRows { columns, .. }) | Self::Stored { columns, .. } => {
                 Columns { stored: *columns, valid: *columns }
             }
@@ -112,6 +145,8 @@ impl<B> TeacherRows<'_, B> {
 pub struct HeadReport {
     /// How many rows.
     pub rows: u64,
+    /// Of these, rows that the terms are about: all, but for those without a partner under sorted distances.
+    pub compared: u64,
     /// Each term's value, temperature's square included where asked for, weight not.
     pub terms: Vec<f64>,
     /// Cross-entropy of the student against the labels at temperature 1, whether or not it is in the objective.
@@ -134,9 +169,27 @@ impl HeadReport {
         distilled + objective.labels().map_or(0.0, |labels| f64::from(labels.weight) * self.cross_entropy)
     }
 
+    /// Mean of each term over the rows that it is about.
+    pub fn means(&self) -> impl Iterator<Item = f64> {
+        let rows = self.compared.max(1) as f64;
+        self.terms.iter().map(move |sum| sum / rows)
+    }
+
+    /// The weighted sum of the means of the terms alone.
+    pub fn distilled(&self, objective: &Objective) -> f64 {
+        objective.terms().iter().zip(self.means()).map(|(term, mean)| f64::from(term.weight) * mean).sum()
+    }
+
+    /// The objective's mean over rows; terms are averaged over the rows that they are about.
+    pub fn mean(&self, objective: &Objective) -> f64 {
+        let labels = objective.labels().map_or(0.0, |labels| f64::from(labels.weight));
+        self.distilled(objective) + labels * self.cross_entropy / self.rows.max(1) as f64
+    }
+
     /// Adds the sums of other rows under the same objective.
     pub fn add(&mut self, other: &Self) {
         self.rows += other.rows;
+        self.compared += other.compared;
         self.terms.resize(other.terms.len().max(self.terms.len()), 0.0);
         for (sum, value) in self.terms.iter_mut().zip(&other.terms) {
             *sum += value;
@@ -149,12 +202,19 @@ impl HeadReport {
     }
 
     /// Adds rows as [`LossDevice::loss_rows`] wrote them, one after another: the sums do not depend on chunks.
-    fn add_rows(&mut self, terms: usize, values: &[f32], labels: &[u32]) {
+    fn add_rows(
+        &mut self,
+        terms: usize,
+        values: &[f32],
+        labels: &[u32],
+        is_compared: impl Fn(usize) -> bool,
+    ) {
         self.terms.resize(terms, 0.0);
-        for (row, &label) in values.chunks_exact(terms + Column::COUNT).zip(labels) {
+        for (at, (row, &label)) in values.chunks_exact(terms + Column::COUNT).zip(labels).enumerate() {
             if label == IGNORED {
                 continue;
             }
+            self.compared += u64::from(is_compared(at));
             let column = |column: Column| f64::from(row[terms + column as usize]);
             let flag = |column: Column| u64::from(row[terms + column as usize] == 1.0);
             self.rows += 1;
@@ -202,8 +262,18 @@ pub fn head_loss<D: LossDevice>(
     memory: usize,
 ) -> Result<HeadReport, DeviceError> {
     let (head, hidden) = student;
+    let (teacher, aligned) = match teacher {
+        Some(TeacherRows::Aligned(aligned)) => (aligned.teacher, Some(aligned)),
+        other => (other, None),
+    };
+    assert_eq!(
+        aligned.is_some(),
+        objective.is_sorted(),
+        "sorted distances are of aligned rows, others are not"
+    );
+    assert!(aligned.is_none_or(|aligned| aligned.partners.len() == labels.len()), "partners and labels");
     assert_eq!(device.len(hidden), labels.len() * head.width, "hidden states and labels differ in rows");
-    check_labels(objective, teacher.is_some(), labels, head.valid);
+    check_labels(objective, teacher.is_some() || aligned.is_some(), labels, head.valid);
     if let Some(gradient) = &mut gradient {
         device.fill(gradient.d_hidden, 0.0);
     }
@@ -217,7 +287,11 @@ pub fn head_loss<D: LossDevice>(
             None => Chunk::new(device, objective, head, teacher, rows.len(), gradient.is_some())?,
         };
         let labels: Vec<u32> = rows.iter().map(|&row| labels[row]).collect();
-        buffers.forward(device, head, hidden, teacher, rows)?;
+        let partner = |&row: &usize| aligned.map_or(Some(row), |aligned| aligned.partners[row]);
+        let partners: Vec<Option<usize>> = rows.iter().map(partner).collect();
+        // A row without a partner is made beside any: it is not looked at.
+        let asked: Vec<usize> = partners.iter().map(|partner| partner.unwrap_or(0)).collect();
+        buffers.forward(device, head, (hidden, rows), (teacher, &asked))?;
         let loss = RowLoss {
             objective,
             rows: rows.len(),
@@ -227,7 +301,20 @@ pub fn head_loss<D: LossDevice>(
             factor,
             mode: if gradient.is_some() { Mode::Gradient } else { Mode::Values },
         };
-        if let Some(TeacherRows::Sparse(teacher)) = teacher {
+        if let Some(aligned) = aligned {
+            let (student, values) = (&mut buffers.student, &mut buffers.values);
+            let made = buffers.teacher.as_ref().map(|chunk| &chunk.logits);
+            let teacher = ranked(teacher, made);
+            let places: Vec<Option<usize>> = match teacher {
+                // Logits lie where their partners do.
+                Some(Ranked::Logits(..)) => {
+                    partners.iter().enumerate().map(|(at, partner)| partner.map(|_| at)).collect()
+                }
+                _ => partners.clone(),
+            };
+            let sorted = SortedRows { partners: &places, teacher, factor: aligned.factor };
+            device.sorted_rows(loss, &labels, sorted, student, values)?;
+        } else if let Some(TeacherRows::Sparse(teacher)) = teacher {
             let (student, values) = (&mut buffers.student, &mut buffers.values);
             device.sparse_rows(loss, &labels, (teacher, rows), student, values)?;
         } else {
@@ -239,10 +326,19 @@ pub fn head_loss<D: LossDevice>(
             buffers.backward(device, head, rows, gradient);
         }
         let values = device.read(&buffers.values, 0..device.len(&buffers.values))?;
-        report.add_rows(objective.terms().len(), &values, &labels);
+        report.add_rows(objective.terms().len(), &values, &labels, |at| partners[at].is_some());
         chunk = Some(buffers);
     }
     Ok(report)
+}
+
+/// What sorted distances look at: the logits that were made of a chunk, or known columns.
+fn ranked<'a, B>(teacher: Option<&'a TeacherRows<'_, B>>, made: Option<&'a B>) -> Option<Ranked<'a, B>> {
+    match (teacher?, made) {
+        (TeacherRows::Sparse(rows), _) => Some(Ranked::Known(rows)),
+        (teacher, Some(logits)) => Some(Ranked::Logits(logits, teacher.columns())),
+        (_, None) => None,
+    }
 }
 
 /// What `f` makes of the logits of some rows of hidden states, chunk by chunk, in the order of `rows`; it is given a row's place in
@@ -304,7 +400,7 @@ pub fn logits_loss<D: LossDevice>(
     let indices = device.indices(labels)?;
     device.loss_rows(loss, &indices, logits, teacher.map(|(_, logits)| logits), &mut values);
     let mut report = HeadReport { terms: vec![0.0; terms], ..HeadReport::default() };
-    report.add_rows(terms, &device.read(&values, 0..device.len(&values))?, labels);
+    report.add_rows(terms, &device.read(&values, 0..device.len(&values))?, labels, |_| true);
     Ok(report)
 }
 
@@ -328,7 +424,7 @@ fn chunk_rows<D: LossDevice>(
         Some(TeacherRows::Hidden { head, .. }) => (head.vocabulary + head.width) * activation,
         Some(TeacherRows::Logits { logits, columns }) => columns.stored * device.element(logits).size(),
         Some(TeacherRows::Stored { columns, .. }) => columns * Element::F32.size(),
-        Some(TeacherRows::Sparse(_)) => 0,
+        Some(TeacherRows::Sparse(_) | TeacherRows::Aligned(_)) => 0,
     };
     let of_row = (head.vocabulary + 2 * head.width) * activation + of_teacher;
     let most = (memory / of_row).max(1);
@@ -361,7 +457,7 @@ impl<D: LossDevice> Chunk<D> {
     ) -> Result<Self, DeviceError> {
         let activations = |width: usize| device.zeros(rows * width, device.activation());
         let teacher = match teacher {
-            None | Some(TeacherRows::Sparse(_)) => None,
+            None | Some(TeacherRows::Sparse(_) | TeacherRows::Aligned(_)) => None,
             Some(TeacherRows::Stored { columns, .. }) => {
                 Some(TeacherChunk { hidden: None, logits: device.zeros(rows * columns, Element::F32)? })
             }
@@ -384,17 +480,17 @@ impl<D: LossDevice> Chunk<D> {
         })
     }
 
-    /// Makes the logits of `rows`.
+    /// Makes the logits of the student's `rows`, and of as many of the teacher's.
     fn forward(
         &mut self,
         device: &D,
         head: &Head<'_, D::Buffer>,
-        hidden: &D::Buffer,
-        teacher: Option<&TeacherRows<'_, D::Buffer>>,
-        rows: &[usize],
+        (hidden, rows): (&D::Buffer, &[usize]),
+        (teacher, asked): (Option<&TeacherRows<'_, D::Buffer>>, &[usize]),
     ) -> Result<(), DeviceError> {
         gather(device, hidden, head.width, rows, &mut self.hidden);
         logits(device, head, rows.len(), &self.hidden, &mut self.student);
+        let rows = asked;
         match (teacher, &mut self.teacher) {
             (
                 Some(TeacherRows::Hidden { head, hidden }),

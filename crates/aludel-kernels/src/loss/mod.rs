@@ -12,7 +12,7 @@
 //! Reading order: [`objective`] (the terms), [`mod@reference`] (what they mean, in f64), [`head`] (the loop over chunks of
 //! rows), [`hidden`] (losses between hidden states), [`device`] (what both ask of a device), `divergence` (the terms, one
 //! column at a time) and `cpu` (its kernels), [`sparse`] (teachers of which some columns are known), [`extract`] (what a cache keeps of
-//! logits), [`taid`] (targets that move).
+//! logits), [`sorted`] (teachers of another vocabulary), [`taid`] (targets that move).
 
 mod cpu;
 pub mod device;
@@ -22,15 +22,18 @@ pub mod head;
 pub mod hidden;
 pub mod objective;
 pub mod reference;
+pub mod sorted;
 pub mod sparse;
 pub mod taid;
 
 pub use device::{Column, Columns, LossDevice, Mode, RowDistance, RowLoss};
 pub use extract::{Draws, Likeliest, draw, likeliest};
 pub use head::{
-    HEAD_MEMORY, Head, HeadGradient, HeadReport, LogitSource, TeacherRows, head_loss, logits_loss, map_logits,
+    Aligned, HEAD_MEMORY, Head, HeadGradient, HeadReport, LogitSource, TeacherRows, head_loss, logits_loss,
+    map_logits,
 };
 pub use hidden::{HiddenGradient, HiddenLoss, HiddenStates, hidden_loss};
 pub use objective::{Divergence, IGNORED, LabelTerm, Objective, ObjectiveError, Target, Term};
+pub use sorted::{Ranked, SortedRows};
 pub use sparse::{Known, SparseRow, SparseRows, Tail};
 pub use taid::{Annealing, Mixture, Taid, TaidSettings};

@@ -44,6 +44,9 @@ pub enum Divergence {
     /// Mean over the columns that both models have of the squared difference of logits divided by the temperature.
     /// A column that the teacher rules out counts as no difference.
     LogitsMse,
+    /// `sum_r |P_(r) - Q_(r)|` over ranks (Boizard et al. 2024, ULD); see [`sorted`](super::sorted). It stands with others of its
+    /// kind and labels alone, because there is nothing else to compare where vocabularies differ.
+    SortedDistance,
 }
 
 impl Divergence {
@@ -145,13 +148,19 @@ pub enum ObjectiveError {
     /// A mixture of probabilities has no logits to compare.
     #[error("logits_mse compares logits, and a mixture of probabilities has none")]
     MixtureOfLogits,
+    /// Columns of different vocabularies cannot be compared.
+    #[error(
+        "a distance of sorted probabilities stands with no term that compares columns, and has no target but the teacher"
+    )]
+    SortedWithOthers,
 }
 
 impl Objective {
     /// Checks all numbers.
     ///
     /// # Errors
-    /// The first number out of range, an empty sum, or [`Divergence::LogitsMse`] against [`Target::Mixture`].
+    /// The first number out of range, an empty sum, [`Divergence::LogitsMse`] against [`Target::Mixture`], or
+    /// [`Divergence::SortedDistance`] with other divergences or another target than the teacher.
     pub fn new(terms: Vec<Term>, labels: Option<LabelTerm>, target: Target) -> Result<Self, ObjectiveError> {
         if terms.is_empty() && labels.is_none() {
             return Err(ObjectiveError::Empty);
@@ -184,6 +193,10 @@ impl Objective {
         if compares_logits && matches!(target, Target::Mixture { .. }) {
             return Err(ObjectiveError::MixtureOfLogits);
         }
+        let sorted = self.terms.iter().filter(|term| term.divergence == Divergence::SortedDistance).count();
+        if sorted > 0 && (sorted < self.terms.len() || target != Target::Teacher) {
+            return Err(ObjectiveError::SortedWithOthers);
+        }
         Ok(Self { target, ..self })
     }
 
@@ -200,6 +213,11 @@ impl Objective {
     /// What the divergences are taken against.
     pub fn target(&self) -> Target {
         self.target
+    }
+
+    /// Whether its divergences are distances of sorted probabilities.
+    pub fn is_sorted(&self) -> bool {
+        self.terms.iter().any(|term| term.divergence == Divergence::SortedDistance)
     }
 
     /// Whether a teacher is needed.
@@ -259,6 +277,20 @@ mod tests {
         let labels = Some(LabelTerm { weight: f32::NAN });
         let error = Objective::new(vec![term(Divergence::ForwardKl)], labels, Target::Teacher).unwrap_err();
         assert!(matches!(error, ObjectiveError::OutOfRange { term: 1, name: "weight", .. }), "{error}");
+    }
+
+    #[test]
+    fn sorted_distances_stand_alone() {
+        let sorted = || term(Divergence::SortedDistance);
+        let objective = Objective::new(vec![sorted(), sorted()], None, Target::Teacher).unwrap();
+        assert!(objective.is_sorted());
+        let mixed = vec![sorted(), term(Divergence::ForwardKl)];
+        assert_eq!(
+            Objective::new(mixed, None, Target::Teacher).unwrap_err(),
+            ObjectiveError::SortedWithOthers
+        );
+        let moved = objective.with_target(Target::InterpolatedLogits { t: 0.5 });
+        assert_eq!(moved.unwrap_err(), ObjectiveError::SortedWithOthers);
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Column {
             }
             Divergence::TotalVariation => 0.5 * (p - q).abs(),
             Divergence::SoftCrossEntropy => -product(p, log_q),
-            Divergence::LogitsMse => unreachable!("not of distributions"),
+            Divergence::LogitsMse | Divergence::SortedDistance => unreachable!("not of columns"),
         }
     }
 
@@ -179,7 +179,7 @@ impl Column {
                 log_q - m.ln() + 1.0 - lambda * q / m
             }
             Divergence::TotalVariation => 0.5 * if q == p { 0.0 } else { (q - p).signum() },
-            Divergence::LogitsMse => unreachable!("not of distributions"),
+            Divergence::LogitsMse | Divergence::SortedDistance => unreachable!("not of columns"),
         }
     }
 }

@@ -6,5 +6,6 @@ mod golden;
 mod head;
 mod hidden;
 mod rows;
+mod sorted;
 mod sparse;
 mod support;

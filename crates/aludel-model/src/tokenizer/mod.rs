@@ -10,7 +10,9 @@ mod files;
 mod fingerprint;
 mod special;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub use fingerprint::{Agreement, Fingerprint};
 pub use special::SpecialTokens;
@@ -24,6 +26,8 @@ use files::Files;
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
+    /// The same without what works on the finished tokens; made when it is first asked for.
+    bare: OnceLock<tokenizers::Tokenizer>,
     special: SpecialTokens,
     before: Vec<u32>,
     after: Vec<u32>,
@@ -62,6 +66,7 @@ impl Tokenizer {
         Ok(Self {
             path: path.to_owned(),
             inner,
+            bare: OnceLock::new(),
             special,
             before,
             after,
@@ -111,6 +116,22 @@ impl Tokenizer {
         let encoding = self.inner.encode(text, false).map_err(|error| self.failed(&error))?;
         let starts = encoding.get_offsets().iter().map(|&(start, _)| start).collect();
         Ok(Tokens { ids: encoding.get_ids().to_vec(), starts })
+    }
+
+    /// The bytes of the text that each id of [`Tokenizer::encode_plain`] covers. Unlike its `starts`, they have the white space that a
+    /// token begins with, whatever the tokenizer's post-processor says of offsets: what one tokenizer covers can be compared with what
+    /// another does. Ids that share one character cover it all.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn spans(&self, text: &str) -> Result<Vec<Range<usize>>, Error> {
+        let bare = self.bare.get_or_init(|| {
+            let mut bare = self.inner.clone();
+            bare.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+            bare
+        });
+        let encoding = bare.encode(text, false).map_err(|error| self.failed(&error))?;
+        Ok(encoding.get_offsets().iter().map(|&(start, end)| start..end).collect())
     }
 
     /// Ids that [`Tokenizer::encode`] puts before a text, such as the beginning of a sequence.

@@ -37,4 +37,5 @@ mod teacher_server;
 #[cfg(unix)]
 mod terminal;
 mod text;
+mod uld;
 mod weights;

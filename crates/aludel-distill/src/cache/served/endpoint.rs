@@ -135,6 +135,7 @@ impl Endpoint {
         let beginning = Document {
             ids: document.ids[..length].to_vec(),
             labels: prompt(document).into_iter().skip(1).chain([0]).take(length).collect(),
+            ..Document::default()
         };
         let said = self.beginning(&client, &beginning, stop).map_err(refused)?;
         let (mut compared, mut rows) = (Compared::default(), SparseRows::default());
@@ -337,7 +338,7 @@ impl Compared {
         );
         Err(Problem::general(message)
             .with_hint(
-                "a loss between different tokenizers (ULD) is not there yet; take models of one family",
+                "compare sorted probabilities (`loss: uld`, with the teacher's `tokenizer:`), or take models of one family",
             )
             .into())
     }

@@ -58,7 +58,7 @@ pub(super) fn tokens_of(wanted: Wanted, temperatures: &[f32]) -> Result<u32, Err
 /// lies beside. What a larger sibling has beyond them is padding.
 pub(super) fn vocabulary(run: &Run, tokenizer: &Tokenizer) -> Result<u32, Error> {
     let mut columns = tokenizer.vocabulary();
-    for folder in prepare::tokenizer_paths(run).into_iter().flatten() {
+    for folder in prepare::teachers_paths(run) {
         let config = folder.join("config.json");
         if config.is_file() {
             columns = columns.max(

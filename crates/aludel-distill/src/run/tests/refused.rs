@@ -192,11 +192,11 @@ fn objectives_are_checked() {
         ("objective: forward", "5:12 objective: `forward` is no loss (did you mean `forward_kl`?)"),
         (
             "objective: magic",
-            "5:12 objective: `magic` is no loss (losses are `forward_kl`, `reverse_kl`, `jsd`, `skewed_forward_kl`, `skewed_reverse_kl`, `total_variation`, `soft_cross_entropy`, `logits_mse`, `cross_entropy`, `hidden_mse`, `hidden_cosine`, `attention_transfer`)",
+            "5:12 objective: `magic` is no loss (losses are `forward_kl`, `reverse_kl`, `jsd`, `skewed_forward_kl`, `skewed_reverse_kl`, `total_variation`, `soft_cross_entropy`, `logits_mse`, `uld`, `cross_entropy`, `hidden_mse`, `hidden_cosine`, `attention_transfer`)",
         ),
         (
             "objective: {weight: 1}",
-            "5:12 objective: `loss` is missing (it is one of `forward_kl`, `reverse_kl`, `jsd`, `skewed_forward_kl`, `skewed_reverse_kl`, `total_variation`, `soft_cross_entropy`, `logits_mse`, `cross_entropy`, `hidden_mse`, `hidden_cosine`, `attention_transfer`)",
+            "5:12 objective: `loss` is missing (it is one of `forward_kl`, `reverse_kl`, `jsd`, `skewed_forward_kl`, `skewed_reverse_kl`, `total_variation`, `soft_cross_entropy`, `logits_mse`, `uld`, `cross_entropy`, `hidden_mse`, `hidden_cosine`, `attention_transfer`)",
         ),
         ("objective: {loss: jsd, beta: 2}", "5:30 objective.beta: expected a number from 0 to 1, found `2`"),
         (
@@ -392,4 +392,38 @@ fn everything_wrong_is_told_at_once_in_order_of_place() {
     let lines: Vec<usize> =
         Run::parse(text).unwrap_err().iter().map(|problem| problem.place.as_ref().unwrap().line).collect();
     assert_eq!(lines, [1, 2, 3, 3, 4, 4, 5, 5]);
+}
+
+#[test]
+fn sorted_probabilities_stand_with_labels_alone() {
+    for (lines, expected) in [
+        (
+            "objective: [uld, forward_kl]",
+            "5:12 objective: `uld` stands with no other term that compares with a teacher (keep `uld` and `cross_entropy`, or take `uld` out where both have the same tokens)",
+        ),
+        (
+            "objective: [uld, hidden_mse]",
+            "5:12 objective: `uld` stands with no other term that compares with a teacher (keep `uld` and `cross_entropy`, or take `uld` out where both have the same tokens)",
+        ),
+        ("objective: uld\ntaid: published", "6:7 taid: `uld` has no target that moves (remove `taid`)"),
+        (
+            "objective: {loss: uld, beta: 1}",
+            "5:30 objective.beta: `uld` takes no `beta` (it takes `temperature`, `scale_by_t2`, beside `weight`)",
+        ),
+    ] {
+        assert_eq!(after(lines), expected, "{lines}");
+    }
+    let of_cache = |teacher: &str, objective: &str| {
+        problems(&format!(
+            "teacher: {teacher}\nstudent: s\noutput: o\ndata: {{train: a.jsonl}}\nobjective: {objective}"
+        ))
+    };
+    assert_eq!(
+        of_cache("{cache: c}", "uld"),
+        "1:10 teacher: `uld` needs the tokenizer that the teacher's rows are in (name the folder with the teacher's tokenizer.json: `tokenizer:` under `teacher:`)"
+    );
+    assert_eq!(
+        of_cache("{cache: c, tokenizer: t}", "jsd"),
+        "1:32 teacher.tokenizer: only `uld` reads by a tokenizer of the teacher's own (remove it, or compare with `loss: uld`)"
+    );
 }

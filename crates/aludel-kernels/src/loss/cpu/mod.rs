@@ -4,7 +4,7 @@
 //! knows threads but by [`Cpu`].
 //!
 //! Reading order: `plan` (terms sorted), `row` (the passes over a row), `block` and `softmax` (their state), `lanes` (inner
-//! loops), `elementary` (functions), `sparse` (rows against known columns), `extract` (what a cache keeps of a row).
+//! loops), `elementary` (functions), `sparse` (rows against known columns), `sorted` (against sorted probabilities), `extract` (what a cache keeps of a row).
 
 mod block;
 mod dispatch;
@@ -14,12 +14,14 @@ mod lanes;
 mod plan;
 mod row;
 mod softmax;
+pub(in crate::loss) mod sorted;
 pub(in crate::loss) mod sparse;
 
 use self::plan::Plan;
 use self::row::Row;
 use super::device::{Column, Columns, LossDevice, RowDistance, RowLoss};
 use super::objective::IGNORED;
+use super::sorted::{Ranked, SortedRows};
 use super::sparse::SparseRows;
 use crate::nn::cpu::{Buffer, Cpu, Indices, dispatch as nn};
 use crate::nn::{DeviceError, Rows};
@@ -48,6 +50,7 @@ impl LossDevice for Cpu {
     ) {
         let stored = loss.student.stored;
         let columns = loss.objective.terms().len() + Column::COUNT;
+        assert!(!loss.objective.is_sorted(), "sorted distances have a call of their own");
         assert!(loss.student.valid <= stored, "more columns are valid than there are");
         assert_eq!(student.len(), loss.rows * stored, "student's logits");
         assert_eq!(values.len(), loss.rows * columns, "values of the rows");
@@ -93,6 +96,38 @@ impl LossDevice for Cpu {
                 sparse::run_row(loss, teacher.columns, teacher.row(row), label, student, values);
             },
         );
+        Ok(())
+    }
+
+    fn sorted_rows(
+        &self,
+        loss: RowLoss<'_>,
+        labels: &[u32],
+        teacher: SortedRows<'_, Buffer>,
+        student: &mut Buffer,
+        values: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        let (stored, columns) = (loss.student.stored, loss.objective.terms().len() + Column::COUNT);
+        let lengths = (student.len(), values.len());
+        assert_eq!(lengths, (loss.rows * stored, loss.rows * columns), "rows and values");
+        assert_eq!((labels.len(), teacher.partners.len()), (loss.rows, loss.rows), "labels and partners");
+        let students = student.floats_mut().chunks_exact_mut(stored.max(1));
+        let pieces = students.zip(values.floats_mut().chunks_exact_mut(columns));
+        let pieces = pieces.zip(labels.iter().zip(teacher.partners)).collect();
+        // Sorting is as much work as everything else.
+        let operations = 2 * loss.rows * loss.student.valid * OPERATIONS;
+        self.each(pieces, operations, |((student, values), (&label, &partner))| {
+            let mut room = Vec::new();
+            let row = teacher.teacher.zip(partner).map(|(ranked, row)| match ranked {
+                Ranked::Logits(logits, columns) => {
+                    let start = row * columns.stored;
+                    let logits = logits.values().slice(start..start + columns.valid);
+                    sorted::Teacher::Logits(logits.decoded(&mut room))
+                }
+                Ranked::Known(rows) => sorted::Teacher::Known(rows.row(row), rows.columns),
+            });
+            sorted::run_row(loss, (row, teacher.factor), label, student, values);
+        });
         Ok(())
     }
 

@@ -123,6 +123,9 @@ pub fn misfit(known: Known, temperatures: &[f32], logits: bool, objective: &Obje
                 listed.join(", ")
             ));
         }
+        if known == Known::Drawn && term.divergence == Divergence::SortedDistance {
+            return Some("`uld` compares sorted probabilities, and draws have no order".to_owned());
+        }
         let is_linear = matches!(term.divergence, Divergence::ForwardKl | Divergence::SoftCrossEntropy);
         if known == Known::Drawn && !is_linear {
             return Some("draws are unbiased for `forward_kl` and `soft_cross_entropy` alone".to_owned());
