@@ -355,6 +355,9 @@ pub(crate) struct CaptureArguments {
     /// Leave it to the system when the files reach the disk
     #[arg(long)]
     pub(crate) no_sync: bool,
+    /// Run the teacher over the data and store nothing: how fast a capture can be at the most
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) computing: ComputingFlags,
 }

@@ -6,12 +6,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use aludel_cache::{
-    Contents, Folder, Header, RecordId, Rows, Shelf, Teacher, Writer, WriterOptions, content_check,
-};
+use aludel_cache::{Contents, Folder, Header, RecordId, Shelf, Teacher, Writer, WriterOptions};
 use aludel_checkpoint::DigestCache;
 use aludel_document::Problem;
 use aludel_kernels::loss::{Head, LossDevice};
@@ -21,6 +19,7 @@ use serde::Serialize;
 use super::local::LocalTeacher;
 use super::served::{self, Endpoint, ServedRows};
 use super::sources::Sources;
+use super::store::{Store, stored};
 use super::{head, identity};
 use crate::data::Document;
 use crate::error::Error;
@@ -68,6 +67,8 @@ pub struct Capture<'a> {
     pub temperatures: Option<Vec<f32>>,
     /// How it is written.
     pub options: WriterOptions,
+    /// The teacher says everything that it would for a capture, and nothing is stored of it.
+    pub is_dry: bool,
     /// Where digests are remembered.
     pub digests: &'a DigestCache,
     /// Set from outside to stop.
@@ -115,6 +116,8 @@ pub struct Captured {
     pub seconds: f64,
     /// Seconds of these in the teacher: its forward passes alone, or waiting for one that is served.
     pub teacher_seconds: f64,
+    /// Seconds of these from the first piece to the last record, when models and files were open.
+    pub pass_seconds: f64,
 }
 
 /// Captures a part.
@@ -151,24 +154,6 @@ pub(super) trait Speaker {
     fn seconds(&self) -> f64;
 }
 
-/// Where rows are put.
-pub(super) struct Store<'a> {
-    writer: Writer,
-    cancel: &'a AtomicBool,
-}
-
-impl Store<'_> {
-    /// Writes a record.
-    pub(super) fn append(&mut self, id: RecordId, document: &Document, rows: &Rows<'_>) -> Result<(), Error> {
-        Ok(self.writer.append(id, content_check(&document.ids, &document.labels), rows)?)
-    }
-
-    /// Ends what was asked to end.
-    pub(super) fn check_cancel(&self) -> Result<(), Error> {
-        if self.cancel.load(Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
-    }
-}
-
 /// A capture, its data open.
 struct Job<'a> {
     settings: &'a Capture<'a>,
@@ -196,12 +181,17 @@ impl Job<'_> {
             logits: matches!(settings.wanted, Wanted::TopK { .. }),
             ..self.header(Teacher { name: path.display().to_string(), weights, url: None })?
         };
-        let speaker = LocalTeacher::new(&teacher, header.clone(), settings.run);
+        let speaker = LocalTeacher::new(&teacher, header.clone(), settings);
         self.walk(&header, head.as_deref(), speaker)
     }
 
     fn served(&self, teacher: &ServedTeacher) -> Result<Captured, Error> {
         let settings = self.settings;
+        if settings.is_dry {
+            return Err(Problem::general("a dry run is of a teacher that runs here, and this one is served")
+                .with_hint("name a model folder as the teacher, or leave `--dry-run` out")
+                .into());
+        }
         let k = served::tokens_of(settings.wanted, &temperatures(settings)?)?;
         let vocabulary = served::vocabulary(settings.run, &self.tokenizer)?;
         if k > vocabulary {
@@ -255,32 +245,41 @@ impl Job<'_> {
         head: Option<&[u8]>,
         mut speaker: impl Speaker,
     ) -> Result<Captured, Error> {
-        let Capture { options, folder, cancel, on_stage, .. } = *self.settings;
+        let Capture { options, folder, cancel, on_stage, is_dry, .. } = *self.settings;
         let own = || -> Arc<dyn Shelf> { Arc::new(Folder::new(folder, options.sync)) };
         let shelf = self.settings.shelf.clone().unwrap_or_else(own);
-        let writer = Writer::open_on(shelf, folder, header, head, options)
-            .map_err(|error| Error::from(error).into_problem())?;
-        let (last, before) = (writer.last(), writer.targets());
-        let mut store = Store { writer, cancel };
+        let open = || Writer::open_on(shelf, folder, header, head, options);
+        let writer = (!is_dry).then(open).transpose().map_err(|error| Error::from(error).into_problem())?;
+        let (last, before) = writer.as_ref().map_or((None, 0), |writer| (writer.last(), writer.targets()));
         let total = self.sources.rows(options.part);
-        for (row, now) in self.sources.after(options.part, last).zip(1..) {
-            let (done, pieces) = row?;
-            for (id, document) in pieces {
-                speaker.take(id, document, &mut store)?;
+        let begin = Instant::now();
+        let (targets, writer) = stored(writer, cancel, |store| {
+            for (row, now) in self.sources.after(options.part, last).zip(1..) {
+                let (done, pieces) = row?;
+                for (id, document) in pieces {
+                    speaker.take(id, document, store)?;
+                }
+                on_stage(Stage::Capturing {
+                    done,
+                    total,
+                    now,
+                    targets: store.targets(),
+                    seconds: self.begin.elapsed().as_secs_f64(),
+                });
             }
-            on_stage(Stage::Capturing {
-                done,
-                total,
-                now,
-                targets: store.writer.targets() - before,
-                seconds: self.begin.elapsed().as_secs_f64(),
-            });
-        }
-        speaker.finish(&mut store)?;
-        let (records, targets) = (store.writer.records(), store.writer.targets());
-        store.writer.finish()?;
-        let (seconds, teacher_seconds) = (self.begin.elapsed().as_secs_f64(), speaker.seconds());
-        Ok(Captured { records, targets, before, seconds, teacher_seconds })
+            speaker.finish(store)?;
+            Ok(before + store.targets())
+        })?;
+        let records = writer.as_ref().map_or(0, Writer::records);
+        writer.map(Writer::finish).transpose()?;
+        Ok(Captured {
+            records,
+            targets,
+            before,
+            seconds: self.begin.elapsed().as_secs_f64(),
+            teacher_seconds: speaker.seconds(),
+            pass_seconds: begin.elapsed().as_secs_f64(),
+        })
     }
 }
 

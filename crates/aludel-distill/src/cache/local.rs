@@ -5,15 +5,15 @@
 
 use std::time::Instant;
 
-use aludel_cache::{Contents, Header, HiddenRows, LogitBuffer, RecordId, Rows, Set, SparseRows};
+use aludel_cache::{Contents, Header, HiddenRows, LogitBuffer, RecordId, Set, SparseRows};
 use aludel_kernels::loss::{IGNORED, LossDevice, draw, likeliest, map_logits};
 use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Batch, Decoder, Keep};
 
-use super::capture::{Speaker, Store};
+use super::capture::{Capture, Speaker};
+use super::store::{Gathered, Store};
 use crate::data::Document;
 use crate::error::Error;
-use crate::run::Run;
 
 /// A teacher at work.
 pub(super) struct LocalTeacher<'a, D: LossDevice> {
@@ -25,13 +25,16 @@ pub(super) struct LocalTeacher<'a, D: LossDevice> {
     tokens: usize,
     /// The most tokens that go through together, but for a single piece.
     room: usize,
+    /// Nothing is taken out of what it says.
+    is_dry: bool,
     seconds: f64,
 }
 
 impl<'a, D: LossDevice> LocalTeacher<'a, D> {
-    pub(super) fn new(teacher: &'a Decoder<D>, header: Header, run: &Run) -> Self {
-        let room = run.data.sequence_length * run.train.micro_batch;
-        Self { teacher, header, waiting: Vec::new(), tokens: 0, room, seconds: 0.0 }
+    pub(super) fn new(teacher: &'a Decoder<D>, header: Header, settings: &Capture<'_>) -> Self {
+        let room = settings.run.data.sequence_length * settings.run.train.micro_batch;
+        let is_dry = settings.is_dry;
+        Self { teacher, header, waiting: Vec::new(), tokens: 0, room, is_dry, seconds: 0.0 }
     }
 
     fn rows(&self, rows: Vec<Made>) -> Result<Gathered, Error> {
@@ -87,6 +90,14 @@ impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
             let rows = document.labels.iter().enumerate().filter(|(_, label)| **label != IGNORED);
             targets.extend(rows.map(|(at, _)| Target { row: documents.start + at, id: *id, at: at as u32 }));
         }
+        if self.is_dry {
+            if !matches!(self.header.contents, Contents::Hidden { .. }) {
+                let rows: Vec<usize> = targets.iter().map(|target| target.row).collect();
+                map_logits(device, (&head, pass.hidden()), &rows, LOGIT_MEMORY, |_, logits| logits[0])?;
+            }
+            waiting.iter().for_each(|(_, document)| store.count(document));
+            return Ok(());
+        }
         let made = match self.header.contents {
             Contents::Hidden { .. } => {
                 let row = |target: &Target| {
@@ -107,11 +118,7 @@ impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
         let mut made = made.into_iter();
         for (id, document) in waiting {
             let rows: Vec<Made> = made.by_ref().take(document.targets()).collect();
-            match self.rows(rows)? {
-                Gathered::Sparse(rows) => store.append(id, &document, &Rows::Sparse(rows))?,
-                Gathered::Logits(rows) => store.append(id, &document, &Rows::Logits(rows.rows()))?,
-                Gathered::Hidden(rows) => store.append(id, &document, &Rows::Hidden(rows))?,
-            }
+            store.append(id, &document, self.rows(rows)?)?;
         }
         Ok(())
     }
@@ -119,13 +126,6 @@ impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
     fn seconds(&self) -> f64 {
         self.seconds
     }
-}
-
-/// The rows of a record.
-enum Gathered {
-    Sparse(SparseRows),
-    Logits(LogitBuffer),
-    Hidden(HiddenRows),
 }
 
 /// A row that something is stored of.

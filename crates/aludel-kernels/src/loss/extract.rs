@@ -3,7 +3,7 @@
 //! In: one row of logits. Out: columns in ascending order with their log-probabilities, and what all others have together, at each
 //! temperature; or how often each column was drawn. Ties go to the lower column. Where rows come from and go to is not known here.
 
-use super::cpu::extract::{above, log_sum};
+use super::cpu::extract::{above, each_block, log_sum};
 use crate::random::philox;
 
 /// The likeliest columns of a row.
@@ -58,8 +58,6 @@ pub fn likeliest(logits: &[f32], k: usize, temperatures: &[f32]) -> Likeliest {
 
 /// `count` draws from `softmax(logits / temperature)`, by random numbers that depend on the seed and on these words alone.
 pub fn draw(logits: &[f32], temperature: f32, count: u32, seed: u64, words: [u32; 3]) -> Draws {
-    let tau = f64::from(temperature);
-    let sum = log_sum(logits, temperature);
     let key = [seed as u32, (seed >> 32) as u32];
     let mut points: Vec<f64> = (0..count)
         .map(|at| {
@@ -70,34 +68,40 @@ pub fn draw(logits: &[f32], temperature: f32, count: u32, seed: u64, words: [u32
     points.sort_unstable_by(f64::total_cmp);
     let (mut draws, mut passed, mut entropy, mut last) = (Draws::default(), 0.0, 0.0, 0);
     let mut points = points.into_iter().peekable();
-    for (id, &z) in logits.iter().enumerate() {
-        let log_p = f64::from(z) / tau - sum;
-        let p = log_p.exp();
-        if p > 0.0 {
-            entropy -= p * log_p;
-            passed += p;
-            last = id as u32;
-            let mut here = 0;
-            while points.next_if(|point| *point < passed).is_some() {
-                here += 1;
+    each_block(logits, temperature, |block| {
+        entropy += block.entropy;
+        let end = passed + block.sum;
+        // Most blocks have no draw, and nobody asks which of their columns it would have been.
+        if points.peek().is_some_and(|point| *point < end) {
+            let columns = block.p.iter().zip(block.start..).filter(|(p, _)| **p > 0.0);
+            for (&p, column) in columns {
+                (passed, last) = (passed + f64::from(p), column as u32);
+                draws.add(last, std::iter::from_fn(|| points.next_if(|point| *point < passed)).count());
             }
-            if here > 0 {
-                draws.ids.push(last);
-                draws.counts.push(here);
-            }
+            // A sum in another order may be a little larger.
+            draws.add(last, std::iter::from_fn(|| points.next_if(|point| *point < end)).count());
         }
-    }
+        passed = end;
+    });
     // Rounding may leave the sum a little below 1.
-    let left = points.count() as u32;
-    match (draws.ids.last() == Some(&last), draws.counts.last_mut()) {
-        (true, Some(count)) => *count += left,
-        _ if left > 0 => {
-            draws.ids.push(last);
-            draws.counts.push(left);
-        }
-        _ => {}
-    }
+    let likely = logits.iter().rposition(|z| *z > f32::NEG_INFINITY).unwrap_or(0) as u32;
+    let id = draws.ids.last().map_or(likely, |last| likely.max(*last));
+    draws.add(id, points.count());
     Draws { entropy: entropy as f32, ..draws }
+}
+
+impl Draws {
+    /// Adds draws of the last column or of a later one.
+    fn add(&mut self, id: u32, count: usize) {
+        match (self.ids.last() == Some(&id), self.counts.last_mut()) {
+            _ if count == 0 => {}
+            (true, Some(before)) => *before += count as u32,
+            _ => {
+                self.ids.push(id);
+                self.counts.push(count as u32);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

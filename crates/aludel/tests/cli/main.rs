@@ -6,8 +6,8 @@
 #[path = "../../../aludel-storage/tests/storage/server.rs"]
 mod bucket;
 mod cache;
-mod combine;
 mod cache_convert;
+mod combine;
 mod convert;
 mod delta;
 mod determinism;

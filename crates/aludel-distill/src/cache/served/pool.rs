@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aludel_cache::{RecordId, Rows, SparseRows};
+use aludel_cache::{RecordId, SparseRows};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::client::Fault;
 use super::endpoint::Endpoint;
-use crate::cache::capture::{Speaker, Store};
+use crate::cache::capture::Speaker;
+use crate::cache::store::{Gathered, Store};
 use crate::data::Document;
 use crate::error::Error;
 
@@ -82,7 +83,7 @@ impl ServedRows {
             let Some((id, document)) = self.waiting.pop_front() else {
                 return Err(Error::internal("an answer to nothing"));
             };
-            store.append(id, &document, &Rows::Sparse(rows))?;
+            store.append(id, &document, Gathered::Sparse(rows))?;
             self.next += 1;
         }
         Ok(())

@@ -10,12 +10,44 @@ const BLOCK: usize = 128;
 /// `log sum e^(z / tau)`; NaN where there is a NaN, or no logit at all.
 pub(in crate::loss) fn log_sum(logits: &[f32], temperature: f32) -> f64 {
     let tau = f64::from(temperature);
+    softmax(logits, temperature).log(tau) / tau
+}
+
+fn softmax(logits: &[f32], temperature: f32) -> Softmax {
     let (mut softmax, mut room, mut exponentials) = (Softmax::EMPTY, [0.0; BLOCK], [0.0; BLOCK]);
     for block in logits.chunks(BLOCK) {
         dispatch::floor(block, &mut room);
         softmax.take(&room, 1.0 / temperature, &mut exponentials);
     }
-    softmax.log(tau) / tau
+    softmax
+}
+
+/// Some neighbouring columns of a row.
+pub(in crate::loss) struct Block<'a> {
+    /// Where they begin.
+    pub(in crate::loss) start: usize,
+    /// Their probabilities; 0 behind the last column.
+    pub(in crate::loss) p: &'a [f32],
+    /// The sum of these.
+    pub(in crate::loss) sum: f64,
+    /// What they add to the entropy.
+    pub(in crate::loss) entropy: f64,
+}
+
+/// Hands out the probabilities of a row, block after block.
+pub(in crate::loss) fn each_block(logits: &[f32], temperature: f32, mut take: impl FnMut(Block<'_>)) {
+    let softmax = softmax(logits, temperature);
+    let (inverse, share) = (1.0 / temperature, (1.0 / softmax.total()) as f32);
+    // log p = (z - most) / tau - shift
+    let shift = softmax.total().ln() as f32;
+    let (mut room, mut p) = ([0.0; BLOCK], [0.0; BLOCK]);
+    for (at, block) in logits.chunks(BLOCK).enumerate() {
+        dispatch::floor(block, &mut room);
+        dispatch::exponentials(&room, softmax.most, inverse, share, &mut p);
+        let sum = dispatch::sum(&p);
+        room.iter_mut().zip(&p).for_each(|(z, p)| *z = p * (shift - (*z - softmax.most) * inverse));
+        take(Block { start: at * BLOCK, p: &p, sum, entropy: dispatch::sum(&room) });
+    }
 }
 
 /// All columns that can be among the `k` greatest, and not many more: the k-th greatest of the blocks' greatest logits is a bound,

@@ -31,6 +31,7 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
             wanted: wanted(arguments),
             temperatures: arguments.temperatures.clone(),
             options,
+            is_dry: arguments.dry_run,
             digests: &DigestCache::user(),
             cancel: signals.cancel(),
             on_stage: &|stage| show(stage, "capturing", &progress),
@@ -77,7 +78,11 @@ pub(super) fn show(stage: cache::Stage, what: &'static str, progress: &Progress<
 
 /// `captured 12345 tokens in 67 records into cache in 3.2 s, 100 tokens of them earlier`.
 fn summary(captured: &Captured, arguments: &CaptureArguments) -> String {
-    let Captured { records, targets, before, seconds, .. } = captured;
+    let Captured { records, targets, before, seconds, pass_seconds, .. } = captured;
+    if arguments.dry_run {
+        let rate = *targets as f64 / pass_seconds.max(1e-9);
+        return format!("the teacher said all of {targets} tokens, {rate:.0} a second; nothing was stored");
+    }
     let part = match arguments.part {
         aludel_cache::Part::WHOLE => String::new(),
         aludel_cache::Part { number, of } => format!(", part {number} of {of}"),
