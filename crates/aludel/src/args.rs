@@ -90,7 +90,7 @@ pub(crate) struct MergeArguments {
     #[arg(conflicts_with = "part")]
     pub(crate) form: OutputForm,
     #[command(flatten)]
-    pub(crate) writing: WritingFlags,
+    pub(crate) writing: ResumableFlags,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
 }
@@ -120,12 +120,8 @@ pub(crate) struct ApplyArguments {
     /// The most weights in one output file
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
     pub(crate) shard_size: Size,
-    /// Replace the output folder if it exists, once the new one is complete
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
-    #[arg(long)]
-    pub(crate) no_sync: bool,
+    #[command(flatten)]
+    pub(crate) writing: WritingFlags,
 }
 
 #[derive(Debug, Args)]
@@ -136,12 +132,8 @@ pub(crate) struct JoinArguments {
     /// Threads that read [default: one for each core]
     #[arg(long, short = 'j', value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Replace the output folder if it exists, once the new one is complete
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
-    #[arg(long)]
-    pub(crate) no_sync: bool,
+    #[command(flatten)]
+    pub(crate) writing: WritingFlags,
 }
 
 #[derive(Debug, Args)]
@@ -164,7 +156,7 @@ pub(crate) struct MoeArguments {
     #[command(flatten)]
     pub(crate) seed: SeedFlag,
     #[command(flatten)]
-    pub(crate) writing: WritingFlags,
+    pub(crate) writing: ResumableFlags,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
 }
@@ -252,7 +244,7 @@ pub(crate) struct LayershuffleArguments {
     #[command(flatten)]
     pub(crate) seed: SeedFlag,
     #[command(flatten)]
-    pub(crate) writing: WritingFlags,
+    pub(crate) writing: ResumableFlags,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
 }
@@ -285,7 +277,7 @@ pub(crate) struct ConvertArguments {
     #[command(flatten)]
     pub(crate) planning: PlanningFlags,
     #[command(flatten)]
-    pub(crate) writing: WritingFlags,
+    pub(crate) writing: ResumableFlags,
 }
 
 #[derive(Debug, Args)]
@@ -666,6 +658,13 @@ pub(crate) struct WritingFlags {
     /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
     #[arg(long)]
     pub(crate) no_sync: bool,
+}
+
+/// How an output folder comes to be that may be begun by one run and ended by another.
+#[derive(Debug, Args)]
+pub(crate) struct ResumableFlags {
+    #[command(flatten)]
+    pub(crate) folder: WritingFlags,
     /// Go on with what a run that was interrupted or failed has left; begin where there is nothing
     #[arg(long)]
     pub(crate) resume: bool,

@@ -51,6 +51,29 @@ impl fmt::Display for Interrupted {
 impl std::error::Error for Refusal {}
 impl std::error::Error for Interrupted {}
 
+/// Why work on models ended that the merging library did: by the signal that was received, and what that left; refused; or failed.
+/// What fails after a signal fails because of it.
+pub(crate) fn of_merging(error: MergeError, signal: Option<u8>, left: Option<String>) -> anyhow::Error {
+    match (error, signal) {
+        (_, Some(signal)) => Interrupted { signal, left }.into(),
+        (MergeError::Problems(problems), None) => Refusal { recipe: None, problems }.into(),
+        (error, None) => error.into(),
+    }
+}
+
+/// The same of the distilling library, which says itself that it was interrupted.
+pub(crate) fn of_distilling(
+    error: aludel_distill::Error,
+    signal: Option<u8>,
+    left: Option<String>,
+) -> anyhow::Error {
+    match (error, signal) {
+        (aludel_distill::Error::Interrupted, Some(signal)) => Interrupted { signal, left }.into(),
+        (aludel_distill::Error::Problems(problems), _) => Refusal { recipe: None, problems }.into(),
+        (error, _) => error.into(),
+    }
+}
+
 /// The exit code of an error.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     if error.is::<Refusal>() {

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::extract::AdapterWritingFlags;
-use super::{EXIT_CODES, FloatName, SeedFlag};
+use super::{EXIT_CODES, FloatName, SeedFlag, WritingFlags};
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -40,7 +39,7 @@ pub(crate) struct CombineArguments {
     #[command(flatten)]
     pub(crate) seed: SeedFlag,
     #[command(flatten)]
-    pub(crate) writing: AdapterWritingFlags,
+    pub(crate) writing: WritingFlags,
 }
 
 /// How adapters are combined.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EXIT_CODES, FloatName, MergekitFlags, SeedFlag, magnitude};
+use super::{EXIT_CODES, FloatName, MergekitFlags, SeedFlag, WritingFlags, magnitude};
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -68,7 +68,7 @@ pub(crate) struct ExtractArguments {
     #[command(flatten)]
     pub(crate) seed: SeedFlag,
     #[command(flatten)]
-    pub(crate) writing: AdapterWritingFlags,
+    pub(crate) writing: WritingFlags,
     /// mergekit's; an adapter is one file
     #[arg(long, hide = true, value_name = "SIZE")]
     out_shard_size: Option<String>,
@@ -91,17 +91,6 @@ impl ExtractArguments {
     pub(crate) fn output(&self) -> PathBuf {
         self.output.clone().or_else(|| self.out_path.clone()).unwrap_or_default()
     }
-}
-
-/// How an adapter's folder comes to be.
-#[derive(Debug, Args)]
-pub(crate) struct AdapterWritingFlags {
-    /// Replace the output folder if it exists, once the new one is complete
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
-    #[arg(long)]
-    pub(crate) no_sync: bool,
 }
 
 /// Above 0 and below 1.

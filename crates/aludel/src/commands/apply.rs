@@ -1,11 +1,10 @@
 //! `aludel apply`: makes the model folder of a sparse delta and its base.
 
 use aludel_merge::apply::{Options, apply};
-use aludel_merge::execute::MergeError;
 use aludel_merge::plan::{Bytes, PlanOptions};
 
 use crate::args::ApplyArguments;
-use crate::failure::{Interrupted, Refusal};
+use crate::failure;
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -22,8 +21,8 @@ pub(super) fn run(arguments: &ApplyArguments, printer: &Printer) -> anyhow::Resu
         &arguments.output,
         &Options {
             base: arguments.base.as_deref(),
-            replace: arguments.force,
-            sync: !arguments.no_sync,
+            replace: arguments.writing.force,
+            sync: !arguments.writing.no_sync,
             threads: arguments.threads.map_or_else(|| PlanOptions::default().threads, usize::from),
             shard_bytes: arguments.shard_size.0,
             hub: &hub,
@@ -32,12 +31,7 @@ pub(super) fn run(arguments: &ApplyArguments, printer: &Printer) -> anyhow::Resu
         },
     );
     drop(progress);
-    let applied = match (result, signals.received()) {
-        (Ok(applied), _) => applied,
-        (Err(_), Some(signal)) => return Err(Interrupted { signal, left: None }.into()),
-        (Err(MergeError::Problems(problems)), None) => return Err(Refusal { recipe: None, problems }.into()),
-        (Err(error), None) => return Err(error.into()),
-    };
+    let applied = result.map_err(|error| failure::of_merging(error, signals.received(), None))?;
     let line = format!(
         "applied a delta of {} to {}: {} tensors, {}, into {} in {}",
         Bytes(applied.delta_bytes),

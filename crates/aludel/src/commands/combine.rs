@@ -3,11 +3,11 @@
 use aludel_checkpoint::DigestCache;
 use aludel_document::Problem;
 use aludel_merge::adapter::combine::{self, Mixing, Of, Report, Settings, Sign};
-use aludel_merge::execute::{ExecuteOptions, MergeError};
+use aludel_merge::execute::ExecuteOptions;
 use aludel_merge::plan::{Bytes, PlanOptions};
 
 use crate::args::{CombinationName, CombineArguments, SignName};
-use crate::failure::{Interrupted, Refusal};
+use crate::failure::{self, Refusal};
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -55,12 +55,7 @@ fn combine(arguments: &CombineArguments, printer: &Printer) -> anyhow::Result<Re
     };
     let result = combine::combine(&settings, &arguments.output, &options, &execute);
     drop(progress);
-    match (result, signals.received()) {
-        (Ok(report), _) => Ok(report),
-        (Err(_), Some(signal)) => Err(Interrupted { signal, left: None }.into()),
-        (Err(MergeError::Problems(problems)), None) => Err(Refusal { recipe: None, problems }.into()),
-        (Err(error), None) => Err(error.into()),
-    }
+    result.map_err(|error| failure::of_merging(error, signals.received(), None))
 }
 
 /// The adapters with their weights: all 1 where none is given.

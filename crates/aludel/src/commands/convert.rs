@@ -31,7 +31,8 @@ pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Re
 /// A merge of one model that passes it through.
 fn plan(arguments: &ConvertArguments, hub: Hub) -> Result<Plan, Problems> {
     let recipe = Recipe::parse(&passthrough(&arguments.input, arguments.dtype)?)?;
-    let options = plan_options(&arguments.planning, 0, Some(&arguments.output), arguments.writing.force);
+    let options =
+        plan_options(&arguments.planning, 0, Some(&arguments.output), arguments.writing.folder.force);
     Plan::new(&recipe, &PlanOptions { hub, ..options })
 }
 

@@ -2,11 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use aludel_distill::Error;
 use aludel_distill::evaluate::{self, Evaluation, Settings};
 
 use crate::args::EvalArguments;
-use crate::failure::{Interrupted, Refusal};
+use crate::failure;
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
@@ -38,12 +37,7 @@ pub(super) fn run(arguments: &EvalArguments, printer: &Printer) -> anyhow::Resul
         },
     );
     drop(progress);
-    let evaluation = match (result, signals.received()) {
-        (Ok(evaluation), _) => evaluation,
-        (Err(Error::Interrupted), Some(signal)) => return Err(Interrupted { signal, left: None }.into()),
-        (Err(Error::Problems(problems)), _) => return Err(Refusal { recipe: None, problems }.into()),
-        (Err(error), _) => return Err(error.into()),
-    };
+    let evaluation = result.map_err(|error| failure::of_distilling(error, signals.received(), None))?;
     if printer.talk().json { printer.json(&evaluation) } else { Ok(printer.data(&table(&evaluation))?) }
 }
 

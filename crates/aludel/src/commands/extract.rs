@@ -2,11 +2,11 @@
 
 use aludel_checkpoint::DigestCache;
 use aludel_merge::adapter::extract::{self, Report, Settings};
-use aludel_merge::execute::{ExecuteOptions, MergeError};
+use aludel_merge::execute::ExecuteOptions;
 use aludel_merge::plan::PlanOptions;
 
 use crate::args::ExtractArguments;
-use crate::failure::{Interrupted, Refusal};
+use crate::failure;
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -80,10 +80,5 @@ fn extract(arguments: &ExtractArguments, printer: &Printer) -> anyhow::Result<Re
     };
     let result = extract::extract(&settings, &arguments.output(), &options, &execute);
     drop(progress);
-    match (result, signals.received()) {
-        (Ok(report), _) => Ok(report),
-        (Err(_), Some(signal)) => Err(Interrupted { signal, left: None }.into()),
-        (Err(MergeError::Problems(problems)), None) => Err(Refusal { recipe: None, problems }.into()),
-        (Err(error), None) => Err(error.into()),
-    }
+    result.map_err(|error| failure::of_merging(error, signals.received(), None))
 }

@@ -78,8 +78,8 @@ fn execute(
     printer: &Printer,
 ) -> anyhow::Result<ConvertReport> {
     let signals = Signals::listen()?;
-    let mut folder = OutputFolder::create(&arguments.output, arguments.writing.force)?;
-    if arguments.writing.no_sync {
+    let mut folder = OutputFolder::create(&arguments.output, arguments.writing.folder.force)?;
+    if arguments.writing.folder.no_sync {
         folder.skip_sync();
     }
     let progress = Progress::new(printer);

@@ -1,10 +1,10 @@
 //! `aludel join`: makes one model folder of the parts that several merges have written.
 
-use aludel_merge::execute::{JoinOptions, MergeError, join};
+use aludel_merge::execute::{JoinOptions, join};
 use aludel_merge::plan::{Bytes, PlanOptions};
 
 use crate::args::JoinArguments;
-use crate::failure::{Interrupted, Refusal};
+use crate::failure;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
@@ -17,25 +17,18 @@ pub(super) fn run(arguments: &JoinArguments, printer: &Printer) -> anyhow::Resul
     let result = join(
         &arguments.output,
         &JoinOptions {
-            replace: arguments.force,
-            sync: !arguments.no_sync,
+            replace: arguments.writing.force,
+            sync: !arguments.writing.no_sync,
             threads: arguments.threads.map_or_else(|| PlanOptions::default().threads, usize::from),
             cancel: signals.cancel(),
             on_progress: &|checked, all| progress.show(Stage::bytes("checking", checked, all)),
         },
     );
     drop(progress);
-    let joined = match (result, signals.received()) {
-        (Ok(joined), _) => joined,
-        (Err(_), Some(signal)) => {
-            let left = Some("the parts are as they were".to_owned());
-            return Err(Interrupted { signal, left }.into());
-        }
-        (Err(MergeError::Problems(problems)), None) => {
-            return Err(Refusal { recipe: None, problems }.into());
-        }
-        (Err(error), None) => return Err(error.into()),
-    };
+    let joined = result.map_err(|error| {
+        let left = Some("the parts are as they were".to_owned());
+        failure::of_merging(error, signals.received(), left)
+    })?;
     let line = format!(
         "joined {} parts into {}: {} file(s), {}, in {}",
         joined.parts,

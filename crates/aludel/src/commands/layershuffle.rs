@@ -37,8 +37,10 @@ pub(super) fn run(arguments: &LayershuffleArguments, printer: &Printer) -> anyho
     }
     let Some(output) = arguments.output.as_ref().filter(|_| !arguments.dry_run) else { return Ok(()) };
     let seed = arguments.seed.seed;
-    let options =
-        PlanOptions { hub, ..plan_options(&arguments.planning, seed, Some(output), arguments.writing.force) };
+    let options = PlanOptions {
+        hub,
+        ..plan_options(&arguments.planning, seed, Some(output), arguments.writing.folder.force)
+    };
     let plan = recipe::plan_text(NAME, &text, &options)?;
     merge::carry_out(&plan, output, &arguments.writing, printer)
 }

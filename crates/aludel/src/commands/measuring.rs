@@ -5,7 +5,7 @@ use std::path::Path;
 use aludel_checkpoint::DigestCache;
 use aludel_merge::execute::{ExecuteOptions, MergeError};
 
-use crate::failure::{Interrupted, Refusal};
+use crate::failure;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
 use crate::signals::Signals;
@@ -27,12 +27,7 @@ pub(super) fn run<T>(
         resume: false,
     });
     drop(progress);
-    match (result, signals.received()) {
-        (Ok(measured), _) => Ok(measured),
-        (Err(_), Some(signal)) => Err(Interrupted { signal, left: None }.into()),
-        (Err(MergeError::Problems(problems)), None) => Err(Refusal { recipe: None, problems }.into()),
-        (Err(error), None) => Err(error.into()),
-    }
+    result.map_err(|error| failure::of_merging(error, signals.received(), None))
 }
 
 /// Writes a file in one go: under its name it is whole, or as it was before.

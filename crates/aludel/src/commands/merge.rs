@@ -7,7 +7,7 @@ use aludel_document::Problem;
 use aludel_merge::execute::{self, ExecuteOptions, MergeError, Report, parts_of};
 use aludel_merge::plan::{Bytes, Form, Part, Plan, PlanOptions, Role};
 
-use crate::args::{MergeArguments, OutputForm, WritingFlags};
+use crate::args::{MergeArguments, OutputForm, ResumableFlags};
 use crate::failure::{Interrupted, Refusal};
 use crate::hub;
 use crate::printer::Printer;
@@ -23,7 +23,7 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     let part = arguments.part.map(|part| Part { number: part.number as usize, of: part.of as usize });
     let part = part.filter(|part| *part != Part::WHOLE);
     if part.is_some() {
-        check_target(&arguments.output, arguments.writing.force)?;
+        check_target(&arguments.output, arguments.writing.folder.force)?;
     }
     let target = match part {
         Some(Part { number, of }) => parts_of(&arguments.output).join(format!("{number}-of-{of}")),
@@ -36,7 +36,12 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
             OutputForm::Dense => Form::Dense,
             OutputForm::SparseDelta => Form::SparseDelta,
         },
-        ..plan_options(&arguments.planning, arguments.seed.seed, Some(&target), arguments.writing.force)
+        ..plan_options(
+            &arguments.planning,
+            arguments.seed.seed,
+            Some(&target),
+            arguments.writing.folder.force,
+        )
     };
     let Some(results) = &arguments.stages.intermediate_dir else {
         let plan = recipe::plan(&arguments.recipe, &options)?;
@@ -64,7 +69,7 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
 pub(super) fn carry_out(
     plan: &Plan,
     output: &Path,
-    writing: &WritingFlags,
+    writing: &ResumableFlags,
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let report = merge(plan, output, writing, printer)?;
@@ -72,7 +77,7 @@ pub(super) fn carry_out(
 }
 
 /// Merges as planned, and says what it did.
-fn merge(plan: &Plan, output: &Path, writing: &WritingFlags, printer: &Printer) -> anyhow::Result<Report> {
+fn merge(plan: &Plan, output: &Path, writing: &ResumableFlags, printer: &Printer) -> anyhow::Result<Report> {
     let subject = subject(plan);
     announce(plan, &subject, output, printer);
     let report = execute(plan, output, writing, printer)?;
@@ -84,7 +89,7 @@ fn merge(plan: &Plan, output: &Path, writing: &WritingFlags, printer: &Printer) 
 pub(super) fn execute(
     plan: &Plan,
     target: &Path,
-    writing: &WritingFlags,
+    writing: &ResumableFlags,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
     let signals = Signals::listen()?;
@@ -93,11 +98,11 @@ pub(super) fn execute(
         plan,
         target,
         &ExecuteOptions {
-            replace: writing.force,
+            replace: writing.folder.force,
             digests: DigestCache::user(),
             cancel: signals.cancel(),
             on_progress: &|state| progress.show(Stage::of_merge(state)),
-            sync: !writing.no_sync,
+            sync: !writing.folder.no_sync,
             resume: writing.resume,
         },
     );

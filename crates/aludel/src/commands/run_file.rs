@@ -7,7 +7,7 @@ use aludel_distill::run::Run;
 use aludel_document::Problems;
 
 use super::text::{self, Kind};
-use crate::failure::{Interrupted, Refusal};
+use crate::failure::{self, Refusal};
 
 const RUN: Kind = Kind { noun: "run", hint: "give the run's YAML file" };
 
@@ -32,10 +32,9 @@ impl RunFile {
 
     /// Why the run's work ended: refused in its file's words, or stopped by the signal that was received, and what that left.
     pub(super) fn failure(&self, error: Error, signal: Option<u8>, left: Option<String>) -> anyhow::Error {
-        match (error, signal) {
-            (Error::Interrupted, Some(signal)) => Interrupted { signal, left }.into(),
-            (Error::Problems(problems), _) => self.refuse(problems).into(),
-            (error, _) => error.into(),
+        match error {
+            Error::Problems(problems) => self.refuse(problems).into(),
+            error => failure::of_distilling(error, signal, left),
         }
     }
 

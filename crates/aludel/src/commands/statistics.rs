@@ -3,12 +3,11 @@
 use std::num::NonZeroUsize;
 
 use aludel_checkpoint::DigestCache;
-use aludel_distill::Error;
 use aludel_distill::statistics::{self, Collected, Forecast, Kind, Settings};
 use aludel_merge::plan::Bytes;
 
 use crate::args::{StatisticsArguments, StatisticsKind};
-use crate::failure::{Interrupted, Refusal};
+use crate::failure;
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -45,7 +44,7 @@ pub(super) fn run(arguments: &StatisticsArguments, printer: &Printer) -> anyhow:
     if arguments.dry_run {
         let result = statistics::forecast(&device, &settings);
         drop(progress);
-        let forecast = result.map_err(|error| failure(error, signals.received()))?;
+        let forecast = result.map_err(|error| failure::of_distilling(error, signals.received(), None))?;
         return if printer.talk().json {
             printer.json(&forecast)
         } else {
@@ -54,17 +53,9 @@ pub(super) fn run(arguments: &StatisticsArguments, printer: &Printer) -> anyhow:
     }
     let result = statistics::collect(&device, &settings);
     drop(progress);
-    let collected = result.map_err(|error| failure(error, signals.received()))?;
+    let collected = result.map_err(|error| failure::of_distilling(error, signals.received(), None))?;
     printer.say(Verbosity::Normal, &summary(&collected));
     if printer.talk().json { printer.json(&collected) } else { Ok(()) }
-}
-
-fn failure(error: Error, signal: Option<u8>) -> anyhow::Error {
-    match (error, signal) {
-        (Error::Interrupted, Some(signal)) => Interrupted { signal, left: None }.into(),
-        (Error::Problems(problems), _) => Refusal { recipe: None, problems }.into(),
-        (error, _) => error.into(),
-    }
 }
 
 fn show(stage: statistics::Stage, progress: &Progress<'_>) {

@@ -12,7 +12,7 @@ use aludel_document::Problem;
 use super::capture::show;
 use crate::args::{CacheConvertArguments, CacheLayout};
 use crate::commands::run_file::RunFile;
-use crate::failure::{Interrupted, Refusal};
+use crate::failure::{self, Refusal};
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
@@ -93,7 +93,8 @@ fn back(arguments: &CacheConvertArguments, header: Header, printer: &Printer) ->
         on_record: &|done, total, tokens, seconds| show_records((done, total), tokens, seconds, &progress),
     });
     drop(progress);
-    let imported = result.map_err(|error| failure(error, &signals, Some(left(&arguments.output))))?;
+    let imported = result
+        .map_err(|error| failure::of_distilling(error, signals.received(), Some(left(&arguments.output))))?;
     say_imported(&imported, arguments, printer)
 }
 
@@ -115,7 +116,7 @@ fn to_rows(arguments: &CacheConvertArguments, layout: Layout, printer: &Printer)
     drop(progress);
     let exported = result.map_err(|error| match &file {
         Some(file) => file.failure(error, signals.received(), None),
-        None => failure(error, &signals, None),
+        None => failure::of_distilling(error, signals.received(), None),
     })?;
     let Exported { records, targets, bytes, seconds } = &exported;
     let (output, took) = (arguments.output.display(), duration(*seconds));
@@ -177,13 +178,4 @@ fn left(output: &Path) -> String {
 
 fn refused(message: &str, hint: &str) -> anyhow::Error {
     Refusal { recipe: None, problems: Problem::general(message).with_hint(hint).into() }.into()
-}
-
-/// A failure without a run to name.
-fn failure(error: aludel_distill::Error, signals: &Signals, left: Option<String>) -> anyhow::Error {
-    match (error, signals.received()) {
-        (aludel_distill::Error::Interrupted, Some(signal)) => Interrupted { signal, left }.into(),
-        (aludel_distill::Error::Problems(problems), _) => Refusal { recipe: None, problems }.into(),
-        (error, _) => error.into(),
-    }
 }

@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &MoeArguments, printer: &Printer) -> anyhow::Result
             &arguments.planning,
             arguments.seed.seed,
             Some(&arguments.output),
-            arguments.writing.force,
+            arguments.writing.folder.force,
         )
     };
     let (name, recipe) = read(&arguments.recipe)?;
