@@ -1,3 +1,5 @@
+//! Holds leading singular values and their factors to a whole decomposition in f64.
+
 use super::*;
 use crate::nn::cpu::testing::{cpu, values as noise};
 

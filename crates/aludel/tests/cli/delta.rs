@@ -19,14 +19,6 @@ fn models(dtype: &str) -> Sandbox {
     sandbox
 }
 
-fn bytes(sandbox: &Sandbox, folder: &str) -> Vec<(String, Vec<u8>)> {
-    let read = |name: String| {
-        let bytes = std::fs::read(sandbox.path(folder).join(&name)).unwrap();
-        (name, bytes)
-    };
-    sandbox.names(folder).into_iter().map(read).collect()
-}
-
 #[test]
 fn a_delta_and_its_base_are_the_merge_bit_for_bit() {
     for dtype in ["bfloat16", "float16", "float32"] {
@@ -38,14 +30,14 @@ fn a_delta_and_its_base_are_the_merge_bit_for_bit() {
         assert!(stored < dense, "{report}");
         assert!(!sandbox.names("delta").iter().any(|name| name.ends_with(".safetensors")));
         sandbox.aludel(&["apply", "delta", "out", "-q", "--shard-size", "4000"]).assert().code(0);
-        assert_eq!(bytes(&sandbox, "out"), bytes(&sandbox, "whole"), "{dtype}");
+        assert_eq!(sandbox.contents("out"), sandbox.contents("whole"), "{dtype}");
         // The base may lie elsewhere, and in another form.
         sandbox.aludel(&["convert", "models/base", "moved", "-q", "--shard-size", "3000"]).assert().code(0);
         sandbox
             .aludel(&["apply", "delta", "other", "--base", "moved", "-q", "--shard-size", "4000"])
             .assert()
             .code(0);
-        assert_eq!(bytes(&sandbox, "other"), bytes(&sandbox, "whole"));
+        assert_eq!(sandbox.contents("other"), sandbox.contents("whole"));
     }
 }
 

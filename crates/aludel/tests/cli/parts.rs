@@ -27,14 +27,6 @@ fn join(sandbox: &Sandbox) -> snapbox::cmd::Command {
     sandbox.aludel(&["join", "out", "--threads", "2"])
 }
 
-fn bytes(sandbox: &Sandbox, folder: &str) -> Vec<(String, Vec<u8>)> {
-    let read = |name: String| {
-        let bytes = std::fs::read(sandbox.path(folder).join(&name)).unwrap();
-        (name, bytes)
-    };
-    sandbox.names(folder).into_iter().map(read).collect()
-}
-
 #[test]
 fn the_parts_of_an_output_join_to_the_output() {
     let sandbox = models();
@@ -48,7 +40,7 @@ fn the_parts_of_an_output_join_to_the_output() {
 joined 3 parts into out: 5 file(s), 7.1 kB, in [..]
 
 "#]]);
-    assert_eq!(bytes(&sandbox, "out"), bytes(&sandbox, "whole"));
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
     assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
 }
 

@@ -27,14 +27,6 @@ fn models() -> Sandbox {
     sandbox
 }
 
-fn bytes(sandbox: &Sandbox, folder: &str) -> Vec<(String, Vec<u8>)> {
-    let read = |name: String| {
-        let bytes = std::fs::read(sandbox.path(folder).join(&name)).unwrap();
-        (name, bytes)
-    };
-    sandbox.names(folder).into_iter().map(read).collect()
-}
-
 fn merge(sandbox: &Sandbox, target: &str) -> Command {
     let mut command = sandbox.process(&[
         "merge",
@@ -58,7 +50,7 @@ fn a_merge_killed_fifty_times_has_the_bytes_of_one_that_was_not() {
     let start = std::time::Instant::now();
     assert!(merge(&sandbox, "whole").status().unwrap().success());
     let whole = start.elapsed();
-    let expected = bytes(&sandbox, "whole");
+    let expected = sandbox.contents("whole");
     let (mut kills, mut round) = (0u32, 0u32);
     while kills < 50 {
         let mut run = merge(&sandbox, "out").spawn().unwrap();
@@ -71,12 +63,12 @@ fn a_merge_killed_fifty_times_has_the_bytes_of_one_that_was_not() {
         }
         run.wait().unwrap();
         if sandbox.path("out").exists() {
-            assert_eq!(bytes(&sandbox, "out"), expected, "after {kills} kills");
+            assert_eq!(sandbox.contents("out"), expected, "after {kills} kills");
             std::fs::remove_dir_all(sandbox.path("out")).unwrap();
         }
     }
     assert!(merge(&sandbox, "out").status().unwrap().success());
-    assert_eq!(bytes(&sandbox, "out"), expected);
+    assert_eq!(sandbox.contents("out"), expected);
     assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
 }
 
@@ -94,7 +86,7 @@ fn what_is_left_is_checked_and_only_gone_on_with_by_the_same_merge() {
     let report = sandbox.json(&["merge", "r.yml", "out", "--resume", "--shard-size", "5MB", "--json"]);
     let resumed = report["tensors_resumed"].as_u64().unwrap();
     assert!((1..40).contains(&resumed), "{report}");
-    assert_eq!(bytes(&sandbox, "out"), bytes(&sandbox, "whole"));
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
     std::fs::remove_dir_all(sandbox.path("out")).unwrap();
 
     killed_midway(&sandbox);
