@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aludel_checkpoint::MappedFile;
+use aludel_checkpoint::{MappedFile, hexadecimal};
 use sha2::{Digest, Sha256};
 
 use super::error::Error;
@@ -317,8 +317,4 @@ fn read_header(path: &Path) -> Result<(Header, [u8; 32]), Error> {
     let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
     let header = Header::parse(&bytes).map_err(|detail| Error::damaged(&file, detail))?;
     Ok((header, Sha256::digest(&bytes).into()))
-}
-
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -149,7 +149,12 @@ fn hash(
             return Err(Error::Stopped { path: path.to_path_buf() });
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hasher.finalize()))
+}
+
+/// Bytes, such as a digest's, as lower-case hexadecimal digits, the first byte first.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What is remembered in the file; nothing when it is missing or damaged.

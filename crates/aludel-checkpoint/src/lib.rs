@@ -66,7 +66,7 @@ pub use adapter::{
 };
 pub use checkpoint::{Checkpoint, LeftOut, MadeFile, TensorEntry, WeightFile};
 pub use config::Config;
-pub use digest::{DigestCache, user_cache};
+pub use digest::{DigestCache, hexadecimal, user_cache};
 pub use dtype::{element_bytes, is_float, tensor_bytes, torch_name};
 pub use encoded::Encoded;
 pub use error::Error;

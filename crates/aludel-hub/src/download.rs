@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aludel_checkpoint::hexadecimal;
 use sha2::{Digest, Sha256};
 use ureq::http::StatusCode;
 
@@ -133,8 +134,11 @@ impl Download<'_> {
                 length => hasher.update(&piece[..length]),
             }
         }
-        let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        if digest == self.file.etag { Ok(()) } else { self.refuse(partial, "its SHA-256 is another") }
+        if hexadecimal(&hasher.finalize()) == self.file.etag {
+            Ok(())
+        } else {
+            self.refuse(partial, "its SHA-256 is another")
+        }
     }
 
     /// Removes what is not the file.

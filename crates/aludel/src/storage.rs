@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aludel_cache::{Error, Shelf, check_shard, is_file_of_cache};
-use aludel_checkpoint::user_cache;
+use aludel_checkpoint::{hexadecimal, user_cache};
 use aludel_document::Problem;
 use aludel_storage::{Address, Object, Storage};
 use sha2::{Digest, Sha256};
@@ -96,7 +96,7 @@ fn folder() -> Result<PathBuf, Refusal> {
 
 /// A name for a folder.
 fn name(of: &[u8]) -> String {
-    Sha256::digest(of).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(of)[..12])
 }
 
 fn refused(error: impl ToString) -> Refusal {

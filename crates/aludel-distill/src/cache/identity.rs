@@ -4,6 +4,7 @@
 //! is left out: neither changes a row of the teacher.
 
 use aludel_cache::TokenizerPrint;
+use aludel_checkpoint::hexadecimal;
 use aludel_model::Tokenizer;
 use indexmap::IndexMap;
 use serde_json::Value;
@@ -53,5 +54,5 @@ pub fn of_tokenizer(tokenizer: &Tokenizer) -> TokenizerPrint {
 
 /// In hexadecimal digits.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&Sha256::digest(bytes))
 }

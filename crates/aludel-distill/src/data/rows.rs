@@ -10,6 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use aludel_checkpoint::hexadecimal;
 use sha2::{Digest, Sha256};
 
 use super::format::Format;
@@ -103,7 +104,7 @@ impl Corpus {
         if validation.as_ref().is_some_and(Rows::is_empty) {
             return Err(Error::NoRows { what: "evaluate" });
         }
-        let fingerprint = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = hexadecimal(&digest.finalize());
         Ok(Self { train, validation, skipped: problems, skipped_count: count, fingerprint })
     }
 

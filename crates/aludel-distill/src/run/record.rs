@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use aludel_checkpoint::hexadecimal;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -47,8 +48,7 @@ impl Run {
     /// As [`Run::to_json`].
     pub fn digest(&self) -> Result<String, serde_json::Error> {
         let settings = settings(&self.to_json()?);
-        let digest = Sha256::digest(serde_json::to_vec(&settings)?);
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(&Sha256::digest(serde_json::to_vec(&settings)?)))
     }
 
     /// The settings that the weights depend on and that differ from a recorded run; none when it may be resumed.

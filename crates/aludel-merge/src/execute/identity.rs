@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use aludel_checkpoint::{Config, Error, FileStates};
+use aludel_checkpoint::{Config, Error, FileStates, hexadecimal};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -42,7 +42,7 @@ fn digest(plan: &Plan, inputs: impl Serialize) -> Result<String, MergeError> {
     let output = (&plan.formulas, &plan.steps, &plan.layout, &plan.side_files.names);
     let written: Vec<&str> = plan.side_files.written.iter().map(|file| file.text.as_str()).collect();
     let text = serde_json::to_vec(&(settings, output, written, inputs)).map_err(undescribed)?;
-    Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&Sha256::digest(text)))
 }
 
 /// A plan that JSON cannot express.

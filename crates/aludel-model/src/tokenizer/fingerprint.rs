@@ -4,8 +4,8 @@
 //! become text again, is left out: neither changes what an id means.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 
+use aludel_checkpoint::hexadecimal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -58,13 +58,6 @@ fn by_id(tokenizer: &tokenizers::Tokenizer) -> Vec<(u32, String)> {
         tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
     tokens.sort_unstable();
     tokens
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // Writing to a string does not fail.
-        text
-    })
 }
 
 /// The parts of `tokenizer.json` that say how text is cut, in one spelling.
