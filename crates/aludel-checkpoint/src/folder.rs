@@ -139,6 +139,32 @@ impl OutputFolder {
         Ok(())
     }
 
+    /// Copies all files of a folder, those in subfolders too, whose names in it are wanted.
+    ///
+    /// Errors: as [`OutputFolder::write`].
+    pub fn copy_all_from(&self, folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Result<(), Error> {
+        self.copy_beneath(folder, Path::new(""), is_wanted)
+    }
+
+    fn copy_beneath(
+        &self,
+        folder: &Path,
+        beneath: &Path,
+        is_wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<(), Error> {
+        let place = folder.join(beneath);
+        for entry in place.read_dir().map_err(Error::io("list", &place))? {
+            let entry = entry.map_err(Error::io("list", &place))?;
+            let name = beneath.join(entry.file_name());
+            if entry.path().is_dir() {
+                self.copy_beneath(folder, &name, is_wanted)?;
+            } else if is_wanted(&name.to_string_lossy()) {
+                self.copy_from(&entry.path(), &name.to_string_lossy())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Creates the shard files with their headers, ready for positioned writes.
     ///
     /// Errors: [`Error::Io`].

@@ -50,9 +50,8 @@ pub(crate) fn there(
     found
 }
 
-/// The CRC-32C that a whole shard has, from those of its tensors; `None` where one of them is missing.
-pub fn crc_of_shard(layout: &Layout, shard: usize, written: &[WrittenTensor]) -> Option<u32> {
-    let crcs: HashMap<usize, u32> = written.iter().map(|written| (written.tensor, written.crc)).collect();
+/// The CRC-32C that a whole shard has, from those of its tensors by their positions; `None` where one of them is missing.
+pub fn crc_of_shard(layout: &Layout, shard: usize, crcs: &HashMap<usize, u32>) -> Option<u32> {
     let of_shard = (0..layout.tensors().len()).filter(|&tensor| layout.placement(tensor).shard == shard);
     of_shard.filter(|&tensor| layout.placement(tensor).bytes > 0).try_fold(
         crc32c(&layout.shards()[shard].header),

@@ -6,6 +6,7 @@
 
 use aludel_coder::{Decoder, Encoder, Number};
 use crc32c::crc32c;
+use safetensors::Dtype;
 
 /// A chunk as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,15 @@ pub enum Width {
 }
 
 impl Width {
+    /// That of the elements of a type; `None` for types that are stored as bytes alone.
+    pub const fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F16 | Dtype::BF16 => Some(Self::Two),
+            Dtype::F32 => Some(Self::Four),
+            _ => None,
+        }
+    }
+
     /// The bytes of one element.
     pub const fn bytes(self) -> usize {
         match self {

@@ -48,11 +48,7 @@ pub struct DeltaTensor {
 impl DeltaTensor {
     /// How its elements are told apart; `None` for types that are stored as bytes alone.
     pub const fn width(&self) -> Option<Width> {
-        match self.dtype {
-            Dtype::F16 | Dtype::BF16 => Some(Width::Two),
-            Dtype::F32 => Some(Width::Four),
-            _ => None,
-        }
+        Width::of(self.dtype)
     }
 
     /// How many elements it has; `None` where that overflows.

@@ -23,11 +23,6 @@ pub struct Delta {
 }
 
 impl Delta {
-    /// Whether a folder has a delta in it.
-    pub fn is_in(folder: &Path) -> bool {
-        folder.join(HEADER_FILE).is_file()
-    }
-
     /// Opens the delta of a folder.
     ///
     /// Errors: [`Error::NotADelta`], [`Error::Damaged`], [`Error::Io`].
@@ -98,6 +93,21 @@ impl Delta {
         if is_back { Ok(()) } else { Err(Error::Mismatch { tensor: known.name.clone() }) }
     }
 
+    /// How many chunks all tensors have together.
+    pub fn chunks(&self) -> u64 {
+        self.starts[self.header.tensors.len()]
+    }
+
+    /// The tensor that a chunk belongs to, counted over all tensors, and its number there.
+    ///
+    /// # Panics
+    /// Where there is no such chunk.
+    pub fn place(&self, chunk: u64) -> (usize, u64) {
+        assert!(chunk < self.chunks(), "chunk {chunk} of {}", self.chunks());
+        let tensor = self.starts.partition_point(|&start| start <= chunk) - 1;
+        (tensor, chunk - self.starts[tensor])
+    }
+
     /// The elements of a chunk of a tensor.
     pub fn elements(&self, tensor: usize, chunk: u64) -> std::ops::Range<u64> {
         let all = self.header.tensors[tensor].elements().unwrap_or(0);
@@ -149,6 +159,10 @@ mod tests {
             back.extend(bytes);
         }
         assert_eq!(back, model);
+        assert_eq!(
+            (0..delta.chunks()).map(|chunk| delta.place(chunk)).collect::<Vec<_>>(),
+            [(0, 0), (0, 1), (1, 0)]
+        );
         let mut bytes = vec![0; 16];
         delta.apply(1, 0, &mut bytes).unwrap();
         assert_eq!(bytes, whole);
@@ -189,6 +203,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let writer = DeltaWriter::create(folder.path(), vec![tensor("w", Dtype::F32, 5)]).unwrap();
         assert!(writer.finish("base", &[None]).is_err());
-        assert!(!Delta::is_in(folder.path()));
+        assert!(!folder.path().join(HEADER_FILE).exists());
     }
 }

@@ -3,23 +3,25 @@
 //! In: the folder of the delta, and the base in any form that a recipe takes. Out: a model folder whose every chunk has the checksum that
 //! the merge took when it made it, so that it is the merge's output bit for bit, or an error.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aludel_checkpoint::{
     Layout, OutputFolder, OutputTensor, ShardWriter, WeightMap, element_bytes, tensor_bytes,
 };
 use aludel_delta::{DATA_FILE, Delta, DeltaTensor, HEADER_FILE, INDEX_FILE};
 use aludel_hub::Hub;
-use crc32c::{crc32c, crc32c_combine};
+use crc32c::crc32c_append;
 use serde::Serialize;
 
 use crate::derive::{Passed, Readable, Stored, Weights};
 use crate::execute::MergeError;
 use crate::plan::{Opened, element_of};
 use crate::problem::{Problem, Problems};
+use crate::threads::Threads;
 
 /// How a delta is applied.
 pub struct Options<'a> {
@@ -86,13 +88,14 @@ pub fn apply(folder: &Path, target: &Path, options: &Options<'_>) -> Result<Appl
         base: &base,
         bases,
         layout: &layout,
+        placed: placed(&delta, &layout),
         weights: Weights { sources, maps: &maps },
         shards: Mutex::new(output.shards(&layout)?),
         options,
     };
     run.all()?;
     run.shards.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
-    copy_beside(folder, Path::new(""), &output)?;
+    output.copy_all_from(folder, &|name| ![HEADER_FILE, INDEX_FILE, DATA_FILE].contains(&name))?;
     if let Some(index) = layout.index_json() {
         output.write("model.safetensors.index.json", index.as_bytes())?;
     }
@@ -127,9 +130,23 @@ fn bases(delta: &Delta, base: &str, opened: &Opened) -> Result<Vec<Option<Readab
     if problems.is_empty() { Ok(tensors) } else { Err(problems) }
 }
 
+/// The positions of the delta's tensors in the layout.
+fn placed(delta: &Delta, layout: &Layout) -> Vec<usize> {
+    let names = layout.tensors().iter().zip(0..).map(|(tensor, at)| (tensor.name.as_str(), at));
+    let places: HashMap<&str, usize> = names.collect();
+    delta.header().tensors.iter().map(|tensor| places[tensor.name.as_str()]).collect()
+}
+
 fn other_base(delta: &Delta, base: &str, tensor: &str) -> Problem {
     Problem::general(format!("`{base}` is not the base that the delta was taken from: `{tensor}` is another"))
         .with_hint(format!("it was taken from `{}`; give that model with --base", delta.header().base))
+}
+
+/// What a thread makes a chunk in.
+#[derive(Default)]
+struct Scratch {
+    values: Vec<f32>,
+    bytes: Vec<u8>,
 }
 
 struct Run<'a> {
@@ -137,6 +154,8 @@ struct Run<'a> {
     base: &'a str,
     bases: Vec<Option<Readable>>,
     layout: &'a Layout,
+    /// The positions of the delta's tensors in the layout, which orders them anew.
+    placed: Vec<usize>,
     weights: Weights<'a>,
     shards: Mutex<ShardWriter>,
     options: &'a Options<'a>,
@@ -146,73 +165,38 @@ impl Run<'_> {
     /// Makes all tensors, on several threads, chunk by chunk.
     fn all(&self) -> Result<(), MergeError> {
         let tensors = &self.delta.header().tensors;
-        // Positions of the delta's tensors in the layout, which orders them anew.
-        let placed = |name: &str| self.layout.tensors().iter().position(|tensor| tensor.name == name);
-        let chunks: Vec<(usize, usize, u64)> = tensors
-            .iter()
-            .enumerate()
-            .filter_map(|(number, tensor)| Some((number, placed(&tensor.name)?, tensor.chunks()?)))
-            .flat_map(|(number, placed, chunks)| (0..chunks).map(move |chunk| (number, placed, chunk)))
-            .collect();
         let total = tensors.iter().filter_map(|tensor| tensor_bytes(tensor.dtype, &tensor.shape)).sum();
-        let (next, made, fault) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::new(None));
-        let running = AtomicUsize::new(self.options.threads);
-        (self.options.on_progress)(0, total);
-        std::thread::scope(|scope| {
-            for _ in 0..self.options.threads {
-                scope.spawn(|| {
-                    let (mut values, mut bytes) = (Vec::new(), Vec::new());
-                    while let Some(&(tensor, placed, chunk)) = chunks.get(next.fetch_add(1, Relaxed)) {
-                        if self.options.cancel.load(Relaxed) {
-                            break;
-                        }
-                        match self.chunk(tensor, placed, chunk, &mut values, &mut bytes) {
-                            Ok(()) => made.fetch_add(bytes.len() as u64, Relaxed),
-                            Err(error) => {
-                                next.store(chunks.len(), Relaxed);
-                                fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                                break;
-                            }
-                        };
-                    }
-                    running.fetch_sub(1, Relaxed);
-                });
-            }
-            while running.load(Relaxed) > 0 {
-                std::thread::sleep(Duration::from_millis(20));
-                (self.options.on_progress)(made.load(Relaxed), total);
-            }
-        });
-        match fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(fault) => Err(fault),
-            None if self.options.cancel.load(Relaxed) => Err(MergeError::Interrupted),
-            None => Ok(()),
-        }
+        let made = AtomicU64::new(0);
+        let threads = Threads {
+            count: self.options.threads,
+            cancel: self.options.cancel,
+            on_progress: &|| (self.options.on_progress)(made.load(Relaxed), total),
+        };
+        threads.share(self.delta.chunks(), |chunk, scratch: &mut Scratch| {
+            let (tensor, chunk) = self.delta.place(chunk);
+            self.chunk(tensor, chunk, scratch)?;
+            made.fetch_add(scratch.bytes.len() as u64, Relaxed);
+            Ok(())
+        })
     }
 
-    fn chunk(
-        &self,
-        tensor: usize,
-        placed: usize,
-        chunk: u64,
-        values: &mut Vec<f32>,
-        bytes: &mut Vec<u8>,
-    ) -> Result<(), MergeError> {
+    fn chunk(&self, tensor: usize, chunk: u64, scratch: &mut Scratch) -> Result<(), MergeError> {
         let known = &self.delta.header().tensors[tensor];
         let (elements, width) = (self.delta.elements(tensor, chunk), element_bytes(known.dtype));
-        self.base_bytes(tensor, chunk, values, bytes);
+        self.base_bytes(tensor, chunk, scratch);
+        let bytes = &mut scratch.bytes;
         bytes.resize(((elements.end - elements.start) * width) as usize, 0);
         match self.delta.apply(tensor, chunk, bytes) {
             Err(aludel_delta::Error::Mismatch { .. }) => return Err(self.mismatch(tensor)),
             result => result?,
         }
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        shards.write_at(&self.layout.placement(placed), elements.start * width, bytes)?;
+        shards.write_at(&self.layout.placement(self.placed[tensor]), elements.start * width, bytes)?;
         Ok(())
     }
 
     /// The bytes of the base's chunk, in the delta's type; none without a base.
-    fn base_bytes(&self, tensor: usize, chunk: u64, values: &mut Vec<f32>, bytes: &mut Vec<u8>) {
+    fn base_bytes(&self, tensor: usize, chunk: u64, Scratch { values, bytes }: &mut Scratch) {
         let elements = self.delta.elements(tensor, chunk);
         let element = element_of(self.delta.header().tensors[tensor].dtype);
         bytes.clear();
@@ -227,10 +211,10 @@ impl Run<'_> {
     /// Why a tensor does not come back.
     fn mismatch(&self, tensor: usize) -> MergeError {
         let known = &self.delta.header().tensors[tensor];
-        let (mut values, mut bytes, mut crc) = (Vec::new(), Vec::new(), 0);
+        let (mut scratch, mut crc) = (Scratch::default(), 0);
         for chunk in 0..known.chunks().unwrap_or(0) {
-            self.base_bytes(tensor, chunk, &mut values, &mut bytes);
-            crc = crc32c_combine(crc, crc32c(&bytes), bytes.len());
+            self.base_bytes(tensor, chunk, &mut scratch);
+            crc = crc32c_append(crc, &scratch.bytes);
         }
         if known.base_crc32c.is_some_and(|stored| stored != crc) {
             return Problems::from(other_base(self.delta, self.base, &known.name)).into();
@@ -241,21 +225,4 @@ impl Run<'_> {
         }
         .into()
     }
-}
-
-/// Copies everything of a delta's folder that is not the delta.
-fn copy_beside(folder: &Path, beneath: &Path, output: &OutputFolder) -> Result<(), MergeError> {
-    let place = folder.join(beneath);
-    let io = |source| aludel_checkpoint::Error::Io { action: "list", path: place.clone(), source };
-    for entry in place.read_dir().map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let name = beneath.join(entry.file_name());
-        let text = name.to_string_lossy();
-        if entry.path().is_dir() {
-            copy_beside(folder, &name, output)?;
-        } else if ![HEADER_FILE, INDEX_FILE, DATA_FILE].contains(&text.as_ref()) {
-            output.copy_from(&entry.path(), &text)?;
-        }
-    }
-    Ok(())
 }

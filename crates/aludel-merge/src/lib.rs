@@ -22,5 +22,6 @@ pub mod recipe;
 pub mod sequence;
 pub mod shuffle;
 mod streams;
+mod threads;
 
 pub use aludel_document::problem;

@@ -1,12 +1,12 @@
 //! Codes tiles of the output as what they differ by from the base model.
 
-use aludel_checkpoint::Dtype;
-use aludel_delta::chunk::{Coded, encode};
+use aludel_checkpoint::element_bytes;
+use aludel_delta::chunk::{Coded, Width, encode};
 use aludel_delta::{CHUNK, DeltaTensor};
 use crc32c::crc32c;
 
 use crate::derive::Weights;
-use crate::plan::{DeltaPlan, Plan, element_of};
+use crate::plan::{DeltaPlan, Plan, Step, element_of};
 
 /// Codes tiles of a plan's output.
 #[derive(Clone, Copy)]
@@ -32,14 +32,14 @@ impl<'a> Coder<'a> {
     /// The chunks of a tile, which begins at a chunk's first element.
     pub(super) fn code(&self, step: usize, offset: u64, bytes: &[u8]) -> Vec<Chunk> {
         let dtype = self.plan.steps[step].dtype;
-        let width = aludel_checkpoint::element_bytes(dtype) as usize;
+        let width = element_bytes(dtype) as usize;
         let base = self.delta.tensors.get(&self.plan.steps[step].tensor).zip(element_of(dtype));
         let mut values = vec![0.0; if base.is_some() { CHUNK as usize } else { 0 }];
         let mut start = offset / width as u64;
         let mut chunks = Vec::new();
         for bytes in bytes.chunks(CHUNK as usize * width) {
             let count = bytes.len() / width;
-            chunks.push(match (&base, width_of(dtype)) {
+            chunks.push(match (&base, Width::of(dtype)) {
                 (Some((base, element)), Some(width)) => {
                     base.read(&self.weights, start, &mut values[..count]);
                     let base = element.encode(&values[..count]);
@@ -56,15 +56,11 @@ impl<'a> Coder<'a> {
 
 /// The tensors of a plan's output, as a delta has them.
 pub(super) fn tensors(plan: &Plan) -> Vec<DeltaTensor> {
-    let tensor = |step: &crate::plan::Step| DeltaTensor {
+    let tensor = |step: &Step| DeltaTensor {
         name: step.tensor.clone(),
         dtype: step.dtype,
         shape: step.shape.clone(),
         base_crc32c: None,
     };
     plan.steps.iter().map(tensor).collect()
-}
-
-fn width_of(dtype: Dtype) -> Option<aludel_delta::chunk::Width> {
-    DeltaTensor { name: String::new(), dtype, shape: Vec::new(), base_crc32c: None }.width()
 }

@@ -8,9 +8,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use aludel_checkpoint::{Error, OutputFolder, check_target, crc_of_file};
 use serde::Serialize;
@@ -18,6 +17,7 @@ use serde::Serialize;
 use super::MergeError;
 use super::part::{PART_FILE, PartFile, PartRecord};
 use crate::problem::{Problem, Problems};
+use crate::threads::Threads;
 
 /// How parts are joined.
 pub struct JoinOptions<'a> {
@@ -80,7 +80,8 @@ pub fn join(target: &Path, options: &JoinOptions<'_>) -> Result<Joined, MergeErr
     let (first, record) = &parts[0];
     let mut card = record.card.clone();
     parts.iter().for_each(|(_, record)| card.take(&record.card));
-    take_small_files(first, Path::new(""), record, &folder)?;
+    let is_weights = |name: &str| record.files.iter().any(|file| file.name == name);
+    folder.copy_all_from(first, &|name| name != PART_FILE && !is_weights(name))?;
     folder.write("README.md", card.render().as_bytes())?;
     let output = folder.finish()?;
     remove(&place)?;
@@ -170,72 +171,24 @@ fn folders(place: &Path) -> Result<Vec<PathBuf>, MergeError> {
 /// Reads all files, on several threads, and holds them against their checksums.
 fn check_files(files: &[(PathBuf, &PartFile)], options: &JoinOptions<'_>) -> Result<(), MergeError> {
     let all = files.iter().map(|(_, file)| file.bytes).sum();
-    let (next, checked, faults) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::new(Vec::new()));
-    let running = AtomicUsize::new(options.threads.clamp(1, files.len().max(1)));
-    let fault = |path: &Path, file: &PartFile| -> Option<Error> {
+    let checked = AtomicU64::new(0);
+    let check = |(path, file): &(PathBuf, &PartFile)| -> Result<(), Error> {
         let mut count = |bytes| {
             checked.fetch_add(bytes, Relaxed);
             if options.cancel.load(Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        match crc_of_file(path, &mut count) {
-            Ok(crc) if crc == file.crc32c => None,
-            Ok(_) => Some(Error::Damaged {
-                file: path.to_path_buf(),
-                detail: "it is not what was written; write its part anew, with --force".into(),
-            }),
-            Err(error) => Some(error),
+        if crc_of_file(path, &mut count)? == file.crc32c {
+            return Ok(());
         }
+        let detail = "it is not what was written; write its part anew, with --force".into();
+        Err(Error::Damaged { file: path.clone(), detail })
     };
-    (options.on_progress)(0, all);
-    std::thread::scope(|scope| {
-        for _ in 0..running.load(Relaxed) {
-            scope.spawn(|| {
-                while let Some((number, (path, file))) = {
-                    let number = next.fetch_add(1, Relaxed);
-                    files.get(number).map(|file| (number, file))
-                } {
-                    if let Some(fault) = fault(path, file) {
-                        faults.lock().unwrap_or_else(PoisonError::into_inner).push((number, fault));
-                    }
-                }
-                running.fetch_sub(1, Relaxed);
-            });
-        }
-        while running.load(Relaxed) > 0 {
-            std::thread::sleep(Duration::from_millis(20));
-            (options.on_progress)(checked.load(Relaxed), all);
-        }
-    });
-    if options.cancel.load(Relaxed) {
-        return Err(MergeError::Interrupted);
-    }
-    let mut faults = faults.into_inner().unwrap_or_else(PoisonError::into_inner);
-    faults.sort_by_key(|(number, _)| *number);
-    match faults.into_iter().next() {
-        Some((_, fault)) => Err(fault.into()),
-        None => Ok(()),
-    }
-}
-
-/// Copies everything that is no weights from the first part.
-fn take_small_files(
-    part: &Path,
-    beneath: &Path,
-    record: &PartRecord,
-    folder: &OutputFolder,
-) -> Result<(), MergeError> {
-    let place = part.join(beneath);
-    for entry in place.read_dir().map_err(|error| io("list", &place, error))? {
-        let entry = entry.map_err(|error| io("list", &place, error))?;
-        let name = beneath.join(entry.file_name());
-        let text = name.to_string_lossy();
-        if entry.path().is_dir() {
-            take_small_files(part, &name, record, folder)?;
-        } else if text != PART_FILE && record.files.iter().all(|file| file.name != text) {
-            folder.copy_from(&entry.path(), &text)?;
-        }
-    }
-    Ok(())
+    let threads = Threads {
+        count: options.threads,
+        cancel: options.cancel,
+        on_progress: &|| (options.on_progress)(checked.load(Relaxed), all),
+    };
+    threads.share(files.len() as u64, |file, ()| Ok(check(&files[file as usize])?))
 }
 
 fn remove(place: &Path) -> Result<(), MergeError> {
