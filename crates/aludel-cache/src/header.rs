@@ -151,7 +151,10 @@ impl Header {
     }
 
     /// The bytes of `cache.json`.
-    pub(crate) fn bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+    ///
+    /// # Errors
+    /// Values that JSON has no words for.
+    pub fn bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');
         Ok(bytes)

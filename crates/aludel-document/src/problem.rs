@@ -7,6 +7,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::words::visible;
+
 /// A spot in a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Place {
@@ -26,7 +28,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// One fault.
+/// One fault. What a message or a hint quotes has its control characters escaped: no document steers a terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Where in the document; `None` when no part of it is to blame.
@@ -40,18 +42,18 @@ pub struct Problem {
 impl Problem {
     /// A fault of this place, without a hint.
     pub fn at(place: Place, message: impl Into<String>) -> Self {
-        Self { place: Some(place), message: message.into(), hint: None }
+        Self { place: Some(place), message: visible(message.into()), hint: None }
     }
 
     /// A fault of no particular place, without a hint.
     pub fn general(message: impl Into<String>) -> Self {
-        Self { place: None, message: message.into(), hint: None }
+        Self { place: None, message: visible(message.into()), hint: None }
     }
 
     /// The same fault with this remedy.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(visible(hint.into()));
         self
     }
 }

@@ -36,16 +36,21 @@ fn distance(word: &str, candidate: &str) -> Option<usize> {
 /// steer a terminal.
 pub fn quoted(word: &str) -> String {
     const SHOWN: usize = 60;
-    let mut quoted = String::from("`");
-    for character in word.chars().take(SHOWN) {
-        if character.is_control() {
-            quoted.extend(character.escape_debug());
-        } else {
-            quoted.push(character);
-        }
+    let shown: String = word.chars().take(SHOWN).collect();
+    let end = if word.chars().nth(SHOWN).is_some() { "…" } else { "" };
+    format!("`{}{end}`", visible(shown))
+}
+
+/// The text with its control characters escaped.
+pub fn visible(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
     }
-    quoted.push_str(if word.chars().nth(SHOWN).is_some() { "…`" } else { "`" });
-    quoted
+    let escaped = |character: char| match character.is_control() {
+        true => character.escape_debug().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// The words between backquotes, with commas.

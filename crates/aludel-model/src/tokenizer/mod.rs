@@ -11,11 +11,14 @@ mod fingerprint;
 mod special;
 
 use std::ops::Range;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use fingerprint::{Agreement, Fingerprint};
 pub use special::SpecialTokens;
+
+use serde::de::IgnoredAny;
 
 use crate::chat::{ChatContext, ChatTemplate, Moment};
 use crate::error::Error;
@@ -36,6 +39,15 @@ pub struct Tokenizer {
     template: Option<String>,
 }
 
+/// The library panics at some texts that are no tokenizer: that is the file's fault, not the program's.
+fn parsed(text: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<IgnoredAny>(text).map_err(|error| error.to_string())?;
+    match catch_unwind(|| tokenizers::Tokenizer::from_bytes(text)) {
+        Ok(parsed) => parsed.map_err(|error| error.to_string()),
+        Err(_) => Err("it is not a tokenizer".to_owned()),
+    }
+}
+
 /// Ids of a text, without anything added before or after it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tokens {
@@ -53,7 +65,7 @@ impl Tokenizer {
     /// files that cannot be read.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let files = Files::read(path)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&files.tokenizer)
+        let mut inner = parsed(&files.tokenizer)
             .map_err(|error| Error::tokenizer(path, format!("tokenizer.json: {error}")))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| Error::tokenizer(path, error.to_string()))?;

@@ -1,0 +1,55 @@
+//! Feeds bytes to every reader of files that come from elsewhere: one [`Target`] for each.
+//!
+//! In: any bytes. Out: nothing; a reader takes them or refuses them with an error. What fails is a panic, a hang, or memory that the file's length
+//! does not justify. The tests of this crate run every target on its seeds and on variants of them; `fuzz/` at the root of the
+//! repository runs the same functions under libFuzzer. Where checksums stand before a decoder, a target gives it bytes whose checksums are right.
+//!
+//! Reading order: `scratch` (a file or folder of these bytes), then the readers: `weights`, `texts`, `stored`.
+#![forbid(unsafe_code)]
+
+mod scratch;
+mod stored;
+mod texts;
+mod weights;
+
+/// A reader and what it is tried with.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, also of the fuzz target.
+    pub name: &'static str,
+    /// Feeds bytes to it.
+    pub run: fn(&[u8]),
+    /// Files as it expects them, from which variants are made.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All readers.
+pub const TARGETS: &[Target] = &[
+    Target { name: "safetensors", run: weights::safetensors, seeds: weights::safetensors_seeds },
+    Target { name: "index", run: weights::index, seeds: weights::index_seeds },
+    Target { name: "gguf", run: weights::gguf, seeds: weights::gguf_seeds },
+    Target { name: "torch", run: weights::torch, seeds: weights::torch_seeds },
+    Target { name: "pickle", run: weights::pickle, seeds: weights::pickle_seeds },
+    Target { name: "adapter", run: weights::adapter, seeds: weights::adapter_seeds },
+    Target { name: "config", run: texts::config, seeds: texts::config_seeds },
+    Target { name: "recipe", run: texts::recipe, seeds: texts::recipe_seeds },
+    Target { name: "experts", run: texts::experts, seeds: texts::experts_seeds },
+    Target { name: "formula", run: texts::formula, seeds: texts::formula_seeds },
+    Target { name: "run", run: texts::run, seeds: texts::run_seeds },
+    Target { name: "tokenizer", run: texts::tokenizer, seeds: texts::tokenizer_seeds },
+    Target { name: "chat_template", run: texts::chat_template, seeds: texts::chat_template_seeds },
+    Target { name: "rows", run: stored::rows, seeds: stored::rows_seeds },
+    Target { name: "cache_header", run: stored::cache_header, seeds: stored::cache_header_seeds },
+    Target { name: "cache_shard", run: stored::cache_shard, seeds: stored::cache_shard_seeds },
+    Target { name: "cache_rows", run: stored::cache_rows, seeds: stored::cache_rows_seeds },
+    Target { name: "delta", run: stored::delta, seeds: stored::delta_seeds },
+    Target { name: "journal", run: stored::journal, seeds: stored::journal_seeds },
+];
+
+/// Finds a reader by its name.
+///
+/// # Panics
+/// Where there is none.
+pub fn target(name: &str) -> &'static Target {
+    TARGETS.iter().find(|target| target.name == name).unwrap_or_else(|| panic!("no target `{name}`"))
+}
