@@ -22,7 +22,7 @@ pub(crate) fn rows(bytes: &[u8]) {
     let text = format!("teacher: t\nstudent: s\noutput: o\ndata: {{train: '{}'}}\n", path.display());
     let run = Run::parse(&text).expect("a run");
     let Ok(corpus) = Corpus::open(&run.data) else { return };
-    for row in 0..corpus.train.len() as u64 {
+    for row in 0..corpus.train.len() {
         drop(corpus.train.read(row));
     }
 }
