@@ -7,6 +7,7 @@
 //! [`cpu`] (the tiled executor); [`nn`] (operations of a decoder), [`loss`] (distillation losses), [`svd`] (leading singular values).
 
 pub mod cpu;
+pub mod cuda;
 pub mod element;
 pub mod formula;
 pub mod loss;

@@ -65,6 +65,7 @@ fn run(plan: &Plan, target: &Path) -> Result<(), String> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
+            device: None,
     };
     execute(plan, target, &options).map(|_| ()).map_err(|error| error.to_string())
 }

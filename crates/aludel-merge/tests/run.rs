@@ -82,6 +82,7 @@ fn run(plan: &Plan, target: &Path) -> Result<Report, MergeError> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
+            device: None,
     };
     execute(plan, target, &options)
 }

@@ -35,7 +35,7 @@ fn run(
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, MergeError> {
     let digests = DigestCache::disabled();
-    let options = ExecuteOptions { replace: false, digests, cancel, on_progress, sync: false, resume: true };
+    let options = ExecuteOptions { replace: false, digests, cancel, on_progress, sync: false, resume: true, device: None };
     execute(plan, target, &options)
 }
 

@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Convert(ConvertArguments),
     /// List the merge methods, or the parameters of one
     Methods(MethodsArguments),
+    /// List the GPUs that merges can be computed on, and tune kernels for them
+    Devices(DevicesArguments),
     /// Train a student as a run file says: taught by a teacher, or on text alone
     Distill(DistillArguments),
     /// Store what a teacher says of some data, and look at what is stored
@@ -89,10 +91,45 @@ pub(crate) struct MergeArguments {
     #[arg(long = "output", value_name = "FORM", value_enum, default_value_t = OutputForm::Dense, hide_possible_values = true)]
     #[arg(conflicts_with = "part")]
     pub(crate) form: OutputForm,
+    /// Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), or `auto` for a GPU where there is one; every bit of the output is the same
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: MergeDevice,
     #[command(flatten)]
     pub(crate) writing: ResumableFlags,
     #[command(flatten)]
     pub(crate) mergekit: MergekitFlags,
+}
+
+/// Where a merge is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MergeDevice {
+    Cpu,
+    /// A GPU by its position.
+    Cuda(usize),
+    /// The first GPU, where there is one.
+    Auto,
+}
+
+impl std::str::FromStr for MergeDevice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ordinal = |text: &str| text.strip_prefix("cuda:")?.parse().ok();
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            "auto" => Ok(Self::Auto),
+            "cuda" => Ok(Self::Cuda(0)),
+            other => ordinal(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda, cuda:N or auto".to_owned()),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DevicesArguments {
+    /// Find out how kernels share their work out best on each GPU, and remember it; takes some minutes
+    #[arg(long)]
+    pub(crate) tune: bool,
 }
 
 /// How an output is stored.

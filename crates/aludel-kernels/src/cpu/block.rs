@@ -29,7 +29,7 @@ impl Geometry {
         self.elements / self.columns.max(1)
     }
 
-    pub(super) fn chunks(self) -> u64 {
+    pub(crate) fn chunks(self) -> u64 {
         self.elements.div_ceil(CHUNK)
     }
 }

@@ -9,18 +9,18 @@ use super::patterns::{ELECTORS, Election, FACTORS, Mask, Masked, Patterns, magni
 use crate::formula::{Axis, Binary, Extent, Formula, NodeId, Op, Schedule, Unary};
 
 /// The index of a register of lanes.
-pub(super) type Register = u16;
+pub(crate) type Register = u16;
 
 /// A register, or a value per tensor by its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operand {
+pub(crate) enum Operand {
     Register(Register),
     Scalar(u16),
 }
 
 /// One step. `to` never is one of the registers read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Instruction {
+pub(crate) enum Instruction {
     Load {
         to: Register,
         input: u16,
@@ -109,14 +109,14 @@ pub(super) enum Instruction {
 
 /// Where a masked value's 1 or 0 comes from: a cut by its slot, or a stream and a value per tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MaskSlot {
+pub(crate) enum MaskSlot {
     Cut(u16),
     Chance { stream: u16, below: u16 },
 }
 
 /// The values among which a sign is elected: `parts[..count]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Electors {
+pub(crate) struct Electors {
     pub parts: [Register; ELECTORS],
     pub weights: [Option<u16>; ELECTORS],
     pub count: u8,
@@ -126,7 +126,7 @@ pub(super) struct Electors {
 
 /// A straight line of instructions and the meaning of its slots.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Program {
+pub(crate) struct Program {
     pub instructions: Vec<Instruction>,
     pub registers: usize,
     /// Values per tensor.
@@ -149,7 +149,7 @@ pub(super) struct Program {
 
 impl Program {
     /// Compiles the completion of `reductions`.
-    pub(super) fn reducing(formula: &Formula, reductions: &[NodeId]) -> Self {
+    pub(crate) fn reducing(formula: &Formula, reductions: &[NodeId]) -> Self {
         let roots = reductions.iter().flat_map(|&node| formula.op(node).swept_operands());
         let mut compiler = Compiler::new(formula, roots);
         reductions.iter().for_each(|&node| compiler.reduce(node));
@@ -157,12 +157,12 @@ impl Program {
     }
 
     /// Compiles the output; nothing where there is none.
-    pub(super) fn writing(formula: &Formula) -> Self {
+    pub(crate) fn writing(formula: &Formula) -> Self {
         formula.output().map_or_else(Self::default, |output| Self::storing(formula, output))
     }
 
     /// Compiles one value for each element as what is stored.
-    pub(super) fn storing(formula: &Formula, node: NodeId) -> Self {
+    pub(crate) fn storing(formula: &Formula, node: NodeId) -> Self {
         let mut compiler = Compiler::new(formula, [node].into_iter());
         let x = compiler.register(node);
         compiler.program.instructions.push(Instruction::Store { x });
@@ -401,7 +401,7 @@ fn slot(slots: &mut Vec<NodeId>, node: NodeId) -> u16 {
 impl Instruction {
     /// The register written; `None` for instructions that reduce or store.
     #[inline(always)]
-    pub(super) const fn target(&self) -> Option<Register> {
+    pub(crate) const fn target(&self) -> Option<Register> {
         match *self {
             Self::Load { to, .. }
             | Self::Random { to, .. }

@@ -18,7 +18,7 @@ const BUCKETS: usize = 1 << 14;
 
 /// Which elements are kept: magnitudes above the threshold, and those equal to it up to an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
+pub(crate) struct Cut {
     pub threshold: u32,
     /// The flat index of the last element kept among those equal to the threshold.
     pub last: Option<u64>,
@@ -32,7 +32,7 @@ impl Cut {
     }
 
     /// Keeps everything or nothing, where the count alone decides.
-    pub(super) fn trivial(count: u64, elements: u64) -> Option<Self> {
+    pub(crate) fn trivial(count: u64, elements: u64) -> Option<Self> {
         match count {
             0 => Some(Self { threshold: MAGNITUDE, last: None }),
             k if k >= elements => Some(Self { threshold: 0, last: Some(u64::MAX - 1) }),

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 
 use super::block::{Geometry, Segment, rows_of};
-use crate::formula::Axis;
+use super::patterns::magnitudes;
+use crate::formula::{Axis, Extent, Formula, NodeId, Op};
 
 const LANES: usize = 16;
 
 /// What is accumulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fold {
+pub(crate) enum Fold {
     Sum,
     /// The sum of the magnitudes.
     Magnitudes,
@@ -139,8 +140,18 @@ impl Joined {
 }
 
 impl Fold {
+    /// What a reduction accumulates.
+    pub(crate) fn of(formula: &Formula, extents: &[Extent], reduction: NodeId) -> Self {
+        match formula.op(reduction) {
+            Op::Largest(..) => Self::Largest,
+            Op::Greatest(..) => Self::Greatest,
+            Op::Sum(x, _) if magnitudes(formula, extents, x).is_some() => Self::Magnitudes,
+            _ => Self::Sum,
+        }
+    }
+
     /// What joins with any value to that value.
-    const fn start(self) -> f64 {
+    pub(crate) const fn start(self) -> f64 {
         match self {
             Self::Sum | Self::Magnitudes | Self::Largest => 0.0,
             Self::Greatest => f64::NEG_INFINITY,
@@ -148,7 +159,7 @@ impl Fold {
     }
 
     #[inline(always)]
-    fn join(self, a: f64, b: f64) -> f64 {
+    pub(crate) fn join(self, a: f64, b: f64) -> f64 {
         match self {
             Self::Sum | Self::Magnitudes => a + b,
             Self::Largest | Self::Greatest => {

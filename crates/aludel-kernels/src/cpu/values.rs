@@ -6,21 +6,21 @@ use crate::formula::{Extent, Formula, NodeId, Op, binary_f64, unary_f64};
 
 /// Known values, by operation.
 #[derive(Clone, Debug)]
-pub(super) struct Values {
+pub(crate) struct Values {
     wide: Vec<Option<Vec<f64>>>,
     cuts: Vec<Option<Cut>>,
 }
 
 impl Values {
     /// Nothing but what follows from constants.
-    pub(super) fn new(formula: &Formula, geometry: Geometry) -> Self {
+    pub(crate) fn new(formula: &Formula, geometry: Geometry) -> Self {
         let count = formula.nodes().len();
         let mut values = Self { wide: vec![None; count], cuts: vec![None; count] };
         values.settle(formula, geometry);
         values
     }
 
-    pub(super) fn reduced(&mut self, node: NodeId, values: Vec<f64>) {
+    pub(crate) fn reduced(&mut self, node: NodeId, values: Vec<f64>) {
         self.wide[node.index()] = Some(values);
     }
 
@@ -29,7 +29,7 @@ impl Values {
     }
 
     /// The value of an operation below elements; one, or one per row or column.
-    pub(super) fn wide(&self, node: NodeId) -> &[f64] {
+    pub(crate) fn wide(&self, node: NodeId) -> &[f64] {
         self.wide[node.index()].as_deref().unwrap_or_default()
     }
 
@@ -38,7 +38,7 @@ impl Values {
     }
 
     /// Computes everything below elements whose operands are known.
-    pub(super) fn settle(&mut self, formula: &Formula, geometry: Geometry) {
+    pub(crate) fn settle(&mut self, formula: &Formula, geometry: Geometry) {
         for (node, extent) in formula.ids().zip(formula.extents()) {
             let count = match extent {
                 Extent::Element => continue,

@@ -10,7 +10,6 @@ use super::block::{BLOCK, CHUNK, Geometry, NonFinite, Segment, Source};
 use super::dispatch::{self, Level};
 use super::machine::{Machine, Scratch};
 use super::ordinal::{self, Ordinals};
-use super::patterns::magnitudes;
 use super::program::Program;
 use super::rank::{Cut, Ranking, Tally};
 use super::reduce::{Accumulator, Fold, Joined};
@@ -96,12 +95,7 @@ impl Wave {
         let ordinals = program.ordinals.iter().filter_map(|&node| Self::ranked(node, &parts)).collect();
         let cuts = program.cuts.iter().filter_map(|&node| values.cut(node)).collect();
         let extents = formula.extents();
-        let fold = |&(node, _): &(NodeId, _)| match formula.op(node) {
-            Op::Largest(..) => Fold::Largest,
-            Op::Greatest(..) => Fold::Greatest,
-            Op::Sum(x, _) if magnitudes(formula, &extents, x).is_some() => Fold::Magnitudes,
-            _ => Fold::Sum,
-        };
+        let fold = |&(node, _): &(NodeId, _)| Fold::of(formula, &extents, node);
         let folds: Vec<Fold> = program.reductions.iter().map(fold).collect();
         let axes = program.reductions.iter().map(|&(_, axis)| axis);
         let joined = Joined::new(&axes.zip(folds.iter().copied()).collect::<Vec<_>>(), geometry);

@@ -65,6 +65,12 @@ pub enum MergeError {
     /// The processor could not be used as it was asked for.
     #[error(transparent)]
     Device(#[from] aludel_kernels::nn::DeviceError),
+    /// A CUDA device failed.
+    #[error("{source}; `--device cpu` does without it")]
+    Cuda {
+        /// What it says.
+        source: aludel_kernels::cuda::CudaError,
+    },
     /// A checkpoint could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] aludel_checkpoint::Error),

@@ -10,38 +10,44 @@ mod error;
 mod identity;
 mod join;
 mod kept;
+mod lanes;
 mod measure;
 mod part;
 mod provenance;
 mod queue;
 mod reader;
 mod report;
+mod share;
 mod stand_in;
 mod writer;
 
 pub use error::MergeError;
 pub use join::{JoinOptions, Joined, join, parts_of};
 pub(crate) use measure::measure;
-pub use report::{Phases, Report};
+pub use report::{DeviceReport, Phases, Report};
 pub(crate) use stand_in::StandIn;
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use aludel_checkpoint::{Config, DigestCache, OutputFolder, WeightMap, WrittenTensor};
 use aludel_delta::DeltaWriter;
 use aludel_kernels::cpu::Scratch;
+use aludel_kernels::cuda::Device;
 
 use crate::derive::Weights;
 use crate::plan::{Part, Plan};
 use crate::problem::Problem;
 use card::{Card, Digests};
 use delta::Coder;
+use lanes::Lanes;
 use part::PartRecord;
 use queue::{Queue, Task, TaskKind};
 use reader::StepSource;
+use share::Share;
 use writer::Output;
 
 /// How a plan is carried out; none of it changes the bytes of the output.
@@ -58,6 +64,8 @@ pub struct ExecuteOptions<'a> {
     pub sync: bool,
     /// Whether to go on with what a run that died or failed has left.
     pub resume: bool,
+    /// A device that computes what it can; the rest and everything without one is the CPU's.
+    pub device: Option<Arc<Device>>,
 }
 
 /// How far a merge is.
@@ -114,10 +122,16 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
         .map(|source| WeightMap::open(&source.checkpoint))
         .collect::<Result<Vec<_>, _>>()?;
     let done = Done::of(plan, &written);
-    let run = Run { plan, maps, options, start, counters: Counters::new(plan, options, &done) };
+    let share = match &options.device {
+        Some(device) => Share::of(plan, device, &done.steps)?,
+        None => Share::default(),
+    };
+    let mut counters = Counters::new(plan, options, &done);
+    counters.to_read = counters.to_read.saturating_sub(share.bytes_spared(plan));
+    let run = Run { plan, maps, options, start, counters };
     let coder = Coder::of(plan, Weights { sources: &plan.sources, maps: &run.maps });
     let (writer, sink) = writer::channel(plan, output, written, coder);
-    let merged = run.merge(&done, writer, sink).and_then(|(digests, written, merged)| {
+    let merged = run.merge(&done, &share, writer, sink).and_then(|(digests, written, merged)| {
         inputs.check()?;
         let card = Card::of(plan, &digests);
         if plan.part == Part::WHOLE {
@@ -225,11 +239,14 @@ impl Run<'_> {
     fn merge(
         &self,
         done: &Done,
+        share: &Share,
         writer: writer::Writer<'_>,
         sink: writer::Sink<'_>,
     ) -> Result<(Digests, Vec<WrittenTensor>, Report), MergeError> {
         let work = &self.plan.work;
-        let queue = Queue::new(self.plan, &done.steps);
+        let elsewhere = share.and_done(self.plan, &done.steps);
+        let queue = Queue::new(self.plan, &elsewhere);
+        let lanes = self.options.device.as_ref().map(|device| Lanes::new(device, share));
         let (mut digests, mut written) = (Ok(Vec::new()), Ok(writer::Done::default()));
         let weights = Instant::now();
         let mut computing = 0.0;
@@ -242,7 +259,15 @@ impl Run<'_> {
                 result
             });
             let hashing = scope.spawn(|| self.hash(&queue));
-            let is_hashed = || hashing.is_finished();
+            let moving: Vec<_> = lanes
+                .iter()
+                .flat_map(|lanes| (0..lanes.count(work.threads)).map(move |_| lanes))
+                .map(|lanes| {
+                    let (sink, queue) = (sink.clone(), &queue);
+                    scope.spawn(move || lanes.work(self, queue, &sink))
+                })
+                .collect();
+            let is_hashed = || hashing.is_finished() && moving.iter().all(|lane| lane.is_finished());
             let workers: Vec<_> = (0..work.threads)
                 .map(|_| {
                     let sink = sink.clone();
@@ -253,6 +278,9 @@ impl Run<'_> {
             self.report_progress(&queue, is_hashed);
             for worker in workers {
                 computing += worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
+            for lane in moving {
+                lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             }
             written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             digests = hashing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -278,6 +306,7 @@ impl Run<'_> {
             bytes_written: delta_bytes.unwrap_or_else(|| self.plan.part.bytes(&self.plan.layout)),
             bytes_dense: delta_bytes.map(|_| self.plan.layout.total_bytes()),
             tensors_resumed: done.count,
+            device: lanes.as_ref().map(|lanes| lanes.report()),
             sweeps: self.counters.sweeps.load(Relaxed),
             phases: Phases { write, ..phases },
             ..Report::of(self.plan)

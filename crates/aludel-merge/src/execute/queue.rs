@@ -356,27 +356,28 @@ impl<'p> Queue<'p> {
         let (work, units) = match step.action {
             Action::Copy => (Work::Copy, step.elements().div_ceil(self.plan.work.tile) as usize),
             Action::Compute { formula, columns } => {
-                let (evaluation, wave) = Evaluation::start(self.job(step, formula, columns));
+                let (evaluation, wave) = Evaluation::start(job(self.plan, step, formula, columns));
                 let units = if step.elements() == 0 { 0 } else { wave.units() };
                 (Work::Compute { evaluation: Box::new(evaluation), wave }, units)
             }
         };
         Active::new(index, work, units)
     }
+}
 
-    fn job(&self, step: &Step, formula: usize, columns: u64) -> Job {
-        let formula = Arc::clone(&self.plan.formulas[formula].formula);
-        Job {
-            streams: (0..formula.streams() as u32)
-                .map(|stream| stream_key(self.plan.seed, &step.tensor, stream))
-                .collect(),
-            geometry: Geometry { elements: step.elements(), columns },
-            output: element_of(step.dtype).unwrap_or(Element::F32),
-            tile: self.plan.work.tile,
-            allow_non_finite: self.plan.allow_non_finite,
-            level: level(),
-            formula,
-        }
+/// What is computed of a step.
+pub(super) fn job(plan: &Plan, step: &Step, formula: usize, columns: u64) -> Job {
+    let formula = Arc::clone(&plan.formulas[formula].formula);
+    Job {
+        streams: (0..formula.streams() as u32)
+            .map(|stream| stream_key(plan.seed, &step.tensor, stream))
+            .collect(),
+        geometry: Geometry { elements: step.elements(), columns },
+        output: element_of(step.dtype).unwrap_or(Element::F32),
+        tile: plan.work.tile,
+        allow_non_finite: plan.allow_non_finite,
+        level: level(),
+        formula,
     }
 }
 

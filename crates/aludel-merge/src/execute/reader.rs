@@ -97,6 +97,12 @@ impl<'a> StepSource<'a> {
         Ok(())
     }
 
+    /// Copies stored bytes of an input, without mapping them.
+    pub(super) fn copy_bytes(&self, input: usize, bytes: Range<u64>, to: &mut [u8]) {
+        let input = self.stored(input);
+        input.map.copy(input.entry, bytes, to);
+    }
+
     /// Asks for elements that will be needed soon.
     pub(super) fn prefetch(&self, reads: &[u16], elements: &Range<u64>) {
         for &input in reads {

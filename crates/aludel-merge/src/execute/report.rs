@@ -1,5 +1,6 @@
 //! Says what a merge did: the counterpart of the plan, with what was measured.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -31,6 +32,9 @@ pub struct Report {
     pub sweeps: u64,
     /// Threads that computed.
     pub threads: usize,
+    /// What a device computed, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceReport>,
     /// From start to end.
     pub seconds: f64,
     /// Where the time went.
@@ -39,6 +43,19 @@ pub struct Report {
     pub peak_memory: Option<u64>,
     /// What the plan had expected of that.
     pub planned_peak_memory: u64,
+}
+
+/// What a device did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceReport {
+    /// Its name.
+    pub name: String,
+    /// Tensors that it computed.
+    pub tensors: usize,
+    /// Tensors that the CPU computed or copied, by the reason.
+    pub on_cpu: BTreeMap<&'static str, usize>,
+    /// Kernels that were compiled, none being remembered.
+    pub compiled: u64,
 }
 
 /// Seconds of each phase. `compute` and `write` happen during `weights`; `compute` is summed over threads and includes
@@ -71,6 +88,7 @@ impl Report {
             bytes_dense: None,
             sweeps: 0,
             threads: plan.work.threads,
+            device: None,
             seconds: 0.0,
             phases: Phases::default(),
             peak_memory: resident::peak(),

@@ -42,7 +42,7 @@ const fn value(name: &'static str, effect: Effect) -> Flag {
     Flag { name, takes_value: true, effect }
 }
 
-const CPU: Effect = Effect::None("merges are computed on the CPU");
+const CPU: Effect = Effect::None("`aludel merge --device cuda` is what computes on a GPU");
 const STREAMED: Effect = Effect::None("weights are streamed, in as much memory as --memory says");
 const NO_CODE: Effect = Effect::None("no code of a model is ever run");
 
@@ -117,7 +117,9 @@ impl MergekitFlags {
 
 impl Args for MergekitFlags {
     fn augment_args(command: Command) -> Command {
-        FLAGS.iter().fold(command, |command, flag| {
+        // What the command has by the same name is its own.
+        let own: Vec<String> = command.get_arguments().map(|argument| argument.get_id().to_string()).collect();
+        FLAGS.iter().filter(|flag| !own.iter().any(|id| id == flag.name)).fold(command, |command, flag| {
             let action = if flag.takes_value { ArgAction::Set } else { ArgAction::SetTrue };
             command.arg(Arg::new(flag.name).long(flag.name).hide(true).action(action).value_name("VALUE"))
         })
@@ -131,7 +133,8 @@ impl Args for MergekitFlags {
 impl FromArgMatches for MergekitFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let is_given = |flag: &&Flag| match flag.takes_value {
-            true => matches.get_one::<String>(flag.name).is_some(),
+            // A command's own argument has another type.
+            true => matches.try_get_one::<String>(flag.name).is_ok_and(|value| value.is_some()),
             false => matches.get_flag(flag.name),
         };
         Ok(Self { given: FLAGS.iter().filter(is_given).collect() })

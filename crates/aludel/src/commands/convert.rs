@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Re
     }
     let plan = plan(arguments, hub::open(printer)).map_err(|problems| Refusal { recipe: None, problems })?;
     printer.say(Verbosity::Verbose, &plan);
-    let report = merge::execute(&plan, &arguments.output, &arguments.writing, printer)?;
+    let report = merge::execute(&plan, &arguments.output, &arguments.writing, None, printer)?;
     let subject = arguments.input.display().to_string();
     printer.say(Verbosity::Normal, &merge::summary("converted", &subject, &report));
     if printer.talk().json { printer.json(&report) } else { Ok(()) }

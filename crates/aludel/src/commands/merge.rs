@@ -1,10 +1,12 @@
 //! `aludel merge`: plans, runs the plan, and reports.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aludel_checkpoint::{DigestCache, check_target};
 use aludel_document::Problem;
-use aludel_merge::execute::{self, ExecuteOptions, MergeError, Report, parts_of};
+use aludel_kernels::cuda::Device;
+use aludel_merge::execute::{self, DeviceReport, ExecuteOptions, MergeError, Report, parts_of};
 use aludel_merge::plan::{Bytes, Form, Part, Plan, PlanOptions, Role};
 
 use crate::args::{MergeArguments, OutputForm, ResumableFlags};
@@ -15,7 +17,7 @@ use crate::progress::{Progress, Stage, duration};
 use crate::settings::{Verbosity, plan_options};
 use crate::signals::Signals;
 
-use super::recipe;
+use super::{gpu, recipe};
 
 /// Merges, and prints a summary; the report is the result where JSON is asked for.
 pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Result<()> {
@@ -45,7 +47,9 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     };
     let Some(results) = &arguments.stages.intermediate_dir else {
         let plan = recipe::plan(&arguments.recipe, &options)?;
-        return carry_out(&plan, &target, &arguments.writing, printer);
+        let device = gpu::for_merges(arguments.device)?;
+        let report = merge(&plan, &target, &arguments.writing, device, printer)?;
+        return if printer.talk().json { printer.json(&report) } else { Ok(()) };
     };
     if arguments.writing.resume {
         let problem = Problem::general(
@@ -57,10 +61,11 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
         return Err(Refusal { recipe: None, problems: problem.into() }.into());
     }
     let sequence = recipe::Runs::of(&arguments.recipe, &options, results)?;
+    let device = gpu::for_merges(arguments.device)?;
     let mut reports = Vec::new();
     for run in sequence.runs() {
         let target = run.target().map_or(arguments.output.as_path(), |target| target);
-        reports.push(merge(&sequence.plan(run)?, target, &arguments.writing, printer)?);
+        reports.push(merge(&sequence.plan(run)?, target, &arguments.writing, device.clone(), printer)?);
     }
     if printer.talk().json { printer.json(&reports) } else { Ok(()) }
 }
@@ -72,16 +77,23 @@ pub(super) fn carry_out(
     writing: &ResumableFlags,
     printer: &Printer,
 ) -> anyhow::Result<()> {
-    let report = merge(plan, output, writing, printer)?;
+    let report = merge(plan, output, writing, None, printer)?;
     if printer.talk().json { printer.json(&report) } else { Ok(()) }
 }
 
 /// Merges as planned, and says what it did.
-fn merge(plan: &Plan, output: &Path, writing: &ResumableFlags, printer: &Printer) -> anyhow::Result<Report> {
+fn merge(
+    plan: &Plan,
+    output: &Path,
+    writing: &ResumableFlags,
+    device: Option<Arc<Device>>,
+    printer: &Printer,
+) -> anyhow::Result<Report> {
     let subject = subject(plan);
     announce(plan, &subject, output, printer);
-    let report = execute(plan, output, writing, printer)?;
+    let report = execute(plan, output, writing, device, printer)?;
     printer.say(Verbosity::Normal, &summary("merged", &subject, &report));
+    report.device.iter().flat_map(on_device).for_each(|line| printer.say(Verbosity::Normal, &line));
     Ok(report)
 }
 
@@ -90,6 +102,7 @@ pub(super) fn execute(
     plan: &Plan,
     target: &Path,
     writing: &ResumableFlags,
+    device: Option<Arc<Device>>,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
     let signals = Signals::listen()?;
@@ -104,6 +117,7 @@ pub(super) fn execute(
             on_progress: &|state| progress.show(Stage::of_merge(state)),
             sync: !writing.folder.no_sync,
             resume: writing.resume,
+            device,
         },
     );
     drop(progress);
@@ -140,6 +154,14 @@ pub(super) fn summary(verb: &str, subject: &str, report: &Report) -> String {
         per_second(report.bytes_read),
         per_second(report.bytes_written),
     )
+}
+
+/// What a device computed, and why the CPU did the rest: a line each.
+fn on_device(device: &DeviceReport) -> Vec<String> {
+    let tensors = |count: usize| format!("{count} tensor{}", if count == 1 { "" } else { "s" });
+    let first = format!("{} computed {}", device.name, tensors(device.tensors));
+    let kept = device.on_cpu.iter().map(|(reason, count)| format!("the CPU did {}: {reason}", tensors(*count)));
+    [first].into_iter().chain(kept).collect()
 }
 
 /// How many models are merged; an adapter makes one more of the model that it is added to.

@@ -5,12 +5,14 @@ mod cache;
 mod combine;
 mod convert;
 mod device;
+mod devices;
 mod diff;
 mod distill;
 mod eval;
 mod extract;
 mod generate;
 mod gguf;
+mod gpu;
 mod inspect;
 mod join;
 mod layershuffle;
@@ -45,6 +47,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::MergeLora(arguments) => combine::run(&arguments, printer),
         Command::ExtractLora(arguments) => extract::run(&arguments, printer),
         Command::Convert(arguments) => convert::run(&arguments, printer),
+        Command::Devices(arguments) => devices::run(&arguments, printer),
         Command::Methods(arguments) => methods::run(&arguments, printer),
         Command::Distill(arguments) => distill::run(&arguments, printer),
         Command::Cache(command) => cache::run(&command, printer),

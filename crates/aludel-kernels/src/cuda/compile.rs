@@ -1,0 +1,153 @@
+//! Compiles kernels once: keeps what is loaded, and has images remembered between runs.
+//!
+//! In: source texts. Out: loaded modules. An image is remembered by the digest of everything that it depends on. Where images are
+//! kept is a [`KernelStore`]'s concern; this crate knows no paths.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sha2::{Digest, Sha256};
+
+use super::CudaError;
+use super::driver::{self, Driver, Module};
+
+/// Remembers compiled kernels, and what tuning has found. Best effort: what is not there is made anew.
+pub trait KernelStore: Send + Sync {
+    /// What is remembered under a name of letters, digits, `-` and `.`.
+    fn load(&self, name: &str) -> Option<Vec<u8>>;
+
+    /// Remembers bytes under a name.
+    fn save(&self, name: &str, bytes: &[u8]);
+}
+
+/// Remembers nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoStore;
+
+impl KernelStore for NoStore {
+    fn load(&self, _: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn save(&self, _: &str, _: &[u8]) {}
+}
+
+/// The kernels of one device.
+pub(super) struct Kernels {
+    options: Vec<String>,
+    store: Box<dyn KernelStore>,
+    loaded: Mutex<HashMap<String, Arc<Module>>>,
+    compiled: AtomicU64,
+}
+
+impl Kernels {
+    pub(super) fn new(architecture: &str, store: Box<dyn KernelStore>) -> Self {
+        // No fused multiplication, no flushing of small numbers, divisions and roots rounded to nearest: the CPU's bits.
+        let options = ["--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--std=c++17"];
+        let architecture = format!("--gpu-architecture={architecture}");
+        let options = options.into_iter().map(str::to_owned).chain([architecture]).collect();
+        Self { options, store, loaded: Mutex::default(), compiled: AtomicU64::new(0) }
+    }
+
+    pub(super) fn store(&self) -> &dyn KernelStore {
+        &*self.store
+    }
+
+    /// How many texts this process had to compile.
+    pub(super) fn compiled(&self) -> u64 {
+        self.compiled.load(Relaxed)
+    }
+
+    /// The module of a text.
+    pub(super) fn module(&self, driver: &Driver, source: &str) -> Result<Arc<Module>, CudaError> {
+        let name = self.name(source);
+        if let Some(module) = self.lock().get(&name) {
+            return Ok(Arc::clone(module));
+        }
+        // Compiled outside of the lock: two threads may compile the same text, and threads with different ones do not wait.
+        let remembered = self.store.load(&name).and_then(|image| driver.load(image).ok());
+        let module = match remembered {
+            Some(module) => module,
+            None => {
+                let image = driver::compile(source, &self.options)?;
+                self.compiled.fetch_add(1, Relaxed);
+                self.store.save(&name, &image);
+                driver.load(image)?
+            }
+        };
+        let module = Arc::new(module);
+        Ok(Arc::clone(self.lock().entry(name).or_insert(module)))
+    }
+
+    /// The digest of a text, of how it is compiled and by which version of this crate.
+    fn name(&self, source: &str) -> String {
+        let mut digest = Sha256::new();
+        for part in [env!("CARGO_PKG_VERSION"), &self.options.join(" "), source] {
+            digest.update(part.as_bytes());
+            digest.update([0]);
+        }
+        let mut name = String::with_capacity(70);
+        for byte in digest.finalize() {
+            let _ = write!(name, "{byte:02x}");
+        }
+        name + ".cubin"
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Module>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::{self, Shape, Shapes};
+    use super::*;
+    use crate::element::Element;
+    use crate::formula::{Axis, Graph};
+
+    /// Needs no device, but the compiler's library: where it is not installed there is nothing to hold the texts against.
+    #[test]
+    fn kernels_compile() {
+        let graph = Graph::new();
+        let (base, x) = (graph.input(0), graph.input(1));
+        let d = x - base;
+        let kept = d * d.top(70_000) * graph.random(0).less(0.5);
+        let scale = d.norm(Axis::Tensor) / kept.abs().sum(Axis::Tensor) + d.largest(Axis::Tensor);
+        let merged = base + kept * scale + (d.exp() - d.abs().ln_1p()).less(d.kth(7)).select(d, d.sqrt());
+        let formula = graph.finish(merged).unwrap();
+        let options = Kernels::new("sm_90", Box::new(NoStore)).options;
+        let types = [Element::F32, Element::F16, Element::BF16];
+        for (output, vector) in types.into_iter().zip([4, 8, 16]) {
+            let shape = Shape { threads: 128, vector, parts: 4 };
+            let shapes = Shapes { write: shape, select: Shape { parts: 1, ..shape } };
+            let texts = source::texts(&formula, &[output, Element::BF16], output, shapes).unwrap();
+            let of_passes = texts.passes.iter().flat_map(|pass| pass.selecting.iter().chain(&pass.reducing));
+            let all = of_passes.chain([&texts.writing]).map(|text| text.source.clone());
+            for text in all.chain([source::resolving()]) {
+                match driver::compile(&text, &options) {
+                    Ok(image) => assert!(image.starts_with(b"\x7fELF")),
+                    Err(CudaError::NoCompiler) => return,
+                    Err(error) => panic!("{error}\n{text}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn images_are_named_for_all_that_they_depend_on() {
+        let of = |architecture: &str, source: &str| Kernels::new(architecture, Box::new(NoStore)).name(source);
+        let name = of("sm_90", "a");
+        assert_eq!(name.len(), 64 + ".cubin".len());
+        assert_eq!(name, of("sm_90", "a"));
+        assert_ne!(name, of("sm_80", "a"));
+        assert_ne!(name, of("sm_90", "b"));
+    }
+}

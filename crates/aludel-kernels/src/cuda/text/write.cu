@@ -1,0 +1,26 @@
+// Computes the output of all tensors of a batch. A block takes one part of a chunk.
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+write_tensors(const u64* tensors, const uint2* blocks, const float* scalars, u32* flags) {
+    const uint2 at = blocks[blockIdx.x / PARTS];
+    const u64* tensor = tensors + (u64)at.x * WORDS;
+    const Known known = known_of(tensor, scalars + (u64)at.x * SCALARS);
+    const u64 elements = tensor[ELEMENTS], output = tensor[OUTPUT];
+    const u64 start = at.y * CHUNK + (blockIdx.x % PARTS) * (CHUNK / PARTS);
+    const u64 end = least(start + CHUNK / PARTS, elements);
+    u32 met = 0, made = 0;
+    for (u64 base = start + (u64)threadIdx.x * V; base < end; base += THREADS * V) {
+        float out[OUT][V];
+        values(known, base, elements, out, met);
+        u32 raw[V];
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            made = max(made, __float_as_uint(out[0][j]) & MAGNITUDE);
+            raw[j] = ENCODE(out[0][j]);
+        }
+        STORE(raw, output, base, elements);
+    }
+    // NaN has other bits here than on the CPU, which then computes the tensor.
+    if (met >= INFINITE) atomicOr(flags + at.x, 1u);
+    if (made > INFINITE) atomicOr(flags + at.x, 2u);
+}

@@ -1,0 +1,390 @@
+//! Feeds a device: lanes read inputs into its memory, have batches computed, and hand outputs to the writer.
+//!
+//! In: the steps that the device takes. Out: their tiles, through the same sink as those that the CPU computes. A lane is a thread with pinned memory
+//! of its own; all of them take pieces of the batches under way, so that one batch is read while another is computed and a third
+//! written. Outputs come first: they make room. A tensor that the device leaves to the CPU is computed by the lane that finds out.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aludel_kernels::cpu::{Evaluation, Scratch, WaveKind};
+use aludel_kernels::cuda::{Batch, CudaError, Device, Lane, Tensor, Verdict};
+
+use super::queue::{Queue, job};
+use super::reader::StepSource;
+use super::share::{BATCHES, Share};
+use super::writer::Sink;
+use super::{DeviceReport, MergeError, Run};
+use crate::plan::Action;
+
+/// Bytes of a lane's pinned memory: what is moved at once.
+const PIECE: usize = 8 << 20;
+
+/// Lanes at the most: more do not read faster.
+const LANES: usize = 16;
+
+/// Bytes of a batch, where its tensors are small.
+const BATCH: u64 = 1 << 30;
+
+/// Tensors of a batch at the most.
+const TENSORS: usize = 512;
+
+/// The work of a device, shared by its lanes.
+pub(super) struct Lanes<'d> {
+    device: &'d Arc<Device>,
+    share: &'d Share,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Steps that the device left to the CPU.
+    left: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    /// The next of the share's steps.
+    next: usize,
+    /// Batches under way, those that a lane is making room for included.
+    open: usize,
+    flights: Vec<Flight>,
+    /// Memory of batches that are over.
+    spare: Vec<Batch>,
+}
+
+/// A batch under way.
+struct Flight {
+    number: usize,
+    batch: Arc<Batch>,
+    /// The share's steps that it has.
+    steps: Range<usize>,
+    pieces: Vec<Piece>,
+    next: usize,
+    /// Pieces that are not done.
+    left: usize,
+    is_output: bool,
+}
+
+/// Bytes of an input, or of an output.
+#[derive(Clone, Debug)]
+struct Piece {
+    tensor: usize,
+    input: usize,
+    bytes: Range<u64>,
+}
+
+enum Work {
+    Begin(Range<usize>, Option<Batch>),
+    Move { flight: usize, batch: Arc<Batch>, first: usize, piece: Piece, is_output: bool },
+}
+
+impl<'d> Lanes<'d> {
+    pub(super) fn new(device: &'d Arc<Device>, share: &'d Share) -> Self {
+        Self {
+            device,
+            share,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            left: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many lanes there are, for so many threads.
+    pub(super) fn count(&self, threads: usize) -> usize {
+        if self.share.steps.is_empty() { 0 } else { threads.clamp(2, LANES) }
+    }
+
+    /// What the device did, once all is over.
+    pub(super) fn report(&self) -> DeviceReport {
+        let left = self.left.load(Relaxed);
+        let mut on_cpu = self.share.kept.clone();
+        if left > 0 {
+            on_cpu.insert("it has NaN or infinities, or its sample misled", left);
+        }
+        DeviceReport {
+            name: self.device.facts().name.clone(),
+            tensors: self.share.steps.len() - left,
+            on_cpu,
+            compiled: self.device.compiled(),
+        }
+    }
+
+    /// Works until all steps are written, or the run is stopped.
+    pub(super) fn work(&self, run: &Run<'_>, queue: &Queue<'_>, sink: &Sink<'_>) {
+        let _stop = queue.stop_on_panic();
+        if let Err(error) = self.try_work(run, queue, sink) {
+            queue.fail(error);
+        }
+        self.changed.notify_all();
+    }
+
+    fn try_work(&self, run: &Run<'_>, queue: &Queue<'_>, sink: &Sink<'_>) -> Result<(), MergeError> {
+        let mut lane = self.device.lane(PIECE)?;
+        while let Some(work) = self.claim(|| queue.is_stopped() || run.options.cancel.load(Relaxed)) {
+            match work {
+                Work::Begin(steps, earlier) => self.begin(steps, earlier)?,
+                Work::Move { flight, batch, first, piece, is_output: false } => {
+                    self.read(run, &mut lane, &batch, first, &piece)?;
+                    if self.is_last(flight) {
+                        self.compute(run, flight, &batch, first, sink)?;
+                    }
+                }
+                Work::Move { flight, batch, first, piece, is_output: true } => {
+                    if !self.write(run, &mut lane, &batch, first, &piece, sink)? {
+                        return Ok(()); // The writer has failed and says why.
+                    }
+                    drop(batch);
+                    if self.is_last(flight) {
+                        self.end(flight);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next piece of work; waits for one. `None` when there is none left or the run is stopped.
+    fn claim(&self, is_stopped: impl Fn() -> bool) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            if is_stopped() {
+                return None;
+            }
+            if let Some(work) = state.piece(true) {
+                return Some(work);
+            }
+            // The next batch is begun before the pieces of this one run out.
+            if state.open < BATCHES && state.next < self.share.steps.len() {
+                let steps = self.next_steps(state.next);
+                state.next = steps.end;
+                state.open += 1;
+                let spare = state.spare.pop();
+                return Some(Work::Begin(steps, spare));
+            }
+            if let Some(work) = state.piece(false) {
+                return Some(work);
+            }
+            if state.open == 0 && state.next == self.share.steps.len() {
+                self.changed.notify_all();
+                return None;
+            }
+            let timeout = Duration::from_millis(50); // A stop wakes nobody.
+            state = self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The steps of the batch that begins here.
+    fn next_steps(&self, start: usize) -> Range<usize> {
+        let mut bytes = 0;
+        let fits = |(_, _, step): &&(usize, Tensor, u64)| {
+            bytes += step;
+            bytes <= BATCH
+        };
+        let count = self.share.steps[start..].iter().take(TENSORS).take_while(fits).count();
+        start..start + count.max(1)
+    }
+
+    fn begin(&self, steps: Range<usize>, earlier: Option<Batch>) -> Result<(), MergeError> {
+        let tensors: Vec<Tensor> =
+            self.share.steps[steps.clone()].iter().map(|(_, tensor, _)| tensor.clone()).collect();
+        let mut pieces = Vec::new();
+        for (at, tensor) in tensors.iter().enumerate() {
+            for (input, element) in tensor.inputs.iter().enumerate() {
+                let bytes = tensor.geometry.elements * element.size() as u64;
+                pieces.extend(pieces_of(bytes, PIECE as u64).map(|bytes| Piece { tensor: at, input, bytes }));
+            }
+        }
+        let batch = Arc::new(Batch::new(self.device, tensors, earlier)?);
+        let (next, left) = (0, pieces.len());
+        let number = steps.start;
+        self.lock().flights.push(Flight { number, batch, steps, pieces, next, left, is_output: false });
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        run: &Run<'_>,
+        lane: &mut Lane,
+        batch: &Batch,
+        first: usize,
+        piece: &Piece,
+    ) -> Result<(), MergeError> {
+        let source = StepSource::new(run.plan, &run.maps, self.share.steps[first + piece.tensor].0, 0);
+        let Range { start, end } = piece.bytes;
+        let place = (piece.tensor, piece.input);
+        lane.upload(batch, place, start, (end - start) as usize, |to| {
+            source.copy_bytes(piece.input, piece.bytes.clone(), to);
+        })?;
+        run.counters.read.fetch_add(end - start, Relaxed);
+        Ok(())
+    }
+
+    /// Has a batch computed whose inputs are in place, and computes here what the device leaves.
+    fn compute(
+        &self,
+        run: &Run<'_>,
+        flight: usize,
+        batch: &Batch,
+        first: usize,
+        sink: &Sink<'_>,
+    ) -> Result<(), MergeError> {
+        let verdicts = batch.compute()?;
+        let mut pieces = Vec::new();
+        for (at, (tensor, verdict)) in batch.tensors().iter().zip(verdicts).enumerate() {
+            if verdict != Verdict::Done {
+                self.left.fetch_add(1, Relaxed);
+                // The device's passes come to nothing.
+                if !on_the_cpu(run, self.share.steps[first + at].0, sink)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            run.counters.sweeps.fetch_add(passes_of(run, self.share.steps[first + at].0), Relaxed);
+            let width = tensor.output.size() as u64;
+            let tile = run.plan.work.tile * width;
+            let whole_tiles = (PIECE as u64 / tile).max(1) * tile;
+            let bytes = tensor.geometry.elements * width;
+            let of_tensor = pieces_of(bytes, whole_tiles.min(PIECE as u64));
+            pieces.extend(of_tensor.map(|bytes| Piece { tensor: at, input: 0, bytes }));
+        }
+        let mut state = self.lock();
+        let is_over = pieces.is_empty();
+        if let Some(flight) = state.flights.iter_mut().find(|known| known.number == flight) {
+            (flight.left, flight.next, flight.is_output) = (pieces.len(), 0, true);
+            flight.pieces = pieces;
+        }
+        drop(state);
+        if is_over {
+            self.end(flight);
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Hands a piece of an output to the writer, tile by tile; `false` when the writer is gone.
+    fn write(
+        &self,
+        run: &Run<'_>,
+        lane: &mut Lane,
+        batch: &Batch,
+        first: usize,
+        piece: &Piece,
+        sink: &Sink<'_>,
+    ) -> Result<bool, MergeError> {
+        let step = self.share.steps[first + piece.tensor].0;
+        let Range { start, end } = piece.bytes;
+        let tile = run.plan.work.tile as usize * batch.tensors()[piece.tensor].output.size();
+        let bytes = lane.download(batch, piece.tensor, start, (end - start) as usize)?;
+        for (at, bytes) in (start..).step_by(tile).zip(bytes.chunks(tile)) {
+            let Some(mut buffer) = sink.buffer(bytes.len()) else { return Ok(false) };
+            buffer.copy_from_slice(bytes);
+            if !sink.write(step, at, buffer) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Says that a piece is done; whether it was the last one.
+    fn is_last(&self, flight: usize) -> bool {
+        let mut state = self.lock();
+        let Some(flight) = state.flights.iter_mut().find(|known| known.number == flight) else { return false };
+        flight.left -= 1;
+        flight.left == 0
+    }
+
+    fn end(&self, flight: usize) {
+        let mut state = self.lock();
+        if let Some(at) = state.flights.iter().position(|known| known.number == flight) {
+            let flight = state.flights.swap_remove(at);
+            // A lane that still looks at it keeps its memory from being used again, which costs an allocation.
+            state.spare.extend(Arc::into_inner(flight.batch));
+            state.open -= 1;
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A piece of an output or of an input, of the batch that began first.
+    fn piece(&mut self, is_output: bool) -> Option<Work> {
+        let is_ready = |flight: &&mut Flight| flight.is_output == is_output && flight.next < flight.pieces.len();
+        let flight = self.flights.iter_mut().filter(is_ready).min_by_key(|flight| flight.number)?;
+        let piece = flight.pieces[flight.next].clone();
+        flight.next += 1;
+        let (batch, first) = (Arc::clone(&flight.batch), flight.steps.start);
+        Some(Work::Move { flight: flight.number, batch, first, piece, is_output })
+    }
+}
+
+/// Sweeps that a step takes.
+fn passes_of(run: &Run<'_>, step: usize) -> u64 {
+    match run.plan.steps[step].action {
+        Action::Compute { formula, .. } => run.plan.formulas[formula].passes as u64,
+        Action::Copy => 1,
+    }
+}
+
+/// Cuts so many bytes into pieces.
+fn pieces_of(bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..bytes).step_by(most as usize).map(move |start| start..bytes.min(start + most))
+}
+
+/// Computes a step on this thread; `false` when the writer is gone.
+fn on_the_cpu(run: &Run<'_>, index: usize, sink: &Sink<'_>) -> Result<bool, MergeError> {
+    let step = &run.plan.steps[index];
+    let Action::Compute { formula, columns } = step.action else {
+        unreachable!("a device takes nothing but formulas");
+    };
+    let source = StepSource::new(run.plan, &run.maps, index, 0);
+    let width = source.output_width();
+    let mut scratch = Scratch::default();
+    let (mut evaluation, mut wave) = Evaluation::start(job(run.plan, step, formula, columns));
+    loop {
+        for unit in 0..wave.units() {
+            if wave.kind() != WaveKind::Write {
+                source.run(&wave, unit, &mut scratch, &mut [])?;
+                continue;
+            }
+            let elements = wave.unit(unit).elements;
+            let length = (elements.end - elements.start) as usize * width;
+            let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
+            source.run(&wave, unit, &mut scratch, &mut tile)?;
+            if !sink.write(index, elements.start * width as u64, tile) {
+                return Ok(false);
+            }
+        }
+        match evaluation.advance(&wave) {
+            Some(next) => wave = next,
+            None => {
+                run.counters.sweeps.fetch_add(evaluation.sweeps() as u64, Relaxed);
+                return Ok(true);
+            }
+        }
+    }
+}
+
+impl From<CudaError> for MergeError {
+    fn from(source: CudaError) -> Self {
+        Self::Cuda { source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_all_bytes_once() {
+        let pieces: Vec<_> = pieces_of(10, 4).collect();
+        assert_eq!(pieces, [0..4, 4..8, 8..10]);
+        assert_eq!(pieces_of(8, 4).count(), 2);
+        assert_eq!(pieces_of(0, 4).count(), 0);
+    }
+}

@@ -1,0 +1,97 @@
+//! Says which steps of a plan a device takes, and what it is to compute of each.
+//!
+//! In: a plan, a device, the steps that are done. Out: for each step that the device takes the tensor as the device knows it; for all others why
+//! the CPU keeps them. It is decided by the plan and the device's memory alone, before anything is read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aludel_kernels::cuda::{self, CudaError, Device, Tensor};
+
+use super::queue::job;
+use crate::plan::{Action, Plan, element_of};
+
+/// The steps that a device takes.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    /// In the plan's order: the step, what is computed, and the bytes that it takes of the device's memory.
+    pub steps: Vec<(usize, Tensor, u64)>,
+    /// Why the CPU computes the others, and how many for each reason.
+    pub kept: BTreeMap<&'static str, usize>,
+}
+
+/// Batches of tensors that are in the device's memory at once: one that is read, one that is computed, one that is written.
+pub(super) const BATCHES: usize = 3;
+
+impl Share {
+    /// Decides. Kernels are compiled by that.
+    pub(super) fn of(plan: &Plan, device: &Device, done: &[bool]) -> Result<Self, CudaError> {
+        let room = device.free_memory()? / 10 * 9 / BATCHES as u64;
+        let mut share = Self::default();
+        for step in 0..plan.steps.len() {
+            if done.get(step).copied().unwrap_or(false) || plan.steps[step].elements() == 0 {
+                continue;
+            }
+            match tensor(plan, step) {
+                Ok(tensor) => {
+                    let bytes = device.bytes(&tensor)?;
+                    if bytes <= room {
+                        share.steps.push((step, tensor, bytes));
+                    } else {
+                        share.keep("it is too large for the device's memory");
+                    }
+                }
+                Err(reason) => share.keep(reason),
+            }
+        }
+        Ok(share)
+    }
+
+    /// The steps that the CPU has nothing to do with: those of the device, and those that are done.
+    pub(super) fn and_done(&self, plan: &Plan, done: &[bool]) -> Vec<bool> {
+        let mut elsewhere = done.to_vec();
+        elsewhere.resize(plan.steps.len(), false);
+        self.steps.iter().for_each(|(step, ..)| elsewhere[*step] = true);
+        elsewhere
+    }
+
+    /// Bytes that are not read again for every pass: what the device has read stays in its memory.
+    pub(super) fn bytes_spared(&self, plan: &Plan) -> u64 {
+        let spared = |&(step, ..): &(usize, Tensor, u64)| {
+            plan.bytes_read(step).saturating_sub(plan.input_width(step) * plan.steps[step].elements())
+        };
+        self.steps.iter().map(spared).sum()
+    }
+
+    fn keep(&mut self, reason: &'static str) {
+        *self.kept.entry(reason).or_default() += 1;
+    }
+}
+
+/// A step as the device computes it, or why it does not.
+fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
+    let step = &plan.steps[index];
+    let Action::Compute { formula, columns } = step.action else {
+        return Err("it is copied");
+    };
+    if let Some(obstacle) = cuda::obstacle(&plan.formulas[formula].formula) {
+        return Err(obstacle);
+    }
+    if step.elements() > u64::from(u32::MAX) {
+        return Err("it has more elements than the device counts");
+    }
+    let stored = |input: &crate::plan::StepInput| {
+        let entry = plan.checkpoint(input).tensor(&input.tensor).filter(|_| input.made.is_none())?;
+        element_of(entry.dtype)
+    };
+    let inputs = step.inputs.iter().map(stored).collect::<Option<Vec<_>>>();
+    let inputs = inputs.ok_or("an input is made while it is read")?;
+    let job = job(plan, step, formula, columns);
+    Ok(Tensor {
+        formula: Arc::clone(&job.formula),
+        geometry: job.geometry,
+        streams: job.streams,
+        inputs,
+        output: job.output,
+    })
+}

@@ -1,0 +1,62 @@
+//! Opens the GPU that merges are computed on, and remembers its kernels in the user's cache.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aludel_checkpoint::user_cache;
+use aludel_document::Problem;
+use aludel_kernels::cuda::{CudaError, Device, KernelStore};
+
+use crate::args::MergeDevice;
+use crate::failure::Refusal;
+
+/// The GPU that is asked for; none for the CPU, and where `auto` finds none.
+pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Arc<Device>>, Refusal> {
+    match device {
+        MergeDevice::Cpu => Ok(None),
+        MergeDevice::Auto => Ok(open(0).ok().map(Arc::new)),
+        MergeDevice::Cuda(ordinal) => {
+            open(ordinal).map(Arc::new).map(Some).map_err(|error| refusal(ordinal, &error))
+        }
+    }
+}
+
+/// A GPU by its position.
+pub(super) fn open(ordinal: usize) -> Result<Device, CudaError> {
+    Device::open(ordinal, Box::new(UserStore { folder: user_cache().map(|cache| cache.join("kernels")) }))
+}
+
+fn refusal(ordinal: usize, error: &CudaError) -> Refusal {
+    let remedy = match error {
+        CudaError::NoDriver | CudaError::NoDevice => {
+            "`aludel devices` lists the GPUs; `--device cpu` writes the same output"
+        }
+        CudaError::NoCompiler => {
+            "install CUDA's libraries, or put the folder of libnvrtc into LD_LIBRARY_PATH; `--device cpu` writes the same output"
+        }
+        _ => "`--device cpu` writes the same output",
+    };
+    let problem = Problem::general(format!("--device cuda:{ordinal}: {error}")).with_hint(remedy);
+    Refusal { recipe: None, problems: problem.into() }
+}
+
+/// Files in the user's cache. What cannot be read or written there is made anew the next time.
+struct UserStore {
+    folder: Option<PathBuf>,
+}
+
+impl KernelStore for UserStore {
+    fn load(&self, name: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.folder.as_ref()?.join(name)).ok()
+    }
+
+    fn save(&self, name: &str, bytes: &[u8]) {
+        let Some(folder) = &self.folder else { return };
+        // Under another name first: a process that is killed, or another one, never leaves half a file.
+        let unfinished = folder.join(format!("{name}.{}", std::process::id()));
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&unfinished, bytes));
+        if written.and_then(|()| std::fs::rename(&unfinished, folder.join(name))).is_err() {
+            let _ = std::fs::remove_file(unfinished);
+        }
+    }
+}
