@@ -4,7 +4,7 @@
 //! encoded bytes of one output tensor, tile by tile. This crate never sees a path, a model or a recipe.
 //!
 //! Reading order: [`formula`] (the language and its scalar interpreter), [`random`] and [`normal`] (counter-based numbers),
-//! [`cpu`] (the tiled executor); [`nn`] (operations of a decoder), [`loss`] (distillation losses), [`svd`] (leading singular values).
+//! [`cpu`] (the tiled executor), [`cuda`] (the same on GPUs); [`nn`] (operations of a decoder), [`loss`] (distillation losses), [`svd`] (leading singular values).
 
 pub mod cpu;
 pub mod cuda;

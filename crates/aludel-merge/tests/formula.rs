@@ -29,7 +29,7 @@ fn merged(recipe: &str) -> Vec<u8> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     };
     execute(&plan(recipe).map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     std::fs::read(target.join("model.safetensors")).unwrap()

@@ -49,7 +49,7 @@ fn replay(folder: &Path, case: &Path, output: &Path) -> Result<(), String> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     };
     execute(&plan, &target, &run).map_err(|error| error.to_string())?;
     compare(&target, &case.join("expected.safetensors"), &description)

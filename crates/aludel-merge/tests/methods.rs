@@ -201,7 +201,7 @@ fn merged(recipe: &str, shape: &[usize], models: &[Vec<f32>]) -> Vec<f32> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     };
     execute(&plan.map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     let checkpoint = Checkpoint::open(&target).unwrap();

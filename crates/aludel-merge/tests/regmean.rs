@@ -65,7 +65,7 @@ fn run(plan: &Plan, target: &Path) -> Result<(), String> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     };
     execute(plan, target, &options).map(|_| ()).map_err(|error| error.to_string())
 }

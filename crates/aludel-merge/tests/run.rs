@@ -82,7 +82,7 @@ fn run(plan: &Plan, target: &Path) -> Result<Report, MergeError> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     };
     execute(plan, target, &options)
 }

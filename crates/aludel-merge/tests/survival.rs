@@ -35,7 +35,15 @@ fn run(
     on_progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, MergeError> {
     let digests = DigestCache::disabled();
-    let options = ExecuteOptions { replace: false, digests, cancel, on_progress, sync: false, resume: true, device: None };
+    let options = ExecuteOptions {
+        replace: false,
+        digests,
+        cancel,
+        on_progress,
+        sync: false,
+        resume: true,
+        device: None,
+    };
     execute(plan, target, &options)
 }
 

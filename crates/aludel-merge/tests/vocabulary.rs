@@ -90,7 +90,7 @@ fn replay(case: &Path, target: &Path) -> Result<(), String> {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     };
     aludel_merge::execute::execute(&plan, target, &options).map_err(|error| error.to_string())?;
     compare(target, &case.join("expected.safetensors"), &expected)?;

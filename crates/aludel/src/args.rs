@@ -119,7 +119,9 @@ impl std::str::FromStr for MergeDevice {
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),
             "cuda" => Ok(Self::Cuda(0)),
-            other => ordinal(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda, cuda:N or auto".to_owned()),
+            other => {
+                ordinal(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda, cuda:N or auto".to_owned())
+            }
         }
     }
 }

@@ -39,6 +39,6 @@ pub use program::registers_of;
 pub(crate) use program::{Electors, Instruction, MaskSlot, Operand, Program, Register};
 pub(crate) use rank::Cut;
 pub(crate) use reduce::Fold;
-pub(crate) use values::Values;
 pub use tile::{TILE, Tile};
+pub(crate) use values::Values;
 pub use wave::{Unit, Wave, WaveKind};

@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn images_are_named_for_all_that_they_depend_on() {
-        let of = |architecture: &str, source: &str| Kernels::new(architecture, Box::new(NoStore)).name(source);
+        let of =
+            |architecture: &str, source: &str| Kernels::new(architecture, Box::new(NoStore)).name(source);
         let name = of("sm_90", "a");
         assert_eq!(name.len(), 64 + ".cubin".len());
         assert_eq!(name, of("sm_90", "a"));

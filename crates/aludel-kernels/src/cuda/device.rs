@@ -79,7 +79,8 @@ impl Device {
         let resolving = kernels.module(&driver, &source::resolving())?;
         let (bracket, resolve) =
             (resolving.kernel("bracket_thresholds")?, resolving.kernel("resolve_thresholds")?);
-        let shapes = tune::remembered(kernels.store(), &facts).map_or_else(Shapes::default, |tuned| tuned.shapes);
+        let shapes =
+            tune::remembered(kernels.store(), &facts).map_or_else(Shapes::default, |tuned| tuned.shapes);
         Ok(Self { driver, kernels, facts, shapes, bracket, resolve, prepared: Mutex::default() })
     }
 

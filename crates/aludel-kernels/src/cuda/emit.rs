@@ -65,6 +65,8 @@ struct Printer<'a> {
     outputs: usize,
     reductions: Vec<Reduced>,
     drawn: Vec<u16>,
+    /// Scalars whose product with 0 is wanted.
+    nothings: Vec<u16>,
     is_elementary: bool,
 }
 
@@ -80,6 +82,7 @@ impl<'a> Printer<'a> {
             outputs: 0,
             reductions: Vec::new(),
             drawn: Vec::new(),
+            nothings: Vec::new(),
             is_elementary: false,
         }
     }
@@ -89,7 +92,7 @@ impl<'a> Printer<'a> {
             Instruction::Load { to, input } => self.load(to, input),
             Instruction::Difference { to, input, x } => {
                 let x = self.name(x);
-                let loaded = self.loaded(input);
+                let loaded = Self::loaded(input);
                 self.assign(to, &format!("{loaded} - {x}"));
             }
             Instruction::Random { to, stream } => {
@@ -105,8 +108,7 @@ impl<'a> Printer<'a> {
                 self.assign(to, &text);
             }
             Instruction::Select { to, c, a, b } => {
-                let text =
-                    format!("{} != 0.0f ? {} : {}", self.name(c), self.operand(a), self.operand(b));
+                let text = format!("{} != 0.0f ? {} : {}", self.name(c), self.operand(a), self.operand(b));
                 self.assign(to, &text);
             }
             Instruction::Keep { to, x, slot } => {
@@ -118,35 +120,30 @@ impl<'a> Printer<'a> {
                 self.assign(to, &text);
             }
             Instruction::Elect { to, election } => self.elect(to, &election),
-            Instruction::Sum { x, slot } | Instruction::Largest { x, slot } | Instruction::Greatest { x, slot } => {
+            Instruction::Sum { x, slot }
+            | Instruction::Largest { x, slot }
+            | Instruction::Greatest { x, slot } => {
                 self.reduce(slot, x, None);
             }
             Instruction::Dot { x, y, slot } => self.reduce(slot, x, Some(y)),
             Instruction::Rank { x, .. } | Instruction::Store { x } => {
                 self.output(x);
             }
-            Instruction::Row { .. } | Instruction::Column { .. } | Instruction::Ordinal { .. } => return None,
+            Instruction::Row { .. } | Instruction::Column { .. } | Instruction::Ordinal { .. } => {
+                return None;
+            }
         }
         Some(())
     }
 
     fn load(&mut self, to: Register, input: u16) {
-        let loaded = self.loaded(input);
+        let loaded = Self::loaded(input);
         self.names.insert(to, loaded);
     }
 
-    /// The decoded element of an input, named on the way.
-    fn loaded(&mut self, input: u16) -> String {
-        let decode = match self.inputs[usize::from(input)] {
-            Element::F32 => "decode_f32",
-            Element::F16 => "decode_f16",
-            Element::BF16 => "decode_bf16",
-        };
-        let name = self.fresh(&format!("{decode}(in{input}[j])"));
-        if self.checked.contains(&input) {
-            let _ = writeln!(self.body, "        met = max(met, __float_as_uint({name}) & MAGNITUDE);");
-        }
-        name
+    /// The decoded element of an input.
+    fn loaded(input: u16) -> String {
+        format!("in{input}[j]")
     }
 
     fn word(&mut self, stream: u16) -> String {
@@ -178,11 +175,24 @@ impl<'a> Printer<'a> {
                 format!("unit({}) < known.s{below}", self.word(stream))
             }
         };
-        let mut text = format!("{x} * number({condition})");
-        for factor in factors.iter().flatten() {
+        // A factor of 1 or 0 and one per tensor are one of two numbers: the same product, sign of 0 and NaN included.
+        let mut factors = factors.iter().flatten();
+        let mut text = match factors.next() {
+            Some(&first) => format!("{x} * ({condition} ? known.s{first} : {})", self.nothing_of(first)),
+            None => format!("{x} * number({condition})"),
+        };
+        for factor in factors {
             let _ = write!(text, " * known.s{factor}");
         }
         text
+    }
+
+    /// A scalar times 0.
+    fn nothing_of(&mut self, slot: u16) -> String {
+        if !self.nothings.contains(&slot) {
+            self.nothings.push(slot);
+        }
+        format!("known.nothing{slot}")
     }
 
     fn elect(&mut self, to: Register, election: &Electors) {
@@ -191,9 +201,10 @@ impl<'a> Printer<'a> {
         let positive = self.fresh_of("bool", &format!("0.0f <= {}", parts.join(" + ")));
         let agreements: Vec<String> = parts
             .iter()
-            .map(|x| self.fresh(&format!("number({positive} ? 0.0f < {x} : {x} < 0.0f)")))
+            .map(|x| self.fresh_of("bool", &format!("0.0f < ({positive} ? {x} : -{x})")))
             .collect();
-        let products: Vec<String> = parts.iter().zip(&agreements).map(|(x, a)| format!("{x} * {a}")).collect();
+        let products: Vec<String> =
+            parts.iter().zip(&agreements).map(|(x, a)| format!("{x} * number({a})")).collect();
         let mixed = self.fresh(&products.join(" + "));
         if !election.is_divided {
             self.names.insert(to, mixed);
@@ -202,15 +213,18 @@ impl<'a> Printer<'a> {
         let weighted: Vec<String> = agreements
             .iter()
             .zip(election.weights)
-            .map(|(a, weight)| weight.map_or_else(|| a.clone(), |slot| format!("{a} * known.s{slot}")))
+            .map(|(a, weight)| match weight {
+                Some(slot) => format!("({a} ? known.s{slot} : {})", self.nothing_of(slot)),
+                None => format!("number({a})"),
+            })
             .collect();
         let divisor = self.fresh(&weighted.join(" + "));
-        self.assign(to, &format!("{mixed} / ({divisor} == 0.0f ? 1.0f : {divisor})"));
+        self.assign(to, &format!("divided({mixed}, {divisor} == 0.0f ? 1.0f : {divisor})"));
     }
 
     /// Whether the magnitude of `x` is among those that the program's cut keeps.
     fn kept(&self, x: &str, slot: u16) -> String {
-        format!("kept({x}, known.threshold{slot}, known.ties_end{slot}, base + j)")
+        format!("kept({x}, known.threshold{slot}, j < before{slot})")
     }
 
     fn reduce(&mut self, slot: u16, x: Register, y: Option<Register>) {
@@ -268,18 +282,29 @@ impl<'a> Printer<'a> {
         for &input in &program.inputs {
             let _ = writeln!(fields, "    u64 in{input};");
             let _ = writeln!(binding, "    known.in{input} = tensor[INPUTS + {input}];");
-            let width = 8 * self.inputs[usize::from(input)].size();
-            let _ = writeln!(before, "    u32 in{input}[V];");
-            let _ = writeln!(before, "    load{width}(in{input}, known.in{input}, base, elements);");
+            let kind = type_name(self.inputs[usize::from(input)]);
+            let is_watched = self.checked.contains(&input);
+            let _ = writeln!(before, "    float in{input}[V];");
+            let load = format!("load_{kind}<{is_watched}>");
+            let _ = writeln!(before, "    {load}(in{input}, known.in{input}, base, elements, met);");
         }
         for slot in 0..program.scalars.len() {
             let _ = writeln!(fields, "    float s{slot};");
             let _ = writeln!(binding, "    known.s{slot} = scalars[{slot}];");
         }
+        for slot in &self.nothings {
+            let _ = writeln!(fields, "    float nothing{slot};");
+            let _ = writeln!(binding, "    known.nothing{slot} = 0.0f * known.s{slot};");
+        }
         for (slot, at) in program.cuts.iter().map(cut_at).enumerate() {
-            let _ = writeln!(fields, "    u32 threshold{slot};\n    u64 ties_end{slot};");
-            let _ = writeln!(binding, "    known.threshold{slot} = (u32)((const Cut*)tensor[CUTS])[{at}].threshold;");
-            let _ = writeln!(binding, "    known.ties_end{slot} = ((const Cut*)tensor[CUTS])[{at}].ties_end;");
+            let _ = writeln!(fields, "    int threshold{slot};\n    u64 ties_end{slot};");
+            let _ = writeln!(
+                binding,
+                "    known.threshold{slot} = (int)((const Cut*)tensor[CUTS])[{at}].threshold;"
+            );
+            let _ =
+                writeln!(binding, "    known.ties_end{slot} = ((const Cut*)tensor[CUTS])[{at}].ties_end;");
+            let _ = writeln!(before, "    const int before{slot} = ::before(known.ties_end{slot}, base);");
         }
         for stream in &self.drawn {
             let _ = writeln!(fields, "    u64 key{stream};");
@@ -302,6 +327,15 @@ impl<'a> Printer<'a> {
             reductions: self.reductions,
             is_elementary: self.is_elementary,
         }
+    }
+}
+
+/// The name of a type in the texts.
+pub(super) const fn type_name(element: Element) -> &'static str {
+    match element {
+        Element::F32 => "f32",
+        Element::F16 => "f16",
+        Element::BF16 => "bf16",
     }
 }
 

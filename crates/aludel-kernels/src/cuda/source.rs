@@ -7,7 +7,7 @@ use crate::cpu::{Fold, Program};
 use crate::element::Element;
 use crate::formula::{Formula, NodeId, Op, Schedule};
 
-use super::emit::{Emitted, Reduced, emit};
+use super::emit::{Emitted, Reduced, emit, type_name};
 
 /// Blocks that sample one tensor.
 pub(super) const SAMPLING_BLOCKS: u64 = 32;
@@ -117,12 +117,7 @@ pub(super) fn texts(formula: &Formula, inputs: &[Element], output: Element, shap
         passes.push(texts);
     }
     let emitted = emit(&writing, formula, inputs, &writing.inputs)?;
-    let (encode, store) = match output {
-        Element::F32 => ("__float_as_uint", "store32"),
-        Element::F16 => ("encode_f16", "store16"),
-        Element::BF16 => ("encode_bf16", "store16"),
-    };
-    let more = [("ENCODE", encode.to_owned()), ("STORE", store.to_owned())];
+    let more = [("STORE", format!("store_{}", type_name(output)))];
     let writing = text(&writing, formula, &emitted, shapes.write, &more, &[WRITE]);
     Some(Texts { passes, writing })
 }
@@ -210,11 +205,8 @@ pub(super) fn words_of(formula: &Formula) -> usize {
 
 fn constants(shape: Shape, more: &[(&str, String)]) -> String {
     let Shape { threads, vector, parts } = shape;
-    let shape = [
-        ("THREADS", format!("{threads}ULL")),
-        ("V", format!("{vector}")),
-        ("PARTS", format!("{parts}u")),
-    ];
+    let shape =
+        [("THREADS", format!("{threads}ULL")), ("V", format!("{vector}")), ("PARTS", format!("{parts}u"))];
     let lines = shape.iter().chain(more).map(|(name, value)| format!("#define {name} {value}\n"));
     lines.collect()
 }
@@ -254,7 +246,7 @@ mod tests {
         // Six selections, and six norms in two kernels, then six norms of what is kept.
         assert_eq!(counts, [(1, 2), (0, 2)]);
         assert_eq!(texts.passes[0].selecting[0].completes.len(), 6);
-        assert!(texts.writing.source.contains("#define ENCODE encode_f16\n"));
+        assert!(texts.writing.source.contains("#define STORE store_f16\n"));
         assert!(texts.writing.source.contains("#define WORDS 11\n"));
         assert!(!texts.writing.source.contains("exponential"));
     }
@@ -265,7 +257,7 @@ mod tests {
         let (x, y) = (graph.input(0), graph.input(1));
         let formula = graph.finish(x * y.sum(Axis::Tensor)).unwrap();
         let texts = texts(&formula, &[Element::F32; 2], Element::F32, Shapes::default()).unwrap();
-        let watches = |text: &Text| text.source.contains("met = max(met, __float_as_uint(v");
+        let watches = |text: &Text| text.source.contains("<true>(");
         assert!(watches(&texts.passes[0].reducing[0]) && watches(&texts.writing));
         let graph = Graph::new();
         let x = graph.input(0);

@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::CudaError;
 use super::batch::{Batch, Tensor, Verdict};
 use super::compile::KernelStore;
 use super::device::{Device, Lane};
 use super::driver::Facts;
 use super::source::{Shape, Shapes};
-use super::CudaError;
 use crate::cpu::{Evaluation, Geometry, Job, Scratch, Source, WaveKind};
 use crate::element::Element;
 use crate::formula::{Expr, Formula, Graph};
@@ -75,9 +75,9 @@ fn name(facts: &Facts) -> String {
 
 fn candidates() -> impl Iterator<Item = Shape> {
     THREADS.into_iter().flat_map(|threads| {
-        VECTORS.into_iter().flat_map(move |vector| {
-            PARTS.into_iter().map(move |parts| Shape { threads, vector, parts })
-        })
+        VECTORS
+            .into_iter()
+            .flat_map(move |vector| PARTS.into_iter().map(move |parts| Shape { threads, vector, parts }))
     })
 }
 
@@ -150,7 +150,7 @@ impl Trials {
         let arena = batch.arena();
         let half = arena.memory.bytes() / 2 / 4096 * 4096;
         let copy = || arena.stream.copy(&arena.memory, 0, half, half as usize);
-        let seconds = timed(|| copy(), || arena.stream.synchronize())?;
+        let seconds = timed(copy, || arena.stream.synchronize())?;
         self.earlier = Some(batch);
         Ok(2.0 * half as f64 / seconds)
     }
@@ -193,7 +193,8 @@ impl Trials {
 
     /// Whether a tensor comes out as on the CPU.
     fn is_equal(&mut self, formula: &Arc<Formula>, shapes: Shapes) -> Result<bool, CudaError> {
-        let formula = if formula.nodes().iter().any(|op| op.is_selection()) { &ties(COMPARED) } else { formula };
+        let formula =
+            if formula.nodes().iter().any(|op| op.is_selection()) { &ties(COMPARED) } else { formula };
         let batch = self.batch(formula, shapes, 1, COMPARED)?;
         for input in 0..formula.inputs() {
             let bytes = &self.compared[input];
@@ -344,12 +345,8 @@ mod tests {
             }
             fn save(&self, _: &str, _: &[u8]) {}
         }
-        let facts = Facts {
-            name: "A GPU".into(),
-            architecture: "sm_90".into(),
-            memory: 0,
-            multiprocessors: 0,
-        };
+        let facts =
+            Facts { name: "A GPU".into(), architecture: "sm_90".into(), memory: 0, multiprocessors: 0 };
         let of = |threads| {
             let write = Shape { threads, ..Shapes::default().write };
             let tuned = Tuned { shapes: Shapes { write, ..Shapes::default() }, copied_per_second: 1.0 };

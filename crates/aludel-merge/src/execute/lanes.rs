@@ -80,13 +80,7 @@ enum Work {
 
 impl<'d> Lanes<'d> {
     pub(super) fn new(device: &'d Arc<Device>, share: &'d Share) -> Self {
-        Self {
-            device,
-            share,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            left: AtomicUsize::new(0),
-        }
+        Self { device, share, state: Mutex::default(), changed: Condvar::new(), left: AtomicUsize::new(0) }
     }
 
     /// How many lanes there are, for so many threads.
@@ -289,7 +283,9 @@ impl<'d> Lanes<'d> {
     /// Says that a piece is done; whether it was the last one.
     fn is_last(&self, flight: usize) -> bool {
         let mut state = self.lock();
-        let Some(flight) = state.flights.iter_mut().find(|known| known.number == flight) else { return false };
+        let Some(flight) = state.flights.iter_mut().find(|known| known.number == flight) else {
+            return false;
+        };
         flight.left -= 1;
         flight.left == 0
     }
@@ -314,7 +310,8 @@ impl<'d> Lanes<'d> {
 impl State {
     /// A piece of an output or of an input, of the batch that began first.
     fn piece(&mut self, is_output: bool) -> Option<Work> {
-        let is_ready = |flight: &&mut Flight| flight.is_output == is_output && flight.next < flight.pieces.len();
+        let is_ready =
+            |flight: &&mut Flight| flight.is_output == is_output && flight.next < flight.pieces.len();
         let flight = self.flights.iter_mut().filter(is_ready).min_by_key(|flight| flight.number)?;
         let piece = flight.pieces[flight.next].clone();
         flight.next += 1;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aludel_kernels::cuda::{self, CudaError, Device, Tensor};
+use aludel_kernels::cuda::{CudaError, Device, Tensor};
 
 use super::queue::job;
 use crate::plan::{Action, Plan, element_of};
@@ -74,7 +74,7 @@ fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
     let Action::Compute { formula, columns } = step.action else {
         return Err("it is copied");
     };
-    if let Some(obstacle) = cuda::obstacle(&plan.formulas[formula].formula) {
+    if let Some(obstacle) = plan.formulas[formula].only_on_cpu {
         return Err(obstacle);
     }
     if step.elements() > u64::from(u32::MAX) {

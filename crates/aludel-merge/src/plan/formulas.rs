@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aludel_checkpoint::is_float;
 use aludel_kernels::cpu::registers_of;
+use aludel_kernels::cuda::obstacle;
 use aludel_kernels::formula::{Expr, Extent, Formula, FormulaError, Graph, Op, Schedule};
 use indexmap::IndexSet;
 
@@ -209,6 +210,7 @@ impl PlannedFormula {
             // The last pass of a formula that measures has nothing to do.
             passes: passes.len() - usize::from(formula.measures()),
             registers: registers_of(&formula),
+            only_on_cpu: obstacle(&formula),
             reads: passes.into_iter().map(|pass| pass.reads).collect(),
             formula,
         }

@@ -179,6 +179,9 @@ pub struct PlannedFormula {
     pub passes: usize,
     /// Registers of a thread that evaluates it.
     pub registers: usize,
+    /// Why a GPU leaves it to the CPU, where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub only_on_cpu: Option<&'static str>,
     #[serde(skip)]
     pub(crate) formula: Arc<Formula>,
     /// The inputs that each pass reads.

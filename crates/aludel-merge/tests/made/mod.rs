@@ -87,7 +87,7 @@ pub(crate) fn quietly<T>(run: impl FnOnce(&ExecuteOptions<'_>) -> T) -> T {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     })
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn execute_plan(plan: &Plan, target: &Path) {
         on_progress: &|_| {},
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     };
     execute(plan, target, &options).unwrap();
 }

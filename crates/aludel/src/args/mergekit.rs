@@ -118,7 +118,8 @@ impl MergekitFlags {
 impl Args for MergekitFlags {
     fn augment_args(command: Command) -> Command {
         // What the command has by the same name is its own.
-        let own: Vec<String> = command.get_arguments().map(|argument| argument.get_id().to_string()).collect();
+        let own: Vec<String> =
+            command.get_arguments().map(|argument| argument.get_id().to_string()).collect();
         FLAGS.iter().filter(|flag| !own.iter().any(|id| id == flag.name)).fold(command, |command, flag| {
             let action = if flag.takes_value { ArgAction::Set } else { ArgAction::SetTrue };
             command.arg(Arg::new(flag.name).long(flag.name).hide(true).action(action).value_name("VALUE"))

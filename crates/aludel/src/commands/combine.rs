@@ -52,7 +52,7 @@ fn combine(arguments: &CombineArguments, printer: &Printer) -> anyhow::Result<Re
         on_progress: &|state| progress.show(Stage::bytes("combining", state.bytes_read, state.bytes_to_read)),
         sync: !arguments.writing.no_sync,
         resume: false,
-            device: None,
+        device: None,
     };
     let result = combine::combine(&settings, &arguments.output, &options, &execute);
     drop(progress);

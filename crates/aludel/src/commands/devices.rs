@@ -29,7 +29,8 @@ pub(super) fn run(arguments: &DevicesArguments, printer: &Printer) -> anyhow::Re
     }
     let mut listed = Vec::new();
     for (ordinal, device) in found.iter().enumerate() {
-        let (tuned, findings) = if arguments.tune { tune(device, printer)? } else { (device.tuned(), Vec::new()) };
+        let (tuned, findings) =
+            if arguments.tune { tune(device, printer)? } else { (device.tuned(), Vec::new()) };
         if printer.talk().json {
             listed.push(described(ordinal, device, tuned, &findings));
         } else {

@@ -77,7 +77,7 @@ fn extract(arguments: &ExtractArguments, printer: &Printer) -> anyhow::Result<Re
         },
         sync: !arguments.writing.no_sync,
         resume: false,
-            device: None,
+        device: None,
     };
     let result = extract::extract(&settings, &arguments.output(), &options, &execute);
     drop(progress);

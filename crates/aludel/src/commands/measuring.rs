@@ -25,7 +25,7 @@ pub(super) fn run<T>(
         on_progress: &|state| progress.show(Stage::bytes(label, state.bytes_read, state.bytes_to_read)),
         sync: false,
         resume: false,
-            device: None,
+        device: None,
     });
     drop(progress);
     result.map_err(|error| failure::of_merging(error, signals.received(), None))

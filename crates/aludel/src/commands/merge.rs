@@ -160,7 +160,8 @@ pub(super) fn summary(verb: &str, subject: &str, report: &Report) -> String {
 fn on_device(device: &DeviceReport) -> Vec<String> {
     let tensors = |count: usize| format!("{count} tensor{}", if count == 1 { "" } else { "s" });
     let first = format!("{} computed {}", device.name, tensors(device.tensors));
-    let kept = device.on_cpu.iter().map(|(reason, count)| format!("the CPU did {}: {reason}", tensors(*count)));
+    let kept =
+        device.on_cpu.iter().map(|(reason, count)| format!("the CPU did {}: {reason}", tensors(*count)));
     [first].into_iter().chain(kept).collect()
 }
 

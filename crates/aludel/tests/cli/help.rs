@@ -27,6 +27,7 @@ Commands:
   convert       Turn a file of weights into a model folder, or write a model folder with another
                 type or shard size
   methods       List the merge methods, or the parameters of one
+  devices       List the GPUs that merges can be computed on, and tune kernels for them
   distill       Train a student as a run file says: taught by a teacher, or on text alone
   cache         Store what a teacher says of some data, and look at what is stored
   report        Render the record of a run as one HTML page
@@ -86,6 +87,9 @@ Options:
       --output <FORM>           How the output is stored: `dense` as a model folder, `sparse-delta`
                                 as what differs from the base model, for `aludel apply` [default:
                                 dense]
+      --device <DEVICE>         Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), or
+                                `auto` for a GPU where there is one; every bit of the output is the
+                                same [default: cpu]
   -f, --force                   Replace the output folder if it exists, once the new one is complete
       --no-sync                 Leave it to the system when the files reach the disk: faster, but a
                                 power cut soon after may lose them

@@ -47,11 +47,10 @@ fn flags_without_effect_are_said_to_have_none() {
     let sandbox = sandbox();
     let flags =
         ["--cuda", "--low-cpu-memory", "--allow-crimes", "--trust-remote-code", "--no-write-model-card"];
-    let more = ["--transformers-cache", "/tmp/x", "--lora-merge-cache", "/tmp/y", "--device", "cuda:0"];
+    let more = ["--transformers-cache", "/tmp/x", "--lora-merge-cache", "/tmp/y"];
     let arguments = [&["merge", "r.yml", "out"], &flags[..], &more].concat();
     sandbox.aludel(&arguments).assert().code(0).stdout_eq("").stderr_eq(str![[r#"
-warning: --cuda has no effect: merges are computed on the CPU
-warning: --device has no effect: merges are computed on the CPU
+warning: --cuda has no effect: `aludel merge --device cuda` is what computes on a GPU
 warning: --low-cpu-memory has no effect: weights are streamed, in as much memory as --memory says
 warning: --no-write-model-card has no effect: the model card is written all the same; delete what is not wanted
 warning: --allow-crimes has no effect: models are merged where their tensors have the same names and shapes

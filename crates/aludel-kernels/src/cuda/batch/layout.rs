@@ -17,7 +17,7 @@ const SMALL: u64 = 131_072;
 /// Elements sampled of a larger tensor: one in so many, within bounds.
 const SAMPLED_ONE_IN: u64 = 16;
 const SAMPLE_LEAST: u64 = 65_536;
-const SAMPLE_MOST: u64 = 262_144;
+const SAMPLE_MOST: u64 = 131_072;
 
 /// Vectors of a thread are at most so long, and a sample is whole vectors.
 const LONGEST_VECTOR: u64 = 16;
@@ -217,7 +217,8 @@ impl Group {
         for (at, &tensor) in (0u64..).zip(&self.tensors) {
             let Tensor { geometry, streams: keys, .. } = &tensors[tensor];
             let descriptor = self.descriptors + at * words * 8;
-            let (cuts, own_keys) = (self.cuts + at * 16 * self.selections as u64, self.keys + at * 8 * streams);
+            let (cuts, own_keys) =
+                (self.cuts + at * 16 * self.selections as u64, self.keys + at * 8 * streams);
             image.word(descriptor, geometry.elements);
             for (word, place) in [(1, layout.outputs[tensor]), (2, cuts), (3, own_keys)] {
                 image.address(descriptor + 8 * word, place);

@@ -8,8 +8,8 @@ mod layout;
 
 use std::sync::Arc;
 
-use layout::{Group, Layout, capacity, sampled};
 pub(in crate::cuda) use layout::bytes_of;
+use layout::{Group, Layout, capacity, sampled};
 
 use super::CudaError;
 use super::device::{Arena, Compiled, Device, Prepared, Selecting};
@@ -66,11 +66,7 @@ impl Batch {
     ///
     /// # Errors
     /// [`CudaError::OutOfMemory`]; [`CudaError::Formula`] and [`CudaError::Compile`] of their kernels.
-    pub fn new(
-        device: &Arc<Device>,
-        tensors: Vec<Tensor>,
-        earlier: Option<Self>,
-    ) -> Result<Self, CudaError> {
+    pub fn new(device: &Arc<Device>, tensors: Vec<Tensor>, earlier: Option<Self>) -> Result<Self, CudaError> {
         Self::shaped(device, tensors, earlier, device.shapes())
     }
 
@@ -254,7 +250,8 @@ impl Batch {
         let elements = tensor.geometry.elements;
         // Nothing lies in the bracket of a selection that is known; without a sample everything does.
         let (bracket, sampled) = match (count, sampled(elements)) {
-            (0, _) => (NOWHERE << 32 | NOWHERE, 0),
+            // Sampled along with the others of its tensor, and not looked at.
+            (0, sampled) => (NOWHERE << 32 | NOWHERE, sampled),
             (_, 0) => (MAGNITUDE << 32, 0),
             (_, sampled) => (0, sampled),
         };

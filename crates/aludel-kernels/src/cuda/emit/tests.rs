@@ -45,7 +45,8 @@ fn ties_are_printed_as_recorded() {
     let formula = graph.finish(ties(&graph)).unwrap();
     let inputs = [Element::BF16; 3];
     check("ties", &Program::writing(&formula), &formula, &inputs);
-    let emitted = check("ties_select", &Program::reducing(&formula, &selections(&formula)), &formula, &inputs);
+    let emitted =
+        check("ties_select", &Program::reducing(&formula, &selections(&formula)), &formula, &inputs);
     assert_eq!((emitted.outputs, emitted.reductions.len()), (2, 0));
 }
 
@@ -62,10 +63,8 @@ fn masks_and_sums_are_printed_as_recorded() {
     assert!(emitted.is_elementary);
     let sums: Vec<NodeId> = formula.ids().filter(|&id| formula.op(id).is_reduction()).collect();
     let emitted = check("dare_reduce", &Program::reducing(&formula, &sums), &formula, &inputs);
-    let expected = [
-        Reduced { fold: Fold::Magnitudes, x: 0, y: None },
-        Reduced { fold: Fold::Sum, x: 1, y: Some(1) },
-    ];
+    let expected =
+        [Reduced { fold: Fold::Magnitudes, x: 0, y: None }, Reduced { fold: Fold::Sum, x: 1, y: Some(1) }];
     assert_eq!(emitted.reductions, expected);
 }
 

@@ -19,20 +19,16 @@ __device__ __forceinline__ Known known_of(const u64* tensor, const float* scalar
 __device__ __forceinline__ void values(
     const Known& known, const u64 base, const u64 elements, float (&out)[OUT][V], u32& met
 ) {
-    u32 in0[V];
-    load16(in0, known.in0, base, elements);
-    u32 in1[V];
-    load32(in1, known.in1, base, elements);
+    float in0[V];
+    load_bf16<true>(in0, known.in0, base, elements, met);
+    float in1[V];
+    load_f32<true>(in1, known.in1, base, elements, met);
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        const float v0 = decode_bf16(in0[j]);
-        met = max(met, __float_as_uint(v0) & MAGNITUDE);
-        const float v1 = v0 * known.s0;
-        const float v2 = decode_f32(in1[j]);
-        met = max(met, __float_as_uint(v2) & MAGNITUDE);
-        const float v3 = v2 * known.s1;
-        const float v4 = v1 + v3;
-        const float v5 = v4 / known.s2;
-        out[0][j] = v5;
+        const float v0 = in0[j] * known.s0;
+        const float v1 = in1[j] * known.s1;
+        const float v2 = v0 + v1;
+        const float v3 = v2 / known.s2;
+        out[0][j] = v3;
     }
 }

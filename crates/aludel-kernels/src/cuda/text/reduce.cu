@@ -71,5 +71,5 @@ reduce_chunks(const u64* tensors, const uint2* blocks, const float* scalars, dou
         }
         partials[(u64)blockIdx.x * REDUCTIONS + threadIdx.x] = of[0];
     }
-    if (met >= INFINITE) atomicOr(flags + at.x, 1u);
+    if (met & NOT_FINITE) atomicOr(flags + at.x, 1u);
 }

@@ -3,6 +3,12 @@
 #define RESOLVERS 1024
 #define BINS 2048
 
+// Adds one to a bin, once for all threads of a warp that add to it: magnitudes share few bins.
+__device__ __forceinline__ void count_in(u32* histogram, u32 bin) {
+    const u32 peers = __match_any_sync(__activemask(), bin);
+    if (threadIdx.x % 32 == __ffs(peers) - 1) atomicAdd(&histogram[bin], (u32)__popc(peers));
+}
+
 // The bin that holds a rank, from 1, counted from the largest bin or from the smallest, and what comes before it. By one
 // warp; all its threads return the same.
 __device__ void find_bin(const u32* histogram, u32 bins, bool ascending, u64 rank, u32& bin, u64& before) {
@@ -57,11 +63,11 @@ extern "C" __global__ void __launch_bounds__(RESOLVERS) bracket_thresholds(u64* 
             const u32 magnitude = sample[i];
             const u32 digit = magnitude >> shift & ((1u << bits) - 1);
             if (level == 0) {
-                atomicAdd(&histograms[0][digit], 1u);
+                count_in(histograms[0], digit);
             } else {
 #pragma unroll
                 for (int r = 0; r < 3; r++) {
-                    if (magnitude >> (shift + bits) == prefixes[r]) atomicAdd(&histograms[r][digit], 1u);
+                    if (magnitude >> (shift + bits) == prefixes[r]) count_in(histograms[r], digit);
                 }
             }
         }
@@ -114,7 +120,7 @@ __device__ Found value_at(
             const u64 key = keys[i];
             if (by_index && (u32)(key >> 32) != magnitude) continue;
             const u32 field = by_index ? (u32)key : (u32)(key >> 32);
-            if (level == 0 || field >> (shift + bits) == found.value) atomicAdd(&histogram[field >> shift & mask], 1u);
+            if (level == 0 || field >> (shift + bits) == found.value) count_in(histogram, field >> shift & mask);
         }
         if (!by_index && threadIdx.x < COUNTED_VALUES && equal[threadIdx.x] > 0) {
             const u32 field = counted[threadIdx.x];

@@ -47,6 +47,39 @@ struct Tally {
     u32 above, equal[COUNTED_VALUES];
 };
 
+// Counts the magnitudes of V elements, the first `length` of which are there; `true` of an element says that it lies in the
+// bracket and is none of the counted values.
+template <bool WHOLE>
+__device__ __forceinline__ u32 tally(const float (&x)[V], const Bracket& bracket, const u32 length, Tally& tally) {
+    u32 inside = 0;
+    if (bracket.span == 0) {
+        // One value, which is counted: so it is where many task vectors share it.
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            const u32 magnitude = __float_as_uint(x[j]) & MAGNITUDE;
+            tally.above += (WHOLE || j < length) && magnitude > bracket.high;
+            tally.equal[0] += (WHOLE || j < length) && magnitude == bracket.low;
+        }
+        return 0;
+    }
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        const u32 magnitude = __float_as_uint(x[j]) & MAGNITUDE;
+        tally.above += (WHOLE || j < length) && magnitude > bracket.high;
+        if ((WHOLE || j < length) && magnitude - bracket.low <= bracket.span) {
+            bool is_counted = false;
+#pragma unroll
+            for (int v = 0; v < COUNTED_VALUES; v++) {
+                const bool is_equal = magnitude == bracket.counted[v];
+                tally.equal[v] += is_equal;
+                is_counted |= is_equal;
+            }
+            inside |= is_counted ? 0u : 1u << j;
+        }
+    }
+    return inside;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
 sweep_magnitudes(const u64* tensors, const uint2* blocks, const float* scalars, u64* selections, u32* flags) {
     __shared__ u32 staged_magnitudes[OUT][STAGED];
@@ -85,31 +118,23 @@ sweep_magnitudes(const u64* tensors, const uint2* blocks, const float* scalars, 
         const u32 length = (u32)least(V, elements - base);
 #pragma unroll
         for (int k = 0; k < OUT; k++) {
+            const u32 inside = length == V ? tally<true>(out[k], brackets[k], length, tallies[k])
+                                           : tally<false>(out[k], brackets[k], length, tallies[k]);
+            if (inside == 0) continue;
+            u32 place = atomicAdd(&staged[k], __popc(inside));
 #pragma unroll
             for (int j = 0; j < V; j++) {
+                if ((inside >> j & 1u) == 0) continue;
                 const u32 magnitude = __float_as_uint(out[k][j]) & MAGNITUDE;
-                const bool is_there = j < length;
-                tallies[k].above += is_there && magnitude > brackets[k].high;
-                if (is_there && magnitude - brackets[k].low <= brackets[k].span) {
-                    bool is_counted = false;
-#pragma unroll
-                    for (int v = 0; v < COUNTED_VALUES; v++) {
-                        const bool is_equal = magnitude == brackets[k].counted[v];
-                        tallies[k].equal[v] += is_equal;
-                        is_counted |= is_equal;
-                    }
-                    if (!is_counted) {
-                        const u32 place = atomicAdd(&staged[k], 1u);
-                        if (place < STAGED) {
-                            staged_magnitudes[k][place] = magnitude;
-                            staged_offsets[k][place] = (unsigned short)(base + j - start);
-                        } else {
-                            u64* of = sought + k * SELECTION;
-                            const u64 into = atomicAdd(of + INSIDE, 1ULL);
-                            if (into < of[CAPACITY]) ((u64*)of[KEYS_INSIDE])[into] = (u64)magnitude << 32 | (base + j);
-                        }
-                    }
+                if (place < STAGED) {
+                    staged_magnitudes[k][place] = magnitude;
+                    staged_offsets[k][place] = (unsigned short)(base + j - start);
+                } else {
+                    u64* of = sought + k * SELECTION;
+                    const u64 into = atomicAdd(of + INSIDE, 1ULL);
+                    if (into < of[CAPACITY]) ((u64*)of[KEYS_INSIDE])[into] = (u64)magnitude << 32 | (base + j);
                 }
+                place++;
             }
         }
     }
@@ -146,7 +171,7 @@ sweep_magnitudes(const u64* tensors, const uint2* blocks, const float* scalars, 
             }
         }
     }
-    if (met >= INFINITE) atomicOr(flags + at.x, 1u);
+    if (met & NOT_FINITE) atomicOr(flags + at.x, 1u);
 }
 
 // One block for each selection whose last tie lies in a chunk that is known.

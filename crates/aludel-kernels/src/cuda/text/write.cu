@@ -8,19 +8,24 @@ write_tensors(const u64* tensors, const uint2* blocks, const float* scalars, u32
     const u64 elements = tensor[ELEMENTS], output = tensor[OUTPUT];
     const u64 start = at.y * CHUNK + (blockIdx.x % PARTS) * (CHUNK / PARTS);
     const u64 end = least(start + CHUNK / PARTS, elements);
-    u32 met = 0, made = 0;
+    u32 met = 0;
+    float made = 0.0f;
     for (u64 base = start + (u64)threadIdx.x * V; base < end; base += THREADS * V) {
         float out[OUT][V];
         values(known, base, elements, out, met);
-        u32 raw[V];
+        // 0 times what is not finite is NaN, and stays.
+        if (base + V <= elements) {
 #pragma unroll
-        for (int j = 0; j < V; j++) {
-            made = max(made, __float_as_uint(out[0][j]) & MAGNITUDE);
-            raw[j] = ENCODE(out[0][j]);
+            for (int j = 0; j < V; j++) made = __fmaf_rn(out[0][j], 0.0f, made);
+        } else {
+#pragma unroll
+            for (int j = 0; j < V; j++) {
+                if (base + j < elements) made = __fmaf_rn(out[0][j], 0.0f, made);
+            }
         }
-        STORE(raw, output, base, elements);
+        STORE(out[0], output, base, elements);
     }
     // NaN has other bits here than on the CPU, which then computes the tensor.
-    if (met >= INFINITE) atomicOr(flags + at.x, 1u);
-    if (made > INFINITE) atomicOr(flags + at.x, 2u);
+    if (met & NOT_FINITE) atomicOr(flags + at.x, 1u);
+    if (made != 0.0f) atomicOr(flags + at.x, 2u);
 }
