@@ -7,9 +7,9 @@ use crate::weights::{noise, write_model};
 
 /// The larger one is sampled where its task vectors are trimmed.
 const TENSORS: &[(&str, &str, &[u64])] = &[
-    ("model.embed_tokens.weight", "BF16", &[41, 12_710]),
-    ("model.layers.0.mlp.weight", "F16", &[401, 1_271]),
-    ("model.layers.0.norm.weight", "F32", &[1]),
+    ("model.embed_tokens.weight", "BF16", &[41, 4_001]),
+    ("model.layers.0.mlp.weight", "F16", &[401, 271]),
+    ("model.layers.0.norm.weight", "BF16", &[1]),
 ];
 
 const RECIPES: [(&str, &str); 3] =
@@ -92,5 +92,5 @@ fn a_plan_says_what_a_gpu_leaves_to_the_cpu() {
     };
     assert!(reasons("ties", "density: 0.4").iter().all(serde_json::Value::is_null));
     let of_della = reasons("della", "density: 0.5, epsilon: 0.1");
-    assert!(!of_della.is_empty() && of_della.iter().all(|reason| reason == "it ranks the elements of rows"));
+    assert!(of_della.iter().any(|reason| reason == "it ranks the elements of rows"), "{of_della:?}");
 }
