@@ -173,7 +173,8 @@ impl OutputFolder {
     }
 
     /// As [`OutputFolder::shards`], for a share of them, over files of which these tensors are said to be written; those that
-    /// indeed are. Every byte of them is read.
+    /// indeed are. Every byte of them is read. A tensor that has a partner counts only where that is there as well: the two are written
+    /// together.
     ///
     /// Errors: [`Error::Io`].
     pub fn shards_again(
@@ -181,8 +182,10 @@ impl OutputFolder {
         layout: &Layout,
         share: Range<usize>,
         written: &[WrittenTensor],
+        partner: &dyn Fn(usize) -> Option<usize>,
     ) -> Result<(ShardWriter, Vec<WrittenTensor>), Error> {
-        ShardWriter::reopen(self.path(), layout, share, written, Arc::clone(&self.unfinished_writers))
+        let unfinished = Arc::clone(&self.unfinished_writers);
+        ShardWriter::reopen(self.path(), layout, share, written, partner, unfinished)
     }
 
     /// Takes a large file in that lies on the same file system, without copying it where that can be; it stays where it is as well.

@@ -3,7 +3,7 @@
 //! In: a layout and, piece by piece, the bytes of its tensors. Out: shard files of exactly the planned content. It keeps
 //! no copy of the bytes and does not sync: [`crate::OutputFolder::finish`] does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -54,12 +54,13 @@ impl ShardWriter {
     }
 
     /// Takes the files of an earlier writer of the same layout over, with the tensors that it had written and whose bytes are
-    /// there; those tensors. What is not of the layout is written anew. Shards outside of `share` are left to others.
+    /// there, as are those of its partner; those tensors. What is not of the layout is written anew. Shards outside of `share` are left to others.
     pub(crate) fn reopen(
         folder: &Path,
         layout: &Layout,
         share: Range<usize>,
         written: &[WrittenTensor],
+        partner: &dyn Fn(usize) -> Option<usize>,
         unfinished: Arc<AtomicUsize>,
     ) -> Result<(Self, Vec<WrittenTensor>), Error> {
         let mut shards = Vec::with_capacity(layout.shards().len());
@@ -86,7 +87,11 @@ impl ShardWriter {
             shards.push(PlannedShard { path, bytes: shard.bytes, written });
         }
         let mut found = Vec::new();
-        for written in verify::there(folder, layout, written, &is_taken) {
+        let there = verify::there(folder, layout, written, &is_taken);
+        let numbers: HashSet<usize> = there.iter().map(|written| written.tensor).collect();
+        let is_alone =
+            |written: &WrittenTensor| partner(written.tensor).is_some_and(|other| !numbers.contains(&other));
+        for written in there.into_iter().filter(|written| !is_alone(written)) {
             let at = layout.placement(written.tensor);
             if shards[at.shard].written.add(at.offset..at.offset + at.bytes) {
                 found.push(written);

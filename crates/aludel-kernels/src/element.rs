@@ -51,6 +51,58 @@ impl Element {
     }
 }
 
+/// How the elements of an output are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// As numbers of a type that inputs have as well.
+    Plain(Element),
+    /// As E4M3 of FP8, which has NaN and no infinities: to nearest, ties to even, and beyond its greatest number as that.
+    E4m3,
+}
+
+impl Encoding {
+    /// The greatest number of E4M3.
+    pub const E4M3_LARGEST: f32 = 448.0;
+
+    /// Bytes that one element takes.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Plain(element) => element.size(),
+            Self::E4m3 => 1,
+        }
+    }
+
+    /// Encodes values: the plain definition that the block encoder is held to.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::Plain(element) => element.encode(values),
+            Self::E4m3 => values.iter().map(|&value| e4m3(value)).collect(),
+        }
+    }
+}
+
+impl From<Element> for Encoding {
+    fn from(element: Element) -> Self {
+        Self::Plain(element)
+    }
+}
+
+/// Counts in units of the numbers' distance, which is 2^-9 up to 2^-5 and doubles with every power of two from there: eight codes each.
+fn e4m3(value: f32) -> u8 {
+    let sign = if value.is_sign_negative() { 0x80 } else { 0 };
+    if value.is_nan() {
+        return sign | 0x7f;
+    }
+    let magnitude = f64::from(value.abs().min(Encoding::E4M3_LARGEST));
+    let mut distance = 2f64.powi(-9);
+    let mut code = 0;
+    while magnitude >= 16.0 * distance {
+        distance *= 2.0;
+        code += 8;
+    }
+    sign | (code + (magnitude / distance).round_ties_even() as u8)
+}
+
 fn each<const N: usize>(bytes: &[u8], to: &mut [f32], value: impl Fn([u8; N]) -> f32) {
     for (to, &bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
         *to = value(bytes);

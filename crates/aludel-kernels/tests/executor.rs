@@ -370,8 +370,12 @@ fn bytes_do_not_depend_on_tile_level_or_storage_order() {
             let formula = formula(build, elements);
             let source = stored(element, 3, elements as usize);
             let run = |tile, level| {
-                let job =
-                    Job { tile: tile * CHUNK, level, output: element, ..job(&formula, elements, columns) };
+                let job = Job {
+                    tile: tile * CHUNK,
+                    level,
+                    output: element.into(),
+                    ..job(&formula, elements, columns)
+                };
                 evaluate(job, &source).unwrap().0
             };
             let expected = run(1, Level::Baseline);
@@ -381,7 +385,7 @@ fn bytes_do_not_depend_on_tile_level_or_storage_order() {
                 assert!(run(tile, level) == expected, "{name} in {element:?}, {tile} chunks, {level:?}");
             }
             for input in 0..3 {
-                let job = Job { output: element, ..job(&formula, elements, columns) };
+                let job = Job { output: element.into(), ..job(&formula, elements, columns) };
                 let made = evaluate(job, &Made { stored: &source, input }).unwrap().0;
                 assert!(made == expected, "{name} in {element:?}, input {input} made");
             }
@@ -434,7 +438,7 @@ fn sixteen_bit_inputs_are_computed_in_f32_and_rounded_once() {
         let inputs: Vec<Vec<f32>> = source.inputs.iter().map(|bytes| element.decode(bytes)).collect();
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let expected = element.encode(&interpret(&formula, &inputs, 1271, &[]));
-        let got = evaluate(Job { output: element, ..job(&formula, 1271, 1271) }, &source).unwrap().0;
+        let got = evaluate(Job { output: element.into(), ..job(&formula, 1271, 1271) }, &source).unwrap().0;
         assert_eq!(got, expected);
     }
 }

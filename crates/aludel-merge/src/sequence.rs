@@ -10,7 +10,7 @@ use aludel_checkpoint::fault_of_relative_name;
 use aludel_document::quoted;
 
 use crate::execute::StandIn;
-use crate::plan::{Plan, PlanOptions};
+use crate::plan::{Form, Plan, PlanOptions};
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 
@@ -54,6 +54,8 @@ impl Sequence {
             let options = PlanOptions {
                 target: options.target.is_some().then(|| folder.clone()),
                 results: known.clone(),
+                // What others are made of is whole and not rounded twice.
+                form: Form::Dense,
                 first_stream,
                 ..options.clone()
             };

@@ -87,7 +87,8 @@ pub(crate) struct MergeArguments {
     /// models and OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
     #[arg(long, value_name = "I/N", value_parser = part, conflicts_with = "intermediate_dir")]
     pub(crate) part: Option<aludel_cache::Part>,
-    /// How the output is stored: `dense` as a model folder, `sparse-delta` as what differs from the base model, for `aludel apply`
+    /// How the output is stored: `dense` as a model folder, `sparse-delta` as what differs from the base model, for `aludel apply`,
+    /// `fp8` as a model folder whose linear weights are E4M3 with a scale for each row (compressed-tensors)
     #[arg(long = "output", value_name = "FORM", value_enum, default_value_t = OutputForm::Dense, hide_possible_values = true)]
     #[arg(conflicts_with = "part")]
     pub(crate) form: OutputForm,
@@ -141,6 +142,8 @@ pub(crate) enum OutputForm {
     Dense,
     /// What differs from the base model, for `aludel apply`
     SparseDelta,
+    /// A model folder whose linear weights are FP8
+    Fp8,
 }
 
 #[derive(Debug, Args)]
@@ -310,9 +313,10 @@ pub(crate) struct ConvertArguments {
     pub(crate) input: PathBuf,
     /// The model folder to write; it appears under this name only when it is complete
     pub(crate) output: PathBuf,
-    /// The type of the weights that are written [default: as they are stored; bfloat16 for quantised ones]
+    /// The type of the weights that are written; with fp8, that of linear weights, in the form of compressed-tensors
+    /// [default: as they are stored; bfloat16 for quantised ones]
     #[arg(long, value_enum)]
-    pub(crate) dtype: Option<FloatName>,
+    pub(crate) dtype: Option<WeightName>,
     #[command(flatten)]
     pub(crate) planning: PlanningFlags,
     #[command(flatten)]
@@ -745,6 +749,30 @@ pub(crate) enum FloatName {
     Float16,
     #[value(alias = "bf16")]
     Bfloat16,
+}
+
+/// What weights are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WeightName {
+    #[value(alias = "f32", alias = "fp32")]
+    Float32,
+    #[value(alias = "f16", alias = "fp16")]
+    Float16,
+    #[value(alias = "bf16")]
+    Bfloat16,
+    Fp8,
+}
+
+impl WeightName {
+    /// The type that all weights have; `None` where linear ones have another.
+    pub(crate) const fn float(self) -> Option<FloatName> {
+        match self {
+            Self::Float32 => Some(FloatName::Float32),
+            Self::Float16 => Some(FloatName::Float16),
+            Self::Bfloat16 => Some(FloatName::Bfloat16),
+            Self::Fp8 => None,
+        }
+    }
 }
 
 const DIFF_CODES: &str = "\

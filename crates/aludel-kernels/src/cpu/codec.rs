@@ -1,12 +1,12 @@
 //! Decodes stored elements into f32 lanes and encodes lanes for storage.
 //!
-//! Held by its tests to [`Element::decode`] and [`Element::encode`] over every 16-bit pattern.
+//! Held by its tests to [`Element::decode`] and [`Encoding::encode`] over every 16-bit pattern.
 
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
 use super::block::BLOCK;
-use crate::element::Element;
+use crate::element::{Element, Encoding};
 
 /// Decodes `bytes` into `to`; their lengths match.
 #[inline(always)]
@@ -38,19 +38,24 @@ fn decode_f16(bytes: &[u8], to: &mut [f32]) {
 
 /// Encodes `from` into `bytes`, to nearest with ties to even; their lengths match.
 #[inline(always)]
-pub(super) fn encode(element: Element, from: &[f32], bytes: &mut [u8]) {
-    match element {
-        Element::F32 => {
+pub(super) fn encode(encoding: Encoding, from: &[f32], bytes: &mut [u8]) {
+    match encoding {
+        Encoding::Plain(Element::F32) => {
             for (raw, value) in bytes.as_chunks_mut().0.iter_mut().zip(from) {
                 *raw = value.to_le_bytes();
             }
         }
-        Element::BF16 => {
+        Encoding::Plain(Element::BF16) => {
             for (raw, value) in bytes.as_chunks_mut().0.iter_mut().zip(from) {
                 *raw = round_to_bf16(*value).to_le_bytes();
             }
         }
-        Element::F16 => encode_f16(from, bytes),
+        Encoding::Plain(Element::F16) => encode_f16(from, bytes),
+        Encoding::E4m3 => {
+            for (raw, value) in bytes.iter_mut().zip(from) {
+                *raw = round_to_e4m3(*value);
+            }
+        }
     }
 }
 
@@ -70,6 +75,24 @@ fn round_to_bf16(value: f32) -> u16 {
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     let quiet = (bits >> 16) | 0x40;
     (if value.is_nan() { quiet } else { rounded }) as u16
+}
+
+/// Without a branch, as [`round_to_bf16`]. Numbers below the least normal one are as far apart as floats are at 2^14, so that an
+/// addition rounds them.
+#[inline(always)]
+fn round_to_e4m3(value: f32) -> u8 {
+    const LEAST_NORMAL: f32 = 0.015_625;
+    const SMALL: f32 = 16_384.0;
+    /// The difference of the exponents' biases, where a float has its exponent.
+    const BIAS: u32 = (127 - 7) << 23;
+    let magnitude = value.abs();
+    let magnitude = if magnitude > Encoding::E4M3_LARGEST { Encoding::E4M3_LARGEST } else { magnitude };
+    let bits = magnitude.to_bits();
+    let normal = bits.wrapping_add(0x7_ffff + ((bits >> 20) & 1)).wrapping_sub(BIAS) >> 20;
+    let small = (magnitude + SMALL).to_bits().wrapping_sub(SMALL.to_bits());
+    let code = if magnitude < LEAST_NORMAL { small } else { normal };
+    let code = if value.is_nan() { 0x7f } else { code };
+    (code | (value.to_bits() >> 24 & 0x80)) as u8
 }
 
 /// Whether any stored element is NaN or infinite.
@@ -117,12 +140,51 @@ mod tests {
         for element in [Element::F32, Element::F16, Element::BF16] {
             let mut got = vec![0; BLOCK * element.size()];
             for values in values.chunks(BLOCK) {
-                encode(element, values, &mut got[..values.len() * element.size()]);
+                encode(element.into(), values, &mut got[..values.len() * element.size()]);
                 let got = element.decode(&got[..values.len() * element.size()]);
                 let expected = element.decode(&element.encode(values));
                 let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
                 assert!(got.iter().zip(&expected).all(same), "{element:?}");
             }
         }
+    }
+
+    #[test]
+    fn fp8_rounds_as_defined() {
+        // Every pattern of sign, exponent and the upper seven bits of the mantissa, with lower halves beside midpoints.
+        let lower = [0u32, 1, 0x7fff, 0x8000, 0xffff];
+        let values: Vec<f32> =
+            (0..=u16::MAX).flat_map(|u| lower.map(|l| f32::from_bits(u32::from(u) << 16 | l))).collect();
+        let mut got = vec![0; values.len()];
+        encode(Encoding::E4m3, &values, &mut got);
+        let expected = Encoding::E4m3.encode(&values);
+        let differ = got.iter().zip(&expected).position(|(got, expected)| got != expected);
+        assert_eq!(differ.map(|at| (values[at], got[at], expected[at])), None);
+    }
+
+    #[test]
+    fn fp8_is_the_nearest_number_and_the_even_one_of_two() {
+        let code = |value: f32| Encoding::E4m3.encode(&[value])[0];
+        let least = 2f32.powi(-9);
+        for (value, expected) in [
+            (0.0, 0x00),
+            (-0.0, 0x80),
+            (1.0, 0x38),
+            (448.0, 0x7e),
+            (463.0, 0x7e),
+            (1e30, 0x7e),
+            (f32::NEG_INFINITY, 0xfe),
+            (0.5 * least, 0x00),
+            (1.5 * least, 0x02),
+            (2.5 * least, 0x02),
+            (7.5 * least, 0x08),
+            (1.0625, 0x38),
+            (1.1875, 0x3a),
+            (432.0, 0x7e),
+            (431.9, 0x7d),
+        ] {
+            assert_eq!(code(value), expected, "{value}");
+        }
+        assert_eq!(code(f32::NAN) & 0x7f, 0x7f);
     }
 }

@@ -14,7 +14,7 @@ use super::rank::{Bracket, Cut, Outcome, Ranking};
 use super::sample::judge_sample;
 use super::values::Values;
 use super::wave::{Parts, Wave, WaveKind};
-use crate::element::Element;
+use crate::element::Encoding;
 use crate::formula::{Formula, NodeId, Op, Schedule};
 use crate::random::StreamKey;
 
@@ -27,8 +27,8 @@ pub struct Job {
     pub geometry: Geometry,
     /// The key of each random stream.
     pub streams: Vec<StreamKey>,
-    /// The storage type of the output.
-    pub output: Element,
+    /// How the output is stored.
+    pub output: Encoding,
     /// Elements per unit of work, a multiple of [`CHUNK`](super::CHUNK).
     pub tile: u64,
     /// Whether NaN and infinities in the inputs are computed with rather than refused.
@@ -39,7 +39,8 @@ pub struct Job {
 
 impl Job {
     /// A job with the machine's own vector instructions.
-    pub fn new(formula: Arc<Formula>, geometry: Geometry, output: Element, tile: u64) -> Self {
+    pub fn new(formula: Arc<Formula>, geometry: Geometry, output: impl Into<Encoding>, tile: u64) -> Self {
+        let output = output.into();
         Self { formula, geometry, streams: Vec::new(), output, tile, allow_non_finite: false, level: level() }
     }
 }

@@ -15,7 +15,7 @@ use super::rank::{Cut, Ranking, Tally};
 use super::reduce::{Accumulator, Fold, Joined};
 use super::sample::SMALL;
 use super::values::Values;
-use crate::element::Element;
+use crate::element::{Element, Encoding};
 use crate::formula::{Formula, NodeId, Op};
 use crate::random::StreamKey;
 
@@ -47,12 +47,14 @@ pub struct Wave {
     pub(super) geometry: Geometry,
     pub(super) tile: u64,
     pub(super) level: Level,
-    pub(super) output: Element,
+    pub(super) output: Encoding,
     /// Inputs whose elements are checked to be finite.
     pub(super) checked: Vec<u16>,
     pub(super) scalars: Vec<f32>,
     pub(super) rows: Vec<Vec<f64>>,
     pub(super) columns: Vec<Vec<f32>>,
+    /// The slot among `rows` of the scales that the formula has beside its output.
+    scales: Option<usize>,
     /// What is ranked within rows, as waves that compute it.
     ordinals: Vec<Self>,
     pub(super) cuts: Vec<Cut>,
@@ -75,7 +77,7 @@ pub(super) struct Parts<'a> {
     pub geometry: Geometry,
     pub tile: u64,
     pub level: Level,
-    pub output: Element,
+    pub output: Encoding,
     pub streams: &'a [StreamKey],
     pub checked: Vec<u16>,
     pub rankings: Vec<Ranking>,
@@ -91,6 +93,7 @@ impl Wave {
             let values = values.wide(node).iter();
             values.map(|&value| value as f32).collect::<Vec<_>>()
         };
+        let scales = program.rows.iter().position(|&node| Some(node) == formula.scales());
         let columns = program.columns.iter().map(narrowed).collect();
         let ordinals = program.ordinals.iter().filter_map(|&node| Self::ranked(node, &parts)).collect();
         let cuts = program.cuts.iter().filter_map(|&node| values.cut(node)).collect();
@@ -109,6 +112,7 @@ impl Wave {
             checked: parts.checked,
             scalars,
             rows,
+            scales,
             columns,
             ordinals,
             cuts,
@@ -128,7 +132,7 @@ impl Wave {
         Some(Self::new(Parts {
             kind: WaveKind::Write,
             program: Program::storing(parts.formula, operand),
-            output: Element::F32,
+            output: Element::F32.into(),
             checked: parts.checked.clone(),
             rankings: Vec::new(),
             located: Vec::new(),
@@ -169,6 +173,16 @@ impl Wave {
                 Unit { elements: start..all.end.min(start + self.tile) }
             }
         }
+    }
+
+    /// The scales of the rows that begin in a unit of a wave that writes, and the first of those rows; `None` where the formula has
+    /// no scales.
+    pub fn scales(&self, index: usize) -> Option<(u64, &[f64])> {
+        let scales = self.rows.get(self.scales?)?;
+        let Unit { elements } = self.unit(index);
+        let columns = self.geometry.columns.max(1);
+        let rows = elements.start.div_ceil(columns)..elements.end.div_ceil(columns);
+        Some((rows.start, &scales[rows.start as usize..rows.end as usize]))
     }
 
     /// Runs a unit. `out` is the unit's encoded output in a wave that writes, and empty otherwise.

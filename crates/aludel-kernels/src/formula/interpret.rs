@@ -7,7 +7,8 @@
 use super::{Axis, Binary, Extent, Formula, NodeId, Op, Outcome, Unary, elementary};
 use crate::random::{self, StreamKey};
 
-/// Computes a formula by its definition; the figures of one that measures, rounded. All inputs have the same length, a
+/// Computes a formula by its definition; of one with scales, the quotients and then the scales; the figures of one that measures,
+/// rounded. All inputs have the same length, a
 /// multiple of `columns` (the row length).
 pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: &[StreamKey]) -> Vec<f32> {
     let elements = inputs.first().map_or(0, |input| input.len());
@@ -19,6 +20,10 @@ pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: 
     }
     match formula.outcome() {
         Outcome::Tensor(output) => (0..elements).map(|i| machine.element(*output, i)).collect(),
+        Outcome::Scaled([output, scales]) => {
+            let quotients = (0..elements).map(|i| machine.element(*output, i));
+            quotients.chain((0..machine.rows()).map(|row| machine.wide(*scales, row) as f32)).collect()
+        }
         Outcome::Figures(figures) => figures.iter().map(|&node| machine.wide(node, 0) as f32).collect(),
     }
 }

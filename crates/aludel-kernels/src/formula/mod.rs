@@ -8,6 +8,7 @@ mod graph;
 mod interpret;
 mod op;
 mod print;
+mod scaled;
 mod schedule;
 mod verify;
 

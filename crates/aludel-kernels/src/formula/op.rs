@@ -188,6 +188,8 @@ impl Op {
 pub enum Outcome {
     /// A tensor, written: this value for each element.
     Tensor(NodeId),
+    /// A tensor, written, and beside it what its rows are to be multiplied by: a value for each element, then one for each row.
+    Scaled([NodeId; 2]),
     /// Figures, kept: these values, one each for the tensor.
     Figures(Vec<NodeId>),
 }
@@ -197,6 +199,7 @@ impl Outcome {
     pub fn nodes(&self) -> &[NodeId] {
         match self {
             Self::Tensor(output) => std::slice::from_ref(output),
+            Self::Scaled(both) => both,
             Self::Figures(figures) => figures,
         }
     }
@@ -230,8 +233,16 @@ impl Formula {
     /// The value that is encoded and written; `None` for a formula that measures.
     pub const fn output(&self) -> Option<NodeId> {
         match self.outcome {
-            Outcome::Tensor(output) => Some(output),
+            Outcome::Tensor(output) | Outcome::Scaled([output, _]) => Some(output),
             Outcome::Figures(_) => None,
+        }
+    }
+
+    /// The values by row that are written beside the output.
+    pub const fn scales(&self) -> Option<NodeId> {
+        match self.outcome {
+            Outcome::Scaled([_, scales]) => Some(scales),
+            Outcome::Tensor(_) | Outcome::Figures(_) => None,
         }
     }
 
@@ -272,6 +283,12 @@ impl Formula {
             extents.push(extent);
         }
         extents
+    }
+
+    /// Whether it has a value for each row or column, so that the length of rows matters.
+    pub fn computes_by_row(&self) -> bool {
+        let by_row = |extent: &Extent| matches!(extent, Extent::Row | Extent::Column);
+        self.extents().iter().any(by_row) || self.nodes.iter().any(|op| matches!(op, Op::Rank(_)))
     }
 
     /// All node ids, in order.

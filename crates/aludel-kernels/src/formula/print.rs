@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Axis, Binary, Formula, NodeId, Op, Unary};
+use super::{Axis, Binary, Formula, NodeId, Op, Outcome, Unary};
 
 impl fmt::Display for Formula {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,9 +18,13 @@ impl fmt::Display for Formula {
         }
         let results = self.outcome().nodes().iter();
         let results: Vec<String> = results.map(|&node| self.text(node, &names)).collect();
-        match self.measures() {
-            true => write!(f, "figures = {}", results.join(", ")),
-            false => write!(f, "out = {}", results.join(", ")),
+        match (self.outcome(), &results[..]) {
+            (Outcome::Scaled([_, node]), [quotients, scales]) => {
+                let scales = names[node.index()].map_or_else(|| scales.clone(), |name| format!("t{name}"));
+                write!(f, "out = {quotients}, scaled by {scales}")
+            }
+            (Outcome::Figures(_), _) => write!(f, "figures = {}", results.join(", ")),
+            _ => write!(f, "out = {}", results.join(", ")),
         }
     }
 }

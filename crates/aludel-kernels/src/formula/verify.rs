@@ -92,7 +92,12 @@ impl Formula {
         let extent = |node: NodeId| extents.get(node.index());
         match &self.outcome {
             Outcome::Tensor(output) if extent(*output) == Some(&Extent::Element) => Ok(()),
-            Outcome::Tensor(_) => Err(FormulaError::Output),
+            Outcome::Scaled([output, scales])
+                if extent(*output) == Some(&Extent::Element) && extent(*scales) == Some(&Extent::Row) =>
+            {
+                Ok(())
+            }
+            Outcome::Tensor(_) | Outcome::Scaled(_) => Err(FormulaError::Output),
             Outcome::Figures(figures) => {
                 let is_measured =
                     |&node: &NodeId| extent(node) == Some(&Extent::Tensor) && levels(self)[node.index()] > 0;

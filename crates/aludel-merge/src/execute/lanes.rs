@@ -325,6 +325,7 @@ fn passes_of(run: &Run<'_>, step: usize) -> u64 {
     match run.plan.steps[step].action {
         Action::Compute { formula, .. } => run.plan.formulas[formula].passes as u64,
         Action::Copy => 1,
+        Action::Scales => 0,
     }
 }
 

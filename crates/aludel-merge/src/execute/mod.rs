@@ -111,7 +111,8 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
         }
         None => {
             let share = plan.part.shards(&plan.layout);
-            let (shards, written) = folder.shards_again(&plan.layout, share, &written)?;
+            let (shards, written) =
+                folder.shards_again(&plan.layout, share, &written, &|step| plan.partners[step])?;
             let journal = folder.journal(&identity, &written)?;
             (Output::Shards(shards, journal), written)
         }
@@ -373,9 +374,23 @@ impl Run<'_> {
                     TaskKind::Compute(wave) => source.run(wave, task.unit(), scratch, &mut tile)?,
                     TaskKind::Copy => source.copy(elements.clone(), &mut tile)?,
                 }
-                Ok(sink.write(task.step, elements.start * width as u64, tile))
+                let is_taken = sink.write(task.step, elements.start * width as u64, tile);
+                Ok(is_taken && self.write_scales(task, sink))
             }
         }
+    }
+
+    /// Writes the scales of the rows that begin in a unit, where the step has some; `false` when the writer is gone.
+    fn write_scales(&self, task: &Task, sink: &writer::Sink<'_>) -> bool {
+        let TaskKind::Compute(wave) = &task.kind else { return true };
+        let scales = wave.scales(task.unit()).filter(|(_, scales)| !scales.is_empty());
+        let Some(((first, scales), step)) = scales.zip(self.plan.partners[task.step]) else { return true };
+        // Only now, with the unit's tile handed over: a thread never holds two buffers.
+        let Some(mut tile) = sink.buffer(scales.len() * size_of::<f32>()) else { return false };
+        for (raw, &scale) in tile.as_chunks_mut().0.iter_mut().zip(scales) {
+            *raw = (scale as f32).to_le_bytes();
+        }
+        sink.write(step, first * size_of::<f32>() as u64, tile)
     }
 
     /// The elements that this thread is likely to need after the unit.

@@ -11,12 +11,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aludel_kernels::cpu::{Evaluation, Geometry, Job, Wave, WaveKind, level};
-use aludel_kernels::element::Element;
+use aludel_kernels::element::{Element, Encoding};
 
 use super::MergeError;
 use super::kept::{Kept, Room};
 use crate::derive::Passed;
-use crate::plan::{Action, Plan, Step, element_of};
+use crate::plan::{Action, Plan, Step, encoding_of};
 use crate::streams::stream_key;
 
 /// Steps under way besides one for each thread.
@@ -355,6 +355,7 @@ impl<'p> Queue<'p> {
         let step = &self.plan.steps[index];
         let (work, units) = match step.action {
             Action::Copy => (Work::Copy, step.elements().div_ceil(self.plan.work.tile) as usize),
+            Action::Scales => (Work::Copy, 0),
             Action::Compute { formula, columns } => {
                 let (evaluation, wave) = Evaluation::start(job(self.plan, step, formula, columns));
                 let units = if step.elements() == 0 { 0 } else { wave.units() };
@@ -373,7 +374,7 @@ pub(super) fn job(plan: &Plan, step: &Step, formula: usize, columns: u64) -> Job
             .map(|stream| stream_key(plan.seed, &step.tensor, stream))
             .collect(),
         geometry: Geometry { elements: step.elements(), columns },
-        output: element_of(step.dtype).unwrap_or(Element::F32),
+        output: encoding_of(step.dtype).unwrap_or(Encoding::Plain(Element::F32)),
         tile: plan.work.tile,
         allow_non_finite: plan.allow_non_finite,
         level: level(),

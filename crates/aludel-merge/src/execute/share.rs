@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aludel_kernels::cuda::{CudaError, Device, Tensor};
+use aludel_kernels::element::Encoding;
 
 use super::queue::job;
 use crate::plan::{Action, Plan, element_of};
@@ -71,8 +72,10 @@ impl Share {
 /// A step as the device computes it, or why it does not.
 fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
     let step = &plan.steps[index];
-    let Action::Compute { formula, columns } = step.action else {
-        return Err("it is copied");
+    let (formula, columns) = match step.action {
+        Action::Compute { formula, columns } => (formula, columns),
+        Action::Copy => return Err("it is copied"),
+        Action::Scales => return Err("it is written with what it scales"),
     };
     if let Some(obstacle) = plan.formulas[formula].only_on_cpu {
         return Err(obstacle);
@@ -87,11 +90,14 @@ fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
     let inputs = step.inputs.iter().map(stored).collect::<Option<Vec<_>>>();
     let inputs = inputs.ok_or("an input is made while it is read")?;
     let job = job(plan, step, formula, columns);
+    let Encoding::Plain(output) = job.output else {
+        return Err("it is stored in FP8");
+    };
     Ok(Tensor {
         formula: Arc::clone(&job.formula),
         geometry: job.geometry,
         streams: job.streams,
         inputs,
-        output: job.output,
+        output,
     })
 }

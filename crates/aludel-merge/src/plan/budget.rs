@@ -102,7 +102,7 @@ impl Needs {
                 Action::Compute { columns, .. } => {
                     Scratch::rank_bytes(&formula.formula, Geometry { elements: step.elements(), columns })
                 }
-                Action::Copy => 0,
+                Action::Copy | Action::Scales => 0,
             };
             self.scratch = self.scratch.max(Scratch::bytes(formula.registers) + ranks);
             self.selections = self.selections.max(formula.selections() as u64);
@@ -159,6 +159,7 @@ impl Needs {
 pub(super) fn bytes_read(step: &Step, formulas: &[PlannedFormula], input_bytes: &[u64]) -> u64 {
     match step.action {
         Action::Copy => input_bytes.iter().sum(),
+        Action::Scales => 0,
         Action::Compute { formula, .. } => {
             formulas[formula].reads.iter().flatten().map(|&input| input_bytes[usize::from(input)]).sum()
         }

@@ -13,7 +13,7 @@ use super::models::{Models, Origin, Role, Source};
 use super::stage::Stage;
 use super::{
     Action, DeltaPlan, Dropped, Form, Plan, PlanOptions, PlannedFormula, PlannedStage, SideFiles, Step,
-    StepInput, StoredPart,
+    StepInput, StoredPart, fp8,
 };
 use crate::derive::Stored;
 use crate::problem::{Problem, Problems};
@@ -81,8 +81,15 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Lays the output out and reckons its cost; `problems` are those that were found before.
-    pub(super) fn finished(self, options: &PlanOptions, mut problems: Problems) -> Result<Plan, Problems> {
+    pub(super) fn finished(
+        mut self,
+        options: &PlanOptions,
+        mut problems: Problems,
+    ) -> Result<Plan, Problems> {
         check_output(options, &mut problems);
+        if options.form == Form::Fp8 && problems.is_empty() {
+            problems.take(fp8::quantise(&mut self));
+        }
         if options.form == Form::SparseDelta && self.delta.is_none() && problems.is_empty() {
             let problem = Problem::general("this output is no difference from one base model");
             problems.push(problem.with_hint("leave `--output sparse-delta` out"));
@@ -112,6 +119,7 @@ impl Draft {
             config: self.config.map(|config| with_type(config, &steps)),
             delta: self.delta,
             statistics: self.statistics,
+            partners: fp8::partners(&steps),
             widths: widths(&parts),
             steps,
             layout,
@@ -222,6 +230,7 @@ pub(super) fn reckon(
         let formula = match step.action {
             Action::Compute { formula, .. } => Some(&formulas[formula]),
             Action::Copy => None,
+            Action::Scales => continue,
         };
         needs.include(step, formula, inputs, element_bytes(step.dtype));
         needs.hold(
@@ -276,7 +285,8 @@ fn check_output(options: &PlanOptions, problems: &mut Problems) {
 
 /// The config with the output's type, when that is one for all floating-point tensors.
 fn with_type(config: Config, steps: &[Step]) -> Config {
-    let mut types = steps.iter().filter(|step| is_float(step.dtype)).map(|step| step.dtype);
+    let plain = steps.iter().filter(|step| step.action != Action::Scales && is_float(step.dtype));
+    let mut types = plain.map(|step| step.dtype);
     let first = types.next();
     match first {
         Some(dtype) if types.all(|other| other == dtype) => config.with_dtype(dtype),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aludel_checkpoint::is_float;
 use aludel_kernels::cpu::registers_of;
 use aludel_kernels::cuda::obstacle;
-use aludel_kernels::formula::{Expr, Extent, Formula, FormulaError, Graph, Op, Schedule};
+use aludel_kernels::formula::{Expr, Formula, FormulaError, Graph, Schedule};
 use indexmap::IndexSet;
 
 use super::cast::Cast;
@@ -266,9 +266,7 @@ fn computes_by_row(stage: &Stage<'_>, context: &Tensor<'_>) -> Result<bool, Prob
     let graph = Graph::new();
     let output = stage.method.formula(&graph, context)?;
     let formula = graph.finish(output).map_err(|error| internal(stage, &error))?;
-    let by_row = |extent: &Extent| matches!(extent, Extent::Row | Extent::Column);
-    let ranks = |op: &Op| matches!(op, Op::Rank(_));
-    Ok(formula.extents().iter().any(by_row) || formula.nodes().iter().any(ranks))
+    Ok(formula.computes_by_row())
 }
 
 /// Statistics by row, of a tensor whose rows the merge puts into another order.

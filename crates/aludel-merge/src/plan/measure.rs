@@ -101,6 +101,7 @@ impl Opened {
             config: None,
             delta: None,
             statistics: Vec::new(),
+            partners: Vec::new(),
             widths: widths(&parts),
         })
     }

@@ -13,6 +13,7 @@ mod delta;
 mod experts;
 mod fits;
 mod formulas;
+mod fp8;
 mod layer_config;
 mod measure;
 mod models;
@@ -44,7 +45,7 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, Layout};
 use aludel_hub::Hub;
-use aludel_kernels::element::Element;
+use aludel_kernels::element::{Element, Encoding};
 use aludel_kernels::formula::Formula;
 use serde::Serialize;
 
@@ -111,6 +112,8 @@ pub enum Form {
     Dense,
     /// As what it differs by from the base model.
     SparseDelta,
+    /// As a model folder whose linear weights are FP8 with a scale for each row, as compressed-tensors has them.
+    Fp8,
 }
 
 /// A merge, ready to run.
@@ -156,6 +159,9 @@ pub struct Plan {
     /// Sources that are statistics, each with the source that they are to be of.
     #[serde(skip)]
     pub(crate) statistics: Vec<(usize, usize)>,
+    /// For each step, the other one of a tensor and its scales.
+    #[serde(skip)]
+    pub(crate) partners: Vec<Option<usize>>,
     /// For each step, the bytes that are read for an element of each of its inputs.
     #[serde(skip)]
     pub(crate) widths: Vec<Vec<u64>>,
@@ -224,6 +230,8 @@ pub enum Action {
     },
     /// Copies bytes that are the same in all inputs, which is checked while copying.
     Copy,
+    /// Nothing of its own: they are the scales of another tensor, whose step knows and writes them.
+    Scales,
 }
 
 /// A tensor of a source.
@@ -340,6 +348,11 @@ pub(crate) const fn element_of(dtype: Dtype) -> Option<Element> {
         Dtype::BF16 => Some(Element::BF16),
         _ => None,
     }
+}
+
+/// How the elements of a computed output are stored; `None` for types that nothing is computed in.
+pub(crate) fn encoding_of(dtype: Dtype) -> Option<Encoding> {
+    if dtype == Dtype::F8_E4M3 { Some(Encoding::E4m3) } else { element_of(dtype).map(Encoding::from) }
 }
 
 impl Plan {

@@ -52,6 +52,10 @@ impl Plan {
         let files = self.side_files.names.len() + self.side_files.written.len();
         let copied = self.steps.iter().filter(|step| step.action == Action::Copy).count();
         writeln!(f, "output   {} tensors in {shards} file(s), {files} side file(s)", self.steps.len())?;
+        let scaled = self.steps.iter().filter(|step| step.action == Action::Scales).count();
+        if scaled > 0 {
+            writeln!(f, "fp8      {scaled} weights, each with a tensor of scales")?;
+        }
         if copied > 0 {
             writeln!(f, "copied   {copied} tensors of other types, which all models have to agree on")?;
         }
@@ -85,6 +89,7 @@ impl Plan {
         }
         match step.action {
             Action::Copy => writeln!(f, ": copy"),
+            Action::Scales => writeln!(f, ": written with what it scales"),
             Action::Compute { formula, .. } => {
                 let formula = &self.formulas[formula];
                 writeln!(f, ": {} pass(es)", formula.passes)?;

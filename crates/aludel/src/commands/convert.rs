@@ -4,10 +4,10 @@ use std::path::Path;
 
 use aludel_document::{Problem, Problems};
 use aludel_hub::Hub;
-use aludel_merge::plan::{Plan, PlanOptions};
+use aludel_merge::plan::{Form, Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 
-use crate::args::{ConvertArguments, FloatName};
+use crate::args::{ConvertArguments, FloatName, WeightName};
 use crate::failure::Refusal;
 use crate::hub;
 use crate::printer::Printer;
@@ -17,7 +17,8 @@ use super::{gguf, merge};
 
 /// Converts, and prints a summary; the report is the result where JSON is asked for.
 pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Result<()> {
-    if gguf::is_gguf(&arguments.input) {
+    // FP8 needs the largest value of each row first, which a merge's passes find.
+    if gguf::is_gguf(&arguments.input) && arguments.dtype != Some(WeightName::Fp8) {
         return gguf::run(arguments, printer);
     }
     let plan = plan(arguments, hub::open(printer)).map_err(|problems| Refusal { recipe: None, problems })?;
@@ -30,10 +31,12 @@ pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Re
 
 /// A merge of one model that passes it through.
 fn plan(arguments: &ConvertArguments, hub: Hub) -> Result<Plan, Problems> {
-    let recipe = Recipe::parse(&passthrough(&arguments.input, arguments.dtype)?)?;
+    let dtype = arguments.dtype.and_then(WeightName::float);
+    let recipe = Recipe::parse(&passthrough(&arguments.input, dtype)?)?;
+    let form = if arguments.dtype == Some(WeightName::Fp8) { Form::Fp8 } else { Form::Dense };
     let options =
         plan_options(&arguments.planning, 0, Some(&arguments.output), arguments.writing.folder.force);
-    Plan::new(&recipe, &PlanOptions { hub, ..options })
+    Plan::new(&recipe, &PlanOptions { hub, form, ..options })
 }
 
 fn passthrough(input: &Path, dtype: Option<FloatName>) -> Result<String, Problem> {

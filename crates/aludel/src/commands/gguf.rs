@@ -11,7 +11,7 @@ use aludel_document::{Problem, Problems};
 use aludel_merge::plan::Bytes;
 use serde_json::{Value, json};
 
-use crate::args::ConvertArguments;
+use crate::args::{ConvertArguments, WeightName};
 use crate::failure::{self, Interrupted, Refusal};
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &ConvertArguments, printer: &Printer) -> anyhow::Re
 fn plan(arguments: &ConvertArguments) -> Result<Conversion, Problems> {
     let problem = |error: Error| Problem::general(error.to_string());
     let options = ConvertOptions {
-        dtype: arguments.dtype.map(|name| float_type(name).into()),
+        dtype: arguments.dtype.and_then(WeightName::float).map(|name| float_type(name).into()),
         shard_bytes: arguments.planning.shard_size.0,
     };
     let conversion = Conversion::plan(&arguments.input, &options).map_err(problem)?;

@@ -37,6 +37,7 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
         form: match arguments.form {
             OutputForm::Dense => Form::Dense,
             OutputForm::SparseDelta => Form::SparseDelta,
+            OutputForm::Fp8 => Form::Fp8,
         },
         ..plan_options(
             &arguments.planning,

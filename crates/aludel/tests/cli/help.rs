@@ -85,8 +85,9 @@ Options:
                                 by a process of its own, on any machine that sees the models and
                                 OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
       --output <FORM>           How the output is stored: `dense` as a model folder, `sparse-delta`
-                                as what differs from the base model, for `aludel apply` [default:
-                                dense]
+                                as what differs from the base model, for `aludel apply`, `fp8` as a
+                                model folder whose linear weights are E4M3 with a scale for each row
+                                (compressed-tensors) [default: dense]
       --device <DEVICE>         Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), or
                                 `auto` for a GPU where there is one; every bit of the output is the
                                 same [default: cpu]
@@ -128,9 +129,10 @@ Arguments:
   <OUTPUT>  The model folder to write; it appears under this name only when it is complete
 
 Options:
-      --dtype <DTYPE>      The type of the weights that are written [default: as they are stored;
+      --dtype <DTYPE>      The type of the weights that are written; with fp8, that of linear
+                           weights, in the form of compressed-tensors [default: as they are stored;
                            bfloat16 for quantised ones] [possible values: float32, float16,
-                           bfloat16]
+                           bfloat16, fp8]
   -j, --threads <N>        Threads that compute [default: one for each core]
       --memory <SIZE>      Memory that the work may take beyond the process itself [default: 128MiB]
       --shard-size <SIZE>  The most weights in one output file [default: 5GB]

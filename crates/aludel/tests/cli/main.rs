@@ -14,6 +14,7 @@ mod determinism;
 mod diff;
 mod distill;
 mod extract;
+mod fp8;
 mod gpu;
 mod help;
 mod hub;

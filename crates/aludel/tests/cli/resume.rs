@@ -101,10 +101,45 @@ fn what_is_left_is_checked_and_only_gone_on_with_by_the_same_merge() {
     assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
 }
 
+/// Weights and their scales are written together, and gone on with together or not at all.
+#[test]
+fn an_output_in_fp8_goes_on_with_whole_pairs() {
+    let sandbox = models();
+    let with = |target: &str| {
+        let mut command = merge(&sandbox, target);
+        command.args(["--output", "fp8"]);
+        command
+    };
+    assert!(with("whole").status().unwrap().success());
+    let left = killed_midway_of(&sandbox, || with("out"));
+    let journal = sandbox.path(&left).join(".journal");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    std::fs::write(&journal, lines[..lines.len() - 1].join("\n") + "\n").unwrap();
+    let report = sandbox.json(&[
+        "merge",
+        "r.yml",
+        "out",
+        "--resume",
+        "--shard-size",
+        "5MB",
+        "--json",
+        "--output",
+        "fp8",
+    ]);
+    let resumed = report["tensors_resumed"].as_u64().unwrap();
+    assert!(resumed > 2 && resumed.is_multiple_of(2), "{report}");
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
+}
+
 /// A run that was killed when it had written several tensors and not all; the name of what it left.
 fn killed_midway(sandbox: &Sandbox) -> String {
+    killed_midway_of(sandbox, || merge(sandbox, "out"))
+}
+
+fn killed_midway_of(sandbox: &Sandbox, command: impl Fn() -> Command) -> String {
     loop {
-        let mut run = merge(sandbox, "out").spawn().unwrap();
+        let mut run = command().spawn().unwrap();
         let left = loop {
             let left = sandbox.names(".").into_iter().find(|name| name.starts_with(".out.partial-"));
             let lines =
