@@ -5,6 +5,9 @@
 //! never learns whether its inputs are stored or made.
 
 mod adapted;
+mod aligned;
+mod alignment;
+mod assignment;
 mod chance;
 mod decoded;
 mod fitted;
@@ -15,6 +18,10 @@ mod saved;
 mod shifted;
 
 pub(crate) use adapted::{Adapted, Orientation};
+pub(crate) use aligned::Reordered;
+pub use alignment::Aligned;
+pub(crate) use alignment::{Alignment, Experts, Moving};
+pub(crate) use assignment::MOST_EXPERTS;
 pub(crate) use chance::{Drawn, Noisy};
 pub(crate) use decoded::Decoded;
 pub(crate) use fitted::{Fitted, Fitting};
@@ -46,6 +53,11 @@ pub(crate) trait Derivation: Debug + Send + Sync {
     /// Bytes that it keeps in memory while its tensor is merged, beyond windows of what it reads.
     fn resident(&self) -> u64 {
         0
+    }
+
+    /// The order of experts that it depends on.
+    fn alignment(&self) -> Option<&Arc<Alignment>> {
+        None
     }
 
     /// Does what has to be done once before elements can be made; where that is done, nothing. Called before each unit.
@@ -156,6 +168,15 @@ impl Readable {
         match &self.made {
             Some(made) => made.make(weights, start, to),
             None => weights.copy(&self.stored, start, to),
+        }
+    }
+
+    /// Asks for elements of what is stored that will be read soon.
+    pub(crate) fn prefetch(&self, weights: &Weights<'_>, elements: Range<u64>) {
+        if self.made.is_none() {
+            let (map, entry, element) = weights.tensor(&self.stored);
+            let width = element.size() as u64;
+            map.prefetch(entry, elements.start * width..elements.end * width);
         }
     }
 

@@ -34,6 +34,16 @@ pub enum MergeError {
         /// Why, and the remedy.
         reason: String,
     },
+    /// Experts have no order.
+    #[error("the experts of `{experts}` of `{model}` {reason}")]
+    NotAligned {
+        /// What the names of their layer's tensors begin with.
+        experts: String,
+        /// Whose experts they are.
+        model: String,
+        /// Why, and the remedy.
+        reason: String,
+    },
     /// Statistics of another model.
     #[error(
         "`{statistics}` was collected from other weights than those of `{model}`: collect it anew with `aludel statistics {model}`"

@@ -4,6 +4,7 @@
 //! writer puts encoded tiles in their places; inputs are hashed beside the work. Memory is the plan's: nothing here grows
 //! with the models. Nothing is decided here either.
 
+mod align;
 mod card;
 mod delta;
 mod error;
@@ -21,6 +22,7 @@ mod share;
 mod stand_in;
 mod writer;
 
+pub use crate::derive::Aligned;
 pub use error::MergeError;
 pub use join::{JoinOptions, Joined, join, parts_of};
 pub(crate) use measure::measure;
@@ -38,8 +40,8 @@ use aludel_delta::DeltaWriter;
 use aludel_kernels::cpu::Scratch;
 use aludel_kernels::cuda::Device;
 
-use crate::derive::Weights;
-use crate::plan::{Part, Plan};
+use crate::derive::{Alignment, Weights};
+use crate::plan::{Part, Plan, alignments};
 use crate::problem::Problem;
 use card::{Card, Digests};
 use delta::Coder;
@@ -132,9 +134,11 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     let run = Run { plan, maps, options, start, counters };
     let coder = Coder::of(plan, Weights { sources: &plan.sources, maps: &run.maps });
     let (writer, sink) = writer::channel(plan, output, written, coder);
-    let merged = run.merge(&done, &share, writer, sink).and_then(|(digests, written, merged)| {
+    let merged = run.align().and_then(|aligned| {
+        let (digests, written, merged) = run.merge(&done, &share, writer, sink)?;
+        let merged = Report { aligned, ..merged };
         inputs.check()?;
-        let card = Card::of(plan, &digests);
+        let card = Card::of(plan, &digests, &merged.aligned);
         if plan.part == Part::WHOLE {
             write_small_files(plan, &folder)?;
             folder.write("README.md", card.render().as_bytes())?;
@@ -198,7 +202,10 @@ impl Done {
         let mut steps: Vec<bool> = (0..plan.steps.len()).map(is_anothers).collect();
         written.iter().for_each(|written| steps[written.tensor] = true);
         let done = steps.iter().enumerate().filter(|(_, is_done)| **is_done);
-        let bytes = done.map(|(step, _)| plan.bytes_read(step)).sum();
+        let bytes: u64 = done.map(|(step, _)| plan.bytes_read(step)).sum();
+        // Experts are put in order anew for what is left: the order stands in no file.
+        let aligning = |alignments: Vec<&Alignment>| alignments.iter().map(|each| each.bytes).sum::<u64>();
+        let bytes = bytes + aligning(alignments(&plan.steps)) - aligning(align::of_part(plan));
         Self { steps, count: written.len(), bytes }
     }
 }

@@ -16,7 +16,7 @@ use crate::plan::{Part, Plan};
 pub(super) const PART_FILE: &str = "part.json";
 
 /// What a part is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct PartRecord {
     format: u32,
     #[serde(flatten)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::derive::Aligned;
 use crate::plan::Plan;
 use aludel_checkpoint::resident;
 
@@ -28,6 +29,9 @@ pub struct Report {
     /// Bytes of weight files that the output would have had, had it not been stored as a delta.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_dense: Option<u64>,
+    /// The experts that were put in order, layer by layer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aligned: Vec<Aligned>,
     /// Sweeps over a tensor, over all tensors.
     pub sweeps: u64,
     /// Threads that computed.
@@ -62,7 +66,7 @@ pub struct DeviceReport {
 /// waiting for the inputs and for the writer.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Phases {
-    /// Creating the output and mapping the inputs.
+    /// Creating the output, mapping the inputs, and putting experts in order.
     pub prepare: f64,
     /// Computing and writing all weights, and hashing.
     pub weights: f64,
@@ -86,6 +90,7 @@ impl Report {
             bytes_hashed: 0,
             bytes_written: 0,
             bytes_dense: None,
+            aligned: Vec::new(),
             sweeps: 0,
             threads: plan.work.threads,
             device: None,

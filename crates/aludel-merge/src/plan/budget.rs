@@ -69,6 +69,8 @@ pub(super) struct Needs {
     held: u64,
     /// Bytes of the inputs of the largest step that reads them more than once.
     revisited: u64,
+    /// Bytes that a thread takes that puts experts in order, before anything is merged.
+    aligning: u64,
 }
 
 /// What fits into the memory.
@@ -114,6 +116,11 @@ impl Needs {
         self.held = self.held.max(bytes);
     }
 
+    /// Takes in what a thread needs to put experts in order.
+    pub(super) fn align(&mut self, bytes: u64) {
+        self.aligning = self.aligning.max(bytes);
+    }
+
     /// Takes in the bytes of the inputs of a step that reads them more than once.
     pub(super) fn revisit(&mut self, bytes: u64) {
         self.revisited = self.revisited.max(bytes);
@@ -127,7 +134,9 @@ impl Needs {
         let threads = threads as u64;
         // So many steps may be under way at once.
         let held = (threads + 1) * self.held;
-        held + windows + buffers + threads * self.scratch + self.selections * (threads + 1) * SELECTION
+        let merging =
+            held + windows + buffers + threads * self.scratch + self.selections * (threads + 1) * SELECTION;
+        merging.max(threads * self.aligning)
     }
 
     /// Threads and tile that fit: smaller tiles first, then fewer threads.

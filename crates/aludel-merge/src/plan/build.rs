@@ -13,7 +13,7 @@ use super::models::{Models, Origin, Role, Source};
 use super::stage::Stage;
 use super::{
     Action, DeltaPlan, Dropped, Form, Plan, PlanOptions, PlannedFormula, PlannedStage, SideFiles, Step,
-    StepInput, StoredPart, fp8,
+    StepInput, StoredPart, alignments, fp8,
 };
 use crate::derive::Stored;
 use crate::problem::{Problem, Problems};
@@ -240,6 +240,10 @@ pub(super) fn reckon(
             needs.revisit(bytes.iter().sum());
         }
         bytes_read += budget::bytes_read(step, formulas, &bytes);
+    }
+    for alignment in alignments(steps) {
+        needs.align(alignment.resident());
+        bytes_read += alignment.bytes;
     }
     // Tokenizers and headers are read in planning, and their memory is free again when the work begins.
     let planning = resident::peak().unwrap_or(0);

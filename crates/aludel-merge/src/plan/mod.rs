@@ -5,6 +5,7 @@
 //! will lie, and what the work will cost; [`crate::execute`] does exactly that and decides nothing again.
 
 mod adapters;
+mod align;
 mod budget;
 mod build;
 mod cast;
@@ -40,6 +41,7 @@ pub(crate) use stacks::LayerName;
 pub(crate) use tensors::{DERIVED, HEAD, is_derived, is_embedding, is_head, name_in, ties_embeddings};
 pub(crate) use vocabulary::is_of_vocabulary;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,7 +51,7 @@ use aludel_kernels::element::{Element, Encoding};
 use aludel_kernels::formula::Formula;
 use serde::Serialize;
 
-use crate::derive::{Made, Readable, Stored};
+use crate::derive::{Alignment, Made, Readable, Stored};
 use crate::problem::Problems;
 use crate::recipe::{ExpertsRecipe, Recipe};
 
@@ -338,6 +340,14 @@ impl StepInput {
         };
         self.reads().iter().filter_map(|read| part(read.source, &read.tensor)).collect()
     }
+}
+
+/// The orders of experts that steps depend on, each once.
+pub(crate) fn alignments<'s>(steps: impl IntoIterator<Item = &'s Step>) -> Vec<&'s Alignment> {
+    let made = steps.into_iter().flat_map(|step| &step.inputs).filter_map(|input| input.made.as_ref());
+    let mut known = HashSet::new();
+    let alignments = made.filter_map(|made| made.alignment()).map(|alignment| &**alignment);
+    alignments.filter(|&alignment| known.insert(std::ptr::from_ref(alignment))).collect()
 }
 
 /// How a type is computed on; `None` for types that are copied.

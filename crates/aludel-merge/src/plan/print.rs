@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Action, Plan, Role, Step};
+use indexmap::IndexMap;
+
+use super::{Action, Plan, Role, Step, alignments};
 
 impl fmt::Display for Plan {
     /// The summary; with `{:#}` also every step.
@@ -29,6 +31,7 @@ impl fmt::Display for Plan {
         self.awaited.iter().try_for_each(|awaited| writeln!(f, "first    {awaited}"))?;
         self.print_output(f)?;
         self.print_formulas(f)?;
+        self.print_alignments(f)?;
         if f.alternate() {
             self.steps.iter().try_for_each(|step| self.print_step(f, step))?;
         }
@@ -74,6 +77,20 @@ impl Plan {
         }
         for (count, steps) in passes {
             writeln!(f, "passes   {count} over {steps} tensors")?;
+        }
+        Ok(())
+    }
+
+    fn print_alignments(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut layers: IndexMap<(&str, &str), usize> = IndexMap::new();
+        for alignment in alignments(&self.steps) {
+            *layers.entry((&alignment.model, &alignment.reference)).or_default() += 1;
+        }
+        for ((model, reference), layers) in layers {
+            writeln!(
+                f,
+                "aligned  the experts of {model} in {layers} layer(s), in the order of those of {reference}"
+            )?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use aludel_checkpoint::{Config, Dtype, is_float};
 use indexmap::{IndexMap, IndexSet};
 
 use super::SideFiles;
+use super::align::align;
 use super::cast::{self, Cast};
 use super::chat_template;
 use super::models::{Facts, Model, Models, Origin, Role};
@@ -58,7 +59,12 @@ impl<'r> Stage<'r> {
         let read = Read { models, vocabulary: vocabulary.as_ref() };
         let output = Output::of(recipe, &casts, read, primary, is_complete, problems);
         let side_files = side_files(recipe, &casts, read, primary, problems);
-        let tensors = output.tensors.into_iter().map(|matched| (matched.name.clone(), matched)).collect();
+        let mut tensors: IndexMap<String, Matched> =
+            output.tensors.into_iter().map(|matched| (matched.name.clone(), matched)).collect();
+        let asked = recipe.align_experts.as_ref().filter(|asked| asked.value);
+        if let Some(asked) = asked.filter(|_| is_complete && problems.count() == before) {
+            align(asked, (method, &casts), models, output.config.as_ref(), &mut tensors, problems);
+        }
         let (dropped, config) = (output.dropped, output.config);
         Some(Self { recipe, method, casts, tensors, dropped, config, side_files, first_stream, is_complete })
     }

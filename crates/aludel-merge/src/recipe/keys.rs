@@ -18,6 +18,7 @@ pub(super) const RECIPE: &[Key] = &[
     Key::read("tokenizer_source"),
     Key::read("tokenizer"),
     Key::read("chat_template"),
+    Key::read("align_experts"),
     Key::read("name"),
 ];
 

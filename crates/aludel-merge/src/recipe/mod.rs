@@ -63,6 +63,9 @@ pub struct Recipe {
     pub tokenizer: Option<Tokenizer>,
     /// A chat template, or the name of one, for the output's tokenizer.
     pub chat_template: Option<Located<String>>,
+    /// Whether the experts of each model are put in the order of the base model's, or of the first model's, before they are
+    /// merged.
+    pub align_experts: Option<Located<bool>>,
 }
 
 impl Recipe {

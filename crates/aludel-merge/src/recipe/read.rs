@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use aludel_document::{Cursor, Located, tree};
+use aludel_document::{Cursor, Located, Scalar, tree};
 
 use super::Recipe;
 use super::float::FloatType;
@@ -56,6 +56,7 @@ fn whole(root: &Cursor<'_>, text: &Arc<str>, problems: &mut Problems) -> Option<
     let out_dtype = optional(root, "out_dtype", problems, FloatType::read);
     let tokenizer = Tokenizer::read(root, problems);
     let chat_template = optional(root, "chat_template", problems, located(read_text));
+    let align_experts = optional(root, "align_experts", problems, located(read_truth));
     let name = optional(root, "name", problems, located(read_text));
     Some(Recipe {
         text: Arc::clone(text),
@@ -69,6 +70,7 @@ fn whole(root: &Cursor<'_>, text: &Arc<str>, problems: &mut Problems) -> Option<
         out_dtype,
         tokenizer,
         chat_template,
+        align_experts,
     })
 }
 
@@ -91,6 +93,16 @@ pub(super) fn located<T>(
 
 fn read_text(cursor: &Cursor<'_>) -> Result<String, Problem> {
     cursor.text("text").map(str::to_owned)
+}
+
+/// A truth value, as YAML and JSON write them.
+pub(super) fn read_truth(cursor: &Cursor<'_>) -> Result<bool, Problem> {
+    match cursor.scalar()? {
+        Scalar::Bool(truth) => Ok(truth),
+        Scalar::Number(1.0) => Ok(true),
+        Scalar::Number(0.0) => Ok(false),
+        _ => Err(cursor.mismatch("`true` or `false`")),
+    }
 }
 
 fn read_method(root: &Cursor<'_>) -> Result<Located<String>, Problem> {

@@ -5,7 +5,7 @@
 use aludel_document::{Content, Cursor, Located, Scalar, quoted};
 
 use super::keys::{TOKEN, TOKEN_ROW, TOKENIZER};
-use super::read::{located, optional};
+use super::read::{located, optional, read_truth};
 use super::reference::ModelReference;
 use crate::problem::{Problem, Problems};
 
@@ -180,15 +180,6 @@ impl TokenRow {
             }
         };
         Some(Self::Of { model: model?, token: Some(token) })
-    }
-}
-
-fn read_truth(cursor: &Cursor<'_>) -> Result<bool, Problem> {
-    match cursor.scalar()? {
-        Scalar::Bool(truth) => Ok(truth),
-        Scalar::Number(1.0) => Ok(true),
-        Scalar::Number(0.0) => Ok(false),
-        _ => Err(cursor.mismatch("`true` or `false`")),
     }
 }
 

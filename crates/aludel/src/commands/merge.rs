@@ -93,6 +93,7 @@ fn merge(
     let subject = subject(plan);
     announce(plan, &subject, output, printer);
     let report = execute(plan, output, writing, device, printer)?;
+    aligned(&report).iter().for_each(|line| printer.say(Verbosity::Normal, line));
     printer.say(Verbosity::Normal, &summary("merged", &subject, &report));
     report.device.iter().flat_map(on_device).for_each(|line| printer.say(Verbosity::Normal, &line));
     Ok(report)
@@ -164,6 +165,27 @@ fn on_device(device: &DeviceReport) -> Vec<String> {
     let kept =
         device.on_cpu.iter().map(|(reason, count)| format!("the CPU did {}: {reason}", tensors(*count)));
     [first].into_iter().chain(kept).collect()
+}
+
+/// What became of the experts of each model that was put in another's order.
+fn aligned(report: &Report) -> Vec<String> {
+    let mut models: Vec<(&str, &str, usize, usize)> = Vec::new();
+    for aligned in &report.aligned {
+        let (moved, all) = (aligned.moved(), aligned.order.len());
+        match models
+            .iter_mut()
+            .find(|(model, reference, ..)| (*model, *reference) == (&*aligned.model, &*aligned.reference))
+        {
+            Some((.., moved_so_far, so_far)) => {
+                (*moved_so_far, *so_far) = (*moved_so_far + moved, *so_far + all);
+            }
+            None => models.push((&aligned.model, &aligned.reference, moved, all)),
+        }
+    }
+    let line = |(model, reference, moved, all)| {
+        format!("put the experts of {model} in the order of those of {reference}: {moved} of {all} moved")
+    };
+    models.into_iter().map(line).collect()
 }
 
 /// How many models are merged; an adapter makes one more of the model that it is added to.
