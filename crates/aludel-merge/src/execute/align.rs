@@ -28,9 +28,7 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         let order = |alignment: &Alignment| {
-            let found = alignment.order(&weights).cloned();
-            self.counters.read.fetch_add(alignment.bytes, Relaxed);
-            found.map_err(|reason| MergeError::NotAligned {
+            alignment.order(&weights).cloned().map_err(|reason| MergeError::NotAligned {
                 experts: alignment.experts.clone(),
                 model: alignment.model.clone(),
                 reason,
@@ -41,7 +39,12 @@ impl Run<'_> {
             cancel: self.options.cancel,
             on_progress: &|| self.report(),
         };
-        threads.share(alignments.len() as u64, |at, ()| order(alignments[at as usize]).map(|_| ()))?;
+        threads.share(alignments.len() as u64, |number, ()| {
+            let alignment = alignments[number as usize];
+            let found = order(alignment).map(|_| ());
+            self.counters.read.fetch_add(alignment.bytes, Relaxed);
+            found
+        })?;
         alignments.iter().map(|alignment| order(alignment)).collect()
     }
 }

@@ -150,13 +150,12 @@ impl Layers<'_> {
     ) -> Result<(usize, Vec<Part>), Problem> {
         let first_side = |name: &String| tensors[name].shape.first().copied().unwrap_or(0);
         let stacked = block.together.first().map_or(0, first_side);
-        let count = block.apart.values().next().map_or(stacked, BTreeMap::len);
+        let count = block.apart.values().map(BTreeMap::len).max().unwrap_or(stacked);
         let mut parts = Vec::new();
         for (part, of_experts) in &block.apart {
             if !of_experts.keys().copied().eq(0..count) {
                 let message = format!(
-                    "the experts of `{name}` cannot be aligned: {} of them have `{part}`, and the numbers of the {count} are not \
-                     those from 0 on",
+                    "the experts of `{name}` cannot be aligned: `{part}` is of {} of them, and their numbers are not all those from 0 on",
                     of_experts.len()
                 );
                 return Err(Problem::general(message));

@@ -3,6 +3,7 @@
 //! Expected texts are recorded in the tests; `SNAPSHOTS=overwrite cargo test -p aludel` records them anew.
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
+mod aligned;
 #[path = "../../../aludel-storage/tests/storage/server.rs"]
 mod bucket;
 mod cache;
