@@ -100,8 +100,12 @@ impl Alignment {
     pub(crate) fn resident(&self) -> u64 {
         let width = self.width();
         let common = self.count * self.count * (size_of::<f64>() + size_of::<i64>());
-        let made = self.moving.iter().flat_map(|moving| [&moving.reference, &moving.model]);
-        let made: u64 = made.flat_map(Experts::tensors).map(Readable::resident).max().unwrap_or(0);
+        // Strips of all experts of a part are read side by side.
+        let of_part = |moving: &Moving| -> u64 {
+            let both = [&moving.reference, &moving.model].into_iter().flat_map(Experts::tensors);
+            both.map(Readable::resident).sum()
+        };
+        let made = self.moving.iter().map(of_part).max().unwrap_or(0);
         common as u64 + Panel::bytes(self.count, self.count) + 2 * Panel::bytes(self.count, width) + made
     }
 
