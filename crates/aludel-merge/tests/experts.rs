@@ -31,6 +31,7 @@ fn run(plan: &Plan, target: &Path) -> Report {
         on_progress: &|_| {},
         sync: false,
         resume: false,
+        device: None,
     };
     execute(plan, target, &options).unwrap()
 }
@@ -148,56 +149,59 @@ fn mixture(folder: &Path, layout: &str, dtype: Dtype, seed: u64, orders: [[usize
 const AS_THEY_ARE: [[usize; EXPERTS]; 2] = [[0, 1, 2, 3, 4]; 2];
 const MOVED: [[usize; EXPERTS]; 2] = [[3, 0, 4, 1, 2], [1, 0, 2, 4, 3]];
 
-/// Recipes of all methods that merge two models, `X` and `Y` in the places of the models.
+/// Recipes of all methods that merge two models, `@x` and `@y` in the places of the models.
 const METHODS: &[(&str, &str)] = &[
-    ("linear", "models: [{model: X, parameters: {weight: 0.25}}, {model: Y, parameters: {weight: 0.75}}]"),
-    ("slerp", "base_model: X\nmodels: [{model: X}, {model: Y}]\nparameters: {t: 0.3}"),
-    ("nuslerp", "models: [{model: X, parameters: {weight: 0.4}}, {model: Y, parameters: {weight: 0.6}}]"),
-    ("multislerp", "models: [{model: X, parameters: {weight: 0.4}}, {model: Y, parameters: {weight: 0.6}}]"),
-    ("karcher", "models: [{model: X}, {model: Y}]"),
-    ("geometric_median", "models: [{model: X}, {model: Y}]"),
-    ("nearswap", "base_model: X\nmodels: [{model: X}, {model: Y}]\nparameters: {t: 0.01}"),
-    ("arcee_fusion", "base_model: X\nmodels: [{model: X}, {model: Y}]"),
+    ("linear", "models: [{model: @x, parameters: {weight: 0.25}}, {model: @y, parameters: {weight: 0.75}}]"),
+    ("slerp", "base_model: @x\nmodels: [{model: @x}, {model: @y}]\nparameters: {t: 0.3}"),
+    ("nuslerp", "models: [{model: @x, parameters: {weight: 0.4}}, {model: @y, parameters: {weight: 0.6}}]"),
+    (
+        "multislerp",
+        "models: [{model: @x, parameters: {weight: 0.4}}, {model: @y, parameters: {weight: 0.6}}]",
+    ),
+    ("karcher", "models: [{model: @x}, {model: @y}]"),
+    ("geometric_median", "models: [{model: @x}, {model: @y}]"),
+    ("nearswap", "base_model: @x\nmodels: [{model: @x}, {model: @y}]\nparameters: {t: 0.01}"),
+    ("arcee_fusion", "base_model: @x\nmodels: [{model: @x}, {model: @y}]"),
     (
         "task_arithmetic",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]",
     ),
     (
         "ties",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
     ),
     (
         "dare_ties",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
     ),
     (
         "dare_linear",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
     ),
     (
         "breadcrumbs",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
     ),
     (
         "breadcrumbs_ties",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
     ),
     (
         "della",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
     ),
     (
         "della_linear",
-        "base_model: Z\nmodels: [{model: X, parameters: {weight: 0.5}}, {model: Y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
+        "base_model: @z\nmodels: [{model: @x, parameters: {weight: 0.5}}, {model: @y, parameters: {weight: 0.5}}]\nparameters: {density: 0.5}",
     ),
-    ("model_stock", "base_model: Z\nmodels: [{model: X}, {model: Y}]"),
-    ("sce", "base_model: Z\nmodels: [{model: X}, {model: Y}]\nparameters: {select_topk: 0.5}"),
-    ("ram", "base_model: Z\nmodels: [{model: X}, {model: Y}]"),
-    ("ramplus_tl", "base_model: Z\nmodels: [{model: X}, {model: Y}]"),
-    ("expo", "base_model: X\nmodels: [{model: Y}]\nparameters: {alpha: 0.5}"),
+    ("model_stock", "base_model: @z\nmodels: [{model: @x}, {model: @y}]"),
+    ("sce", "base_model: @z\nmodels: [{model: @x}, {model: @y}]\nparameters: {select_topk: 0.5}"),
+    ("ram", "base_model: @z\nmodels: [{model: @x}, {model: @y}]"),
+    ("ramplus_tl", "base_model: @z\nmodels: [{model: @x}, {model: @y}]"),
+    ("expo", "base_model: @x\nmodels: [{model: @y}]\nparameters: {alpha: 0.5}"),
     (
         "formula",
-        "base_model: X\nmodels: [{model: Y}]\nparameters: {formula: 'base + 0.5 * (model[0] - base)'}",
+        "base_model: @x\nmodels: [{model: @y}]\nparameters: {formula: 'base + 0.5 * (model[0] - base)'}",
     ),
 ];
 
@@ -211,11 +215,11 @@ fn a_copy_in_another_order_is_merged_as_if_it_were_in_the_first() {
         mixture(&at("y"), layout, dtype, 1, MOVED);
         mixture(&at("z"), layout, dtype, 2, AS_THEY_ARE);
         for (method, models) in METHODS {
-            // With a base of its own, X is put in order as well: the copies are what has to come out alike.
+            // With a base of its own, the first is put in order as well: the copies are what has to come out alike.
             let recipe = |second: &str| {
                 let path = |name: &str| format!("'{}'", at(name).display());
                 let models =
-                    models.replace('X', &path("x")).replace('Y', &path(second)).replace('Z', &path("z"));
+                    models.replace("@x", &path("x")).replace("@y", &path(second)).replace("@z", &path("z"));
                 format!("merge_method: {method}\nalign_experts: true\n{models}\ndtype: float32\n")
             };
             let options = PlanOptions { threads: 2, ..PlanOptions::default() };
@@ -227,7 +231,7 @@ fn a_copy_in_another_order_is_merged_as_if_it_were_in_the_first() {
             let of_copy = report.aligned.iter().filter(|aligned| aligned.model.ends_with("/y"));
             let of_copy: Vec<&Aligned> = of_copy.collect();
             assert_eq!(of_copy.len(), 2, "{method}");
-            if !models.contains('Z') {
+            if !models.contains("@z") {
                 for (aligned, moved) in of_copy.iter().zip(MOVED) {
                     let back = (0..EXPERTS).map(|place| moved.iter().position(|&e| e == place).unwrap());
                     assert_eq!(aligned.order, back.collect::<Vec<_>>(), "{method}");
@@ -316,6 +320,7 @@ fn values_that_are_no_numbers_are_told_before_anything_is_merged() {
         on_progress: &|_| {},
         sync: false,
         resume: false,
+        device: None,
     };
     let error = execute(&plan, Path::new("out"), &options).unwrap_err();
     assert_eq!(
@@ -391,7 +396,7 @@ fn what_cannot_be_aligned_is_refused() {
     let b = format!("'{}-b'", at("whole").display());
     assert_eq!(
         refusal(&format!("name: first\n{recipe}---\n{}", recipe.replace(&b, "first"))),
-        "7:16 the experts of `h.0.experts.0.w` of `first` cannot be aligned: it is made by this recipe (write what it is made of to \
+        "8:16 the experts of `h.0.experts.0.w` of `first` cannot be aligned: it is made by this recipe (write what it is made of to \
          a folder of its own with --intermediate-dir)"
     );
     // The recipe whose result it is may have its experts in order.
