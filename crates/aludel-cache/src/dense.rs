@@ -9,9 +9,6 @@ use half::f16;
 use super::error::Error;
 use super::rows::{HiddenRows, LogitRows};
 
-/// Nats below the greatest logit that levels reach, for 8 and for 4 bits.
-const REACH: [f32; 2] = [24.0, 10.0];
-
 /// Bytes before the columns of a row of logits.
 const SCALES: usize = 12;
 
@@ -25,36 +22,6 @@ pub(crate) fn hidden_row_bytes(width: usize) -> usize {
     4 + 2 * width
 }
 
-/// Appends a row of logits in `bits` bits, 4 or 8.
-pub(crate) fn push_logits(bits: u32, logits: &[f32], to: &mut Vec<u8>) -> Result<(), Error> {
-    let most = (1u32 << bits) - 1;
-    let finite = logits.iter().copied().filter(|x| x.is_finite());
-    let (least, top) = finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
-    if !top.is_finite() || logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
-        return Err(Error::unstorable("the teacher has NaN or infinite logits"));
-    }
-    let reach = (top - least).min(REACH[usize::from(bits == 4)]);
-    let step = (reach / (most - 1) as f32).max(f32::MIN_POSITIVE);
-    let level = |x: f32| {
-        let down = ((top - x) / step).round();
-        if down < most as f32 { most - down as u32 } else { 0 }
-    };
-    let (mut below, mut mass) = (0u32, 0.0f64);
-    for &x in logits.iter().filter(|x| level(**x) == 0) {
-        below += 1;
-        mass += f64::from(x - top).exp();
-    }
-    let floor = if mass > 0.0 { top + (mass / f64::from(below)).ln() as f32 } else { f32::NEG_INFINITY };
-    [top, step, floor].iter().for_each(|x| to.extend(x.to_le_bytes()));
-    if bits == 8 {
-        to.extend(logits.iter().map(|&x| level(x) as u8));
-    } else {
-        let pair = |pair: &[f32]| level(pair[0]) as u8 | pair.get(1).map_or(0, |&x| level(x) as u8) << 4;
-        to.extend(logits.chunks(2).map(pair));
-    }
-    Ok(())
-}
-
 /// Rows of quantised logits that are being made.
 #[derive(Clone, Debug)]
 pub struct LogitBuffer {
@@ -64,28 +31,17 @@ pub struct LogitBuffer {
 }
 
 impl LogitBuffer {
-    /// None yet, of `columns` in 8 bits, or in 4.
-    pub fn new(columns: usize, in_eight: bool) -> Self {
-        Self { bytes: Vec::new(), columns, bits: if in_eight { 8 } else { 4 } }
-    }
-
-    /// Quantises a row.
-    ///
-    /// # Errors
-    /// [`Error::Unstorable`] for NaN, positive infinity, or nothing but negative infinity.
-    ///
-    /// # Panics
-    /// Where the row has another number of columns.
-    pub fn push(&mut self, logits: &[f32]) -> Result<(), Error> {
-        assert_eq!(logits.len(), self.columns, "a row of logits");
-        push_logits(self.bits, logits, &mut self.bytes)
+    /// None yet, of `columns` in 8 bits, or in 4, with room for so many.
+    pub fn new(columns: usize, in_eight: bool, rows: usize) -> Self {
+        let bits = if in_eight { 8 } else { 4 };
+        Self { bytes: Vec::with_capacity(rows * logit_row_bytes(columns, bits)), columns, bits }
     }
 
     /// Adds a row as [`LogitRows::stored`] gives it: `top`, `step` and `floor`, and the levels of all columns.
     ///
     /// # Errors
     /// [`Error::Unstorable`] for levels of another number of columns, and for scales that no logits have.
-    pub fn push_stored(&mut self, scales: [f32; 3], levels: &[u8]) -> Result<(), Error> {
+    pub fn push(&mut self, scales: [f32; 3], levels: &[u8]) -> Result<(), Error> {
         let length = logit_row_bytes(self.columns, self.bits) - SCALES;
         if levels.len() != length {
             return Err(Error::unstorable(format!(
@@ -100,15 +56,6 @@ impl LogitBuffer {
         scales.iter().for_each(|x| self.bytes.extend(x.to_le_bytes()));
         self.bytes.extend_from_slice(levels);
         Ok(())
-    }
-
-    /// Adds the rows of another one of the same shape.
-    ///
-    /// # Panics
-    /// Where it has another shape.
-    pub fn append(&mut self, other: &Self) {
-        assert_eq!((self.columns, self.bits), (other.columns, other.bits), "rows of logits");
-        self.bytes.extend_from_slice(&other.bytes);
     }
 
     /// The rows so far.
@@ -196,35 +143,6 @@ mod tests {
 
     fn logits(columns: usize) -> Vec<f32> {
         (0..columns).map(|at| 3.0 * (0.7 + 1.3 * at as f32).sin() - at as f32 / 40.0).collect()
-    }
-
-    #[test]
-    fn logits_come_back_within_half_a_step_and_the_rest_keeps_its_mass() {
-        for (bits, columns) in [(8, 1), (8, 2001), (4, 1), (4, 41), (4, 2000)] {
-            let (logits, mut bytes) = (logits(columns), Vec::new());
-            push_logits(bits, &logits, &mut bytes).unwrap();
-            push_logits(bits, &logits, &mut bytes).unwrap();
-            let rows = LogitRows { bytes: &bytes, columns, bits };
-            assert_eq!(rows.len(), 2);
-            let mut got = vec![0.0; columns];
-            rows.row(1, &mut got);
-            let top = logits.iter().copied().fold(f32::MIN, f32::max);
-            let step = f32_at(&bytes, 4);
-            let near = |(x, y): (&f32, &f32)| {
-                top - x > REACH[usize::from(bits == 4)] || (x - y).abs() <= 0.51 * step
-            };
-            assert!(logits.iter().zip(&got).all(near), "{bits} {columns}");
-            let below = |x: &[f32]| {
-                let mass = x
-                    .iter()
-                    .zip(&logits)
-                    .filter(|(_, z)| top - **z > REACH[usize::from(bits == 4)] + 0.5 * step);
-                mass.map(|(x, _)| f64::from(x - top).exp()).sum::<f64>()
-            };
-            assert!((below(&got) - below(&logits)).abs() <= 0.001 * below(&logits), "{bits} {columns}");
-        }
-        assert!(push_logits(8, &[1.0, f32::NAN], &mut Vec::new()).is_err());
-        assert!(push_logits(8, &[f32::NEG_INFINITY], &mut Vec::new()).is_err());
     }
 
     #[test]

@@ -82,6 +82,17 @@ impl SparseRows {
         self.ends.is_empty()
     }
 
+    /// Puts rows after these.
+    pub fn append(&mut self, rows: &Self) {
+        let before = self.ids.len();
+        self.ends.extend(rows.ends.iter().map(|end| before + end));
+        self.ids.extend_from_slice(&rows.ids);
+        self.log_p.extend_from_slice(&rows.log_p);
+        self.tails.extend_from_slice(&rows.tails);
+        self.log_sums.extend_from_slice(&rows.log_sums);
+        self.entropies.extend_from_slice(&rows.entropies);
+    }
+
     /// Where a row's columns are.
     ///
     /// # Panics

@@ -73,17 +73,21 @@ pub(crate) struct Frame {
     pub(crate) payload: Range<usize>,
 }
 
-/// The bytes of a frame.
-pub(crate) fn frame(id: RecordId, targets: u32, check: u32, payload: &[u8]) -> Option<Vec<u8>> {
-    let length = u32::try_from(payload.len()).ok()?;
-    let mut bytes = vec![0; FRAME_BYTES];
+/// The bytes of a frame before a payload of this length and checksum.
+pub(crate) fn frame_head(
+    id: RecordId,
+    targets: u32,
+    check: u32,
+    (payload, crc): (usize, u32),
+) -> Option<[u8; FRAME_BYTES]> {
+    let length = u32::try_from(payload).ok()?;
+    let mut bytes = [0; FRAME_BYTES];
     put_id(&mut bytes, id);
     put(&mut bytes, 16, targets);
     put(&mut bytes, 20, check);
     put(&mut bytes, 24, length);
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..28]), payload);
+    let crc = crc32c::crc32c_combine(crc32c::crc32c(&bytes[..28]), crc, payload);
     put(&mut bytes, 28, crc);
-    bytes.extend(payload);
     Some(bytes)
 }
 

@@ -4,6 +4,7 @@
 //! is a `.partial` file of frames with checksums: after a kill, all frames but a torn last one are kept, so no row is computed
 //! twice and none is lost. Parts have files of their own and share nothing but `cache.json`.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -150,6 +151,11 @@ impl Writer {
         Ok(writer)
     }
 
+    /// What the cache is of.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
     /// The last record that is there: what comes after it is still to be written.
     pub fn last(&self) -> Option<RecordId> {
         self.last
@@ -194,17 +200,21 @@ impl Writer {
         if self.is_complete || self.last.is_some_and(|last| last >= id) {
             return Err(Error::unstorable(format!("{id} comes after the last record")));
         }
-        let frame = shard::frame(id, targets, check, payload)
+        let of_payload = crc32c::crc32c(payload);
+        let head = shard::frame_head(id, targets, check, (payload.len(), of_payload))
             .ok_or_else(|| Error::unstorable(format!("{id} takes more than 4 GiB; use shorter sequences")))?;
         self.begin_shard()?;
         let path = self.partial();
         let growing = &mut self.growing;
         if let Some(file) = &mut growing.file {
-            file.write_all(&frame).map_err(Error::io("write", &path))?;
+            file.write_all(&head)
+                .and_then(|()| file.write_all(payload))
+                .map_err(Error::io("write", &path))?;
         }
         growing.entries.push((id, growing.length));
-        growing.length += frame.len() as u64;
-        growing.crc = crc32c::crc32c_append(growing.crc, &frame);
+        growing.length += (head.len() + payload.len()) as u64;
+        growing.crc = crc32c::crc32c_append(growing.crc, &head);
+        growing.crc = crc32c::crc32c_combine(growing.crc, of_payload, payload.len());
         growing.targets += u64::from(targets);
         self.last = Some(id);
         self.records += 1;
@@ -338,22 +348,22 @@ impl Growing {
 }
 
 /// How many rows, and their bytes.
-fn encode(header: &Header, rows: &Rows<'_>) -> Result<(u32, Vec<u8>), Error> {
+fn encode<'a>(header: &Header, rows: &Rows<'a>) -> Result<(u32, Cow<'a, [u8]>), Error> {
     let (count, payload) = match (rows, &header.contents) {
-        (Rows::Sparse(rows), _) => (rows.len(), sparse::encode(header, rows)?),
+        (Rows::Sparse(rows), _) => (rows.len(), Cow::Owned(sparse::encode(header, rows)?)),
         (Rows::Logits(rows), Contents::Int8 {} | Contents::Int4 {}) => {
             let bits = if header.contents == (Contents::Int8 {}) { 8 } else { 4 };
             if rows.columns != header.vocabulary as usize || rows.bits != bits {
                 return Err(Error::unstorable("logits of another vocabulary or number of bits"));
             }
-            (rows.len(), rows.bytes.to_vec())
+            (rows.len(), Cow::Borrowed(rows.bytes))
         }
         (Rows::Hidden(rows), Contents::Hidden { width, .. }) if rows.width == *width as usize => {
             let mut bytes = Vec::with_capacity(2 * rows.values.len());
             for row in rows.values.chunks_exact(rows.width) {
                 dense::push_hidden(row, &mut bytes)?;
             }
-            (rows.values.len() / rows.width, bytes)
+            (rows.values.len() / rows.width, Cow::Owned(bytes))
         }
         _ => return Err(Error::unstorable("rows of another kind than the header says")),
     };

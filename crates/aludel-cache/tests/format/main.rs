@@ -100,17 +100,19 @@ fn draws_come_back_exactly() {
 fn logits_and_hidden_states_are_read_in_place() {
     for in_eight in [true, false] {
         let folder = tempfile::tempdir().unwrap();
-        let mut buffer = LogitBuffer::new(500, in_eight);
-        let logits: Vec<f32> = (0..500).map(|at| (at as f32 * 0.37).sin() * 4.0).collect();
-        buffer.push(&logits).unwrap();
+        let (mut buffer, most) = (LogitBuffer::new(500, in_eight, 1), if in_eight { 255 } else { 15 });
+        let levels: Vec<u8> = (0..500).map(|at| (at * 7 % (most + 1)) as u8).collect();
+        let packed: Vec<u8> = levels.chunks(2).map(|pair| pair[0] | pair[1] << 4).collect();
+        assert!(buffer.push([4.0, 0.5, -99.0], &levels[1..]).is_err(), "a column too few");
+        buffer.push([4.0, 0.5, -99.0], if in_eight { &levels } else { &packed }).unwrap();
         let contents = if in_eight { Contents::Int8 {} } else { Contents::Int4 {} };
         write(folder.path(), contents, &[(id(0, 0), Rows::Logits(buffer.rows()))], 1000);
         let cache = Cache::open(folder.path()).unwrap();
         let Rows::Logits(rows) = cache.record(id(0, 0)).unwrap().rows().unwrap() else { panic!() };
         let mut got = vec![0.0; 500];
         rows.row(0, &mut got);
-        let step = 8.0 / if in_eight { 254.0 } else { 14.0 };
-        assert!(got.iter().zip(&logits).all(|(x, y)| (x - y).abs() < 0.6 * step));
+        let logit = |q: u8| if q == 0 { -99.0 } else { 4.0 - (most - i32::from(q)) as f32 * 0.5 };
+        assert!(got.iter().zip(&levels).all(|(x, q)| *x == logit(*q)));
     }
     let folder = tempfile::tempdir().unwrap();
     let hidden = Contents::Hidden { width: 3, scale: 1.0, soft_cap: None, head: "00".repeat(32) };

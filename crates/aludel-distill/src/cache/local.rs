@@ -5,8 +5,10 @@
 
 use std::time::Instant;
 
-use aludel_cache::{Contents, Header, HiddenRows, LogitBuffer, RecordId, Set, SparseRows};
-use aludel_kernels::loss::{IGNORED, LossDevice, draw, likeliest, map_logits};
+use aludel_cache::{Contents, Header, HiddenRows, RecordId, Set, SparseRows};
+use aludel_kernels::loss::{
+    IGNORED, LevelBits, LossDevice, Quantised, draw, likeliest, map_logits, quantise,
+};
 use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Batch, Decoder, Keep};
 
@@ -37,26 +39,24 @@ impl<'a, D: LossDevice> LocalTeacher<'a, D> {
         Self { teacher, header, waiting: Vec::new(), tokens: 0, room, is_dry, seconds: 0.0 }
     }
 
-    fn rows(&self, rows: Vec<Made>) -> Result<Gathered, Error> {
-        let mut sparse = SparseRows::default();
-        let is_wide = self.header.contents == (Contents::Int8 {});
-        let mut logits = LogitBuffer::new(self.header.vocabulary as usize, is_wide);
-        let mut hidden = HiddenRows::default();
+    /// The rows of a piece, as they were made: joining them is the writer's work.
+    fn gathered(&self, rows: impl Iterator<Item = Made>) -> Gathered {
+        let (mut sparse, mut logits, mut hidden) = (Vec::new(), Vec::new(), HiddenRows::default());
         for row in rows {
             match row {
-                Made::Sparse(row) => join(&mut sparse, *row),
-                Made::Logits(row) => logits.append(&row?),
+                Made::Sparse(row) => sparse.push(*row),
+                Made::Logits(row) => logits.push(row),
                 Made::Hidden(row) => {
                     hidden.width = row.len();
                     hidden.values.extend(row);
                 }
             }
         }
-        Ok(match self.header.contents {
+        match self.header.contents {
             Contents::TopK { .. } | Contents::Sampled { .. } => Gathered::Sparse(sparse),
             Contents::Int8 {} | Contents::Int4 {} => Gathered::Logits(logits),
             Contents::Hidden { .. } => Gathered::Hidden(hidden),
-        })
+        }
     }
 }
 
@@ -117,8 +117,8 @@ impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
         drop(pass);
         let mut made = made.into_iter();
         for (id, document) in waiting {
-            let rows: Vec<Made> = made.by_ref().take(document.targets()).collect();
-            store.append(id, &document, self.rows(rows)?)?;
+            let rows = self.gathered(made.by_ref().take(document.targets()));
+            store.append(id, &document, rows)?;
         }
         Ok(())
     }
@@ -141,7 +141,7 @@ struct Target {
 /// What is stored of a row.
 enum Made {
     Sparse(Box<SparseRows>),
-    Logits(Result<LogitBuffer, aludel_cache::Error>),
+    Logits(Option<Quantised>),
     Hidden(Vec<f32>),
 }
 
@@ -172,20 +172,7 @@ fn extract(header: &Header, target: Target, logits: &[f32]) -> Made {
                 ..SparseRows::default()
             }))
         }
-        _ => {
-            let mut buffer = LogitBuffer::new(logits.len(), header.contents == (Contents::Int8 {}));
-            let pushed = buffer.push(logits);
-            Made::Logits(pushed.map(|()| buffer))
-        }
+        Contents::Int4 {} => Made::Logits(quantise(logits, LevelBits::Four)),
+        Contents::Int8 {} | Contents::Hidden { .. } => Made::Logits(quantise(logits, LevelBits::Eight)),
     }
-}
-
-/// Puts a row after others.
-pub(super) fn join(all: &mut SparseRows, row: SparseRows) {
-    all.ids.extend(row.ids);
-    all.log_p.extend(row.log_p);
-    all.ends.push(all.ids.len());
-    all.tails.extend(row.tails);
-    all.log_sums.extend(row.log_sums);
-    all.entropies.extend(row.entropies);
 }

@@ -1,21 +1,23 @@
 //! Writes the rows of pieces on a thread of its own, while the teacher is asked about the next ones.
 //!
-//! In: rows, piece by piece in the order of a cache. Out: records. Few pieces wait at a time: where writing is slower than the teacher, the
+//! In: rows, piece by piece in the order of a cache, as they were made. Out: records; joining and coding rows is done here too. Few pieces wait at a time: where writing is slower than the teacher, the
 //! teacher waits. What the writer fails by ends the capture; what was written before stays.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use aludel_cache::{HiddenRows, LogitBuffer, RecordId, Rows, SparseRows, Writer, content_check};
+use aludel_cache::{Contents, HiddenRows, LogitBuffer, RecordId, Rows, SparseRows, Writer, content_check};
+use aludel_kernels::loss::Quantised;
 
 use crate::data::Document;
 use crate::error::Error;
 
 /// The rows of a record.
 pub(super) enum Gathered {
-    Sparse(SparseRows),
-    Logits(LogitBuffer),
+    Sparse(Vec<SparseRows>),
+    /// None for logits that are no numbers.
+    Logits(Vec<Option<Quantised>>),
     Hidden(HiddenRows),
 }
 
@@ -86,8 +88,25 @@ pub(super) fn stored<R>(
 fn write(mut writer: Writer, waiting: &Receiver<Waiting>) -> Result<Writer, Error> {
     while let Ok((id, check, rows)) = waiting.recv() {
         match rows {
-            Gathered::Sparse(rows) => writer.append(id, check, &Rows::Sparse(rows))?,
-            Gathered::Logits(rows) => writer.append(id, check, &Rows::Logits(rows.rows()))?,
+            Gathered::Sparse(rows) => {
+                let mut all = SparseRows::default();
+                rows.iter().for_each(|row| all.append(row));
+                writer.append(id, check, &Rows::Sparse(all))?;
+            }
+            Gathered::Logits(rows) => {
+                let header = writer.header();
+                let mut all = LogitBuffer::new(
+                    header.vocabulary as usize,
+                    header.contents == (Contents::Int8 {}),
+                    rows.len(),
+                );
+                for row in rows {
+                    let detail = || "the teacher has NaN or infinite logits".to_owned();
+                    let row = row.ok_or_else(|| aludel_cache::Error::Unstorable { detail: detail() })?;
+                    all.push([row.top, row.step, row.floor], &row.levels)?;
+                }
+                writer.append(id, check, &Rows::Logits(all.rows()))?;
+            }
             Gathered::Hidden(rows) => writer.append(id, check, &Rows::Hidden(rows))?,
         }
     }

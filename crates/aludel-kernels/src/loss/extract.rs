@@ -1,9 +1,10 @@
-//! Takes out of a row of logits what a cache keeps of it: the likeliest columns, or draws.
+//! Takes out of a row of logits what a cache keeps of it: the likeliest columns, draws, or all columns in few bits.
 //!
 //! In: one row of logits. Out: columns in ascending order with their log-probabilities, and what all others have together, at each
-//! temperature; or how often each column was drawn. Ties go to the lower column. Where rows come from and go to is not known here.
+//! temperature; how often each column was drawn; or a level for each column. Ties go to the lower column. Where rows come from and go
+//! to is not known here.
 
-use super::cpu::extract::{above, each_block, log_sum};
+use super::cpu::extract::{above, each_block, extent, levels, log_sum};
 use crate::random::philox;
 
 /// The likeliest columns of a row.
@@ -90,6 +91,64 @@ pub fn draw(logits: &[f32], temperature: f32, count: u32, seed: u64, words: [u32
     Draws { entropy: entropy as f32, ..draws }
 }
 
+/// How many bits a level has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LevelBits {
+    /// 255 levels within 24 nats of the greatest logit, and one for all that is below.
+    Eight,
+    /// 15 levels within 10 nats.
+    Four,
+}
+
+impl LevelBits {
+    /// The greatest level, and the nats that levels reach.
+    const fn scale(self) -> (u8, f32) {
+        match self {
+            Self::Eight => (255, 24.0),
+            Self::Four => (15, 10.0),
+        }
+    }
+}
+
+/// All logits of a row as levels `q`: with `Q` the greatest level, `q > 0` is the logit `top - (Q - q) step`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantised {
+    /// The greatest logit.
+    pub top: f32,
+    /// Between two levels.
+    pub step: f32,
+    /// What level 0 stands for: the logit of the mean probability of the columns that have it. Negative infinity where there is none.
+    pub floor: f32,
+    /// A byte for each column, or for two, the first in its low half.
+    pub levels: Vec<u8>,
+}
+
+/// A row in few bits; `None` for NaN, infinity, or nothing but negative infinity.
+pub fn quantise(logits: &[f32], bits: LevelBits) -> Option<Quantised> {
+    let (most, reach) = bits.scale();
+    let (least, top) = extent(logits)?;
+    let step = ((top - least).min(reach) / f32::from(most - 1)).max(f32::MIN_POSITIVE);
+    let mut found = vec![0; logits.len()];
+    let mass = levels(logits, (top, step), most, &mut found);
+    let below = found.iter().filter(|level| **level == 0).count();
+    let has_finite = || logits.iter().zip(&found).any(|(z, level)| *level == 0 && z.is_finite());
+    let floor = if mass > 0.0 {
+        top + (mass / below as f64).ln() as f32
+    } else if has_finite() {
+        top - FAINT
+    } else {
+        f32::NEG_INFINITY
+    };
+    if bits == LevelBits::Four {
+        let pair = |pair: &[u8]| pair[0] | pair.get(1).map_or(0, |high| high << 4);
+        found = found.chunks(2).map(pair).collect();
+    }
+    Some(Quantised { top, step, floor, levels: found })
+}
+
+/// Nats below which a probability is none in f32.
+const FAINT: f32 = 88.0;
+
 impl Draws {
     /// Adds draws of the last column or of a later one.
     fn add(&mut self, id: u32, count: usize) {
@@ -152,5 +211,62 @@ mod tests {
         assert!((f64::from(got.entropy) - entropy).abs() < 1e-5);
         assert_eq!(got, draw(&logits, 2.0, 100_000, 5, [1, 2, 3]));
         assert_ne!(got.counts, draw(&logits, 2.0, 100_000, 5, [1, 2, 4]).counts);
+    }
+
+    /// What a reader makes of a row.
+    fn read(row: &Quantised, bits: LevelBits, columns: usize) -> Vec<f32> {
+        let most = i32::from(bits.scale().0);
+        let level = |at: usize| match bits {
+            LevelBits::Eight => row.levels[at],
+            LevelBits::Four => row.levels[at / 2] >> (4 * (at % 2)) & 15,
+        };
+        let logit =
+            |q: u8| if q == 0 { row.floor } else { row.top - (most - i32::from(q)) as f32 * row.step };
+        (0..columns).map(|at| logit(level(at))).collect()
+    }
+
+    #[test]
+    fn levels_are_the_nearest_and_the_rest_keeps_its_mass() {
+        for (bits, columns) in [
+            (LevelBits::Eight, 1usize),
+            (LevelBits::Eight, 2001),
+            (LevelBits::Four, 1),
+            (LevelBits::Four, 41),
+            (LevelBits::Four, 2000),
+        ] {
+            let logits: Vec<f32> =
+                (0..columns).map(|at| 3.0 * (0.7 + 1.3 * at as f32).sin() - at as f32 / 40.0).collect();
+            let row = quantise(&logits, bits).unwrap();
+            let (most, reach) = bits.scale();
+            let top = logits.iter().copied().fold(f32::MIN, f32::max);
+            let least = logits.iter().copied().fold(f32::MAX, f32::min);
+            assert_eq!(
+                (row.top, row.levels.len()),
+                (top, if most == 255 { columns } else { columns.div_ceil(2) })
+            );
+            if columns > 1 {
+                assert_eq!(row.step, (top - least).min(reach) / f32::from(most - 1));
+            }
+            let got = read(&row, bits, columns);
+            let is_near = |(x, y): (&f32, &f32)| top - x > reach || (x - y).abs() <= 0.51 * row.step;
+            assert!(logits.iter().zip(&got).all(is_near), "{bits:?} {columns}");
+            let mass = |x: &[f32]| -> f64 {
+                let below = x.iter().zip(&logits).filter(|(_, z)| top - **z > reach + 0.5 * row.step);
+                below.map(|(x, _)| f64::from(x - top).exp()).sum()
+            };
+            assert!((mass(&got) - mass(&logits)).abs() <= 0.001 * mass(&logits), "{bits:?} {columns}");
+        }
+    }
+
+    #[test]
+    fn levels_of_logits_without_a_probability() {
+        let inf = f32::INFINITY;
+        for refused in [vec![1.0, f32::NAN], vec![inf, 0.0], vec![-inf, -inf], vec![]] {
+            assert_eq!(quantise(&refused, LevelBits::Eight), None, "{refused:?}");
+        }
+        let row = quantise(&[2.0, -inf, 2.0], LevelBits::Eight).unwrap();
+        assert_eq!((row.floor, row.levels), (-inf, vec![255, 0, 255]));
+        let row = quantise(&[2.0, -500.0, -inf, 1.0], LevelBits::Four).unwrap();
+        assert_eq!((row.floor, row.levels[0]), (2.0 - FAINT, 0x0f), "not impossible, only too faint to say");
     }
 }

@@ -27,7 +27,7 @@ pub mod sparse;
 pub mod taid;
 
 pub use device::{Column, Columns, LossDevice, Mode, RowDistance, RowLoss};
-pub use extract::{Draws, Likeliest, draw, likeliest};
+pub use extract::{Draws, LevelBits, Likeliest, Quantised, draw, likeliest, quantise};
 pub use head::{
     Aligned, HEAD_MEMORY, Head, HeadGradient, HeadReport, LogitSource, TeacherRows, head_loss, logits_loss,
     map_logits,

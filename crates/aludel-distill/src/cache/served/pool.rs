@@ -83,7 +83,7 @@ impl ServedRows {
             let Some((id, document)) = self.waiting.pop_front() else {
                 return Err(Error::internal("an answer to nothing"));
             };
-            store.append(id, &document, Gathered::Sparse(rows))?;
+            store.append(id, &document, Gathered::Sparse(vec![rows]))?;
             self.next += 1;
         }
         Ok(())

@@ -25,6 +25,18 @@ compiled! {
     fn exponentials(x: &[f32], most: f32, inverse: f32, scale: f32, to: &mut [f32]) = lanes::exponentials;
 }
 compiled! {
+    /// See [`lanes::extent`].
+    fn extent(x: &[f32]) -> Option<(f32, f32)> = lanes::extent;
+}
+compiled! {
+    /// See [`lanes::levels`].
+    fn levels(x: &[f32], top: f32, step: f32, most: u8, to: &mut [u8]) = lanes::levels;
+}
+compiled! {
+    /// See [`lanes::sum_below`].
+    fn sum_below(x: &[f32], levels: &[u8]) -> f64 = lanes::sum_below;
+}
+compiled! {
     /// See [`lanes::interpolate`].
     fn interpolate(student: (&[f32], f32), teacher: (&[f32], f32), t: f32, to: &mut [f32]) = lanes::interpolate;
 }

@@ -50,6 +50,32 @@ pub(in crate::loss) fn each_block(logits: &[f32], temperature: f32, mut take: im
     }
 }
 
+/// The least finite logit and the greatest; `None` where one is NaN or infinity, or none is finite.
+pub(in crate::loss) fn extent(logits: &[f32]) -> Option<(f32, f32)> {
+    let (mut extent, mut room) = ((f32::INFINITY, FLOOR), [0.0; BLOCK]);
+    for block in logits.chunks(BLOCK) {
+        dispatch::floor(block, &mut room);
+        let (least, most) = dispatch::extent(&room)?;
+        extent = (extent.0.min(least), extent.1.max(most));
+    }
+    (extent.0 <= extent.1).then_some(extent)
+}
+
+/// Rounds logits to levels, a level to each of `to`, and gives the sum of `e^(z - top)` over those whose level is 0.
+pub(in crate::loss) fn levels(logits: &[f32], (top, step): (f32, f32), most: u8, to: &mut [u8]) -> f64 {
+    let (mut sum, mut room, mut p, mut found) = (0.0, [0.0; BLOCK], [0.0; BLOCK], [0; BLOCK]);
+    for (block, to) in logits.chunks(BLOCK).zip(to.chunks_mut(BLOCK)) {
+        dispatch::floor(block, &mut room);
+        dispatch::levels(&room, top, step, most, &mut found);
+        to.copy_from_slice(&found[..to.len()]);
+        if to.contains(&0) {
+            dispatch::exponentials(&room, top, 1.0, 1.0, &mut p);
+            sum += dispatch::sum_below(&p, &found);
+        }
+    }
+    sum
+}
+
 /// All columns that can be among the `k` greatest, and not many more: the k-th greatest of the blocks' greatest logits is a bound,
 /// since so many blocks have a logit that is no less.
 pub(in crate::loss) fn above(logits: &[f32], k: usize) -> Vec<(u32, f32)> {

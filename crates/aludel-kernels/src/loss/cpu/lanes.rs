@@ -66,6 +66,47 @@ pub(super) fn exponentials(
     }
 }
 
+/// The least element above [`FLOOR`] and the greatest; `None` where one is NaN or infinity.
+#[inline(always)]
+pub(super) fn extent(_: impl Arithmetic, x: &[f32]) -> Option<(f32, f32)> {
+    let (mut least, mut most) = ([f32::INFINITY; LANES], [FLOOR; LANES]);
+    let mut is_sound = [true; LANES];
+    for group in x.as_chunks::<LANES>().0 {
+        for (lane, &x) in group.iter().enumerate() {
+            is_sound[lane] &= x < f32::INFINITY;
+            least[lane] = if x > FLOOR && x < least[lane] { x } else { least[lane] };
+            most[lane] = if x > most[lane] { x } else { most[lane] };
+        }
+    }
+    let (least, most) =
+        (least.into_iter().fold(f32::INFINITY, f32::min), most.into_iter().fold(FLOOR, f32::max));
+    is_sound.into_iter().all(|lane| lane).then_some((least, most))
+}
+
+/// `to[i] = most - (top - x[i]) / step`, to nearest, and 0 where that is less. `most` is at most 255.
+#[inline(always)]
+pub(super) fn levels(_: impl Arithmetic, x: &[f32], top: f32, step: f32, most: u8, to: &mut [u8]) {
+    // Beside 2^23 the last digit is that of whole numbers.
+    const WHOLE: f32 = 8_388_608.0;
+    for (to, &x) in to.iter_mut().zip(x) {
+        let down = (top - x) / step;
+        let down = if down < f32::from(most) { down } else { f32::from(most) };
+        *to = most - (down + WHOLE).to_bits() as u8;
+    }
+}
+
+/// The sum of the elements whose level is 0.
+#[inline(always)]
+pub(super) fn sum_below(_: impl Arithmetic, x: &[f32], levels: &[u8]) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    for (group, levels) in x.as_chunks::<LANES>().0.iter().zip(levels.as_chunks::<LANES>().0) {
+        for (lane, (&x, &level)) in lanes.iter_mut().zip(group.iter().zip(levels)) {
+            *lane += f64::from(if level == 0 { x } else { 0.0 });
+        }
+    }
+    lanes.into_iter().sum()
+}
+
 /// `to = s + t (z - s)`, with both logits counted from their greatest.
 #[inline(always)]
 pub(super) fn interpolate(

@@ -7,6 +7,7 @@ use aludel_cache::{
     Cache, Contents, Header, HiddenRows, LogitBuffer, RecordId, Rows, Set, SparseRows, Teacher,
     TokenizerPrint, Writer, WriterOptions,
 };
+use aludel_kernels::loss::{LevelBits, quantise};
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
@@ -177,9 +178,13 @@ fn draws_and_quantised_logits_come_back_as_they_were() {
     let buffers: Vec<LogitBuffer> = [true, false]
         .into_iter()
         .map(|in_eight| {
-            let mut buffer = LogitBuffer::new(41, in_eight);
-            buffer.push(&logits).unwrap();
-            buffer.push(&logits.iter().map(|x| x * 9.0).collect::<Vec<_>>()).unwrap();
+            let mut buffer = LogitBuffer::new(41, in_eight, 2);
+            for factor in [1.0, 9.0] {
+                let logits: Vec<f32> = logits.iter().map(|x| x * factor).collect();
+                let bits = if in_eight { LevelBits::Eight } else { LevelBits::Four };
+                let row = quantise(&logits, bits).unwrap();
+                buffer.push([row.top, row.step, row.floor], &row.levels).unwrap();
+            }
             buffer
         })
         .collect();
