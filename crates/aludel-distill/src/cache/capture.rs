@@ -57,6 +57,8 @@ pub const RESOLUTION: u32 = 352;
 pub struct Capture<'a> {
     /// Names teacher and data.
     pub run: &'a Run,
+    /// What the header calls the teacher that runs here; its path, without it.
+    pub teacher: Option<&'a str>,
     /// The cache, or with a shelf the place where its files grow.
     pub folder: &'a Path,
     /// Where complete files are put, where not in the folder.
@@ -174,12 +176,13 @@ impl Job<'_> {
             Wanted::Hidden => Some(head::bytes(device.as_ref(), &teacher.head())?),
             _ => None,
         };
+        let name = settings.teacher.map_or_else(|| path.display().to_string(), str::to_owned);
         let header = Header {
             contents: contents(settings.wanted, &teacher.head(), head.as_deref())?,
             vocabulary: teacher.head().valid as u32,
             temperatures: temperatures(settings)?,
             logits: matches!(settings.wanted, Wanted::TopK { .. }),
-            ..self.header(Teacher { name: path.display().to_string(), weights, url: None })?
+            ..self.header(Teacher { name, weights, url: None })?
         };
         let speaker = LocalTeacher::new(&teacher, header.clone(), settings);
         self.walk(&header, head.as_deref(), speaker)

@@ -109,9 +109,44 @@ aludel: 1 problem, nothing was written
 fn a_run_may_name_its_teacher_on_a_hub() {
     let sandbox = Sandbox::new(&[]);
     sandbox.write("run.yml", "teacher: owner/tiny@v1\nstudent: {from_teacher: {every: 2}}\noutput: out\ndata: {train: x.txt}\ntrain: {steps: 1}\n");
-    let error = sandbox.aludel(&["distill", "run.yml"]).assert().code(3).get_output().stderr.clone();
-    let error = String::from_utf8(error).unwrap();
-    assert!(error.contains("`owner/tiny@v1` is no folder on disk"), "{error}");
+    for arguments in [&["distill", "run.yml"][..], &["cache", "capture", "run.yml", "cache"]] {
+        let error = sandbox.aludel(arguments).assert().code(3).get_output().stderr.clone();
+        let error = String::from_utf8(error).unwrap();
+        assert!(
+            error.contains("`owner/tiny@v1` is no folder on disk") && error.contains("HF_HUB_OFFLINE is set"),
+            "{error}"
+        );
+    }
+    assert!(!sandbox.path("cache").exists());
+}
+
+/// The header of a cache has the name that the run has, not the place of the hub's files on this machine.
+#[test]
+fn a_teacher_on_a_hub_is_captured_like_one_on_disk() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let folder = root.join("examples/models/scripture");
+    let files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    let content = |name| (name, fs::read(folder.join(name)).unwrap());
+    let hub = Server::start(files.map(content).to_vec(), Manner::Plain);
+    let sandbox = crate::distill::short("");
+    let text = fs::read_to_string(sandbox.path("run.yml")).unwrap();
+    sandbox.write("hub.yml", text.replace("teacher: examples/models/scripture", "teacher: owner/tiny@v1"));
+    sandbox.aludel(&["cache", "capture", "run.yml", "disk", "--k", "4"]).assert().code(0);
+    sandbox
+        .aludel(&["cache", "capture", "hub.yml", "hub", "--k", "4"])
+        .env("HF_HUB_OFFLINE", "0")
+        .env("HF_ENDPOINT", &hub.endpoint)
+        .assert()
+        .code(0);
+    let [disk, hub] = ["disk", "hub"].map(|cache| aludel_cache::Cache::open(&sandbox.path(cache)).unwrap());
+    assert_eq!(hub.header().teacher.name, "owner/tiny@v1");
+    assert_eq!(hub.header().teacher.weights, disk.header().teacher.weights);
+    assert!(hub.ids().eq(disk.ids()));
+    for id in hub.ids() {
+        assert_eq!(hub.record(id).unwrap().rows().unwrap(), disk.record(id).unwrap().rows().unwrap());
+    }
+    // From the hub's cache, without a network.
+    sandbox.aludel(&["cache", "verify", "hub", "--run", "hub.yml", "--records", "2"]).assert().code(0);
 }
 
 #[test]

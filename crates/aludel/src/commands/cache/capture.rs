@@ -7,6 +7,7 @@ use aludel_distill::cache::{self, Capture, Captured, Wanted};
 use crate::args::{CacheMode, CaptureArguments};
 use crate::commands::device;
 use crate::commands::run_file::RunFile;
+use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
@@ -17,6 +18,10 @@ use crate::storage;
 pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Result<()> {
     let file = RunFile::read(&arguments.run)?;
     let run = file.parse()?;
+    // The same on every machine, wherever a hub's files lie.
+    let name = run.teacher.as_ref().map(|teacher| teacher.display().to_string());
+    let hub = hub::open(printer);
+    let run = run.with_models(|model| hub::locate(&hub, model))?;
     let place = storage::place(&arguments.cache)?;
     let device = device::open(&arguments.computing)?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
@@ -26,6 +31,7 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
         &device,
         &Capture {
             run: &run,
+            teacher: name.as_deref(),
             folder: &place.folder,
             shelf: place.shelf,
             wanted: wanted(arguments),

@@ -13,6 +13,7 @@ use super::capture::show;
 use crate::args::{CacheConvertArguments, CacheLayout};
 use crate::commands::run_file::RunFile;
 use crate::failure::{self, Refusal};
+use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
 use crate::settings::Verbosity;
@@ -57,6 +58,8 @@ fn from_rows(arguments: &CacheConvertArguments, printer: &Printer) -> anyhow::Re
     };
     let file = RunFile::read(run)?;
     let run = file.parse()?;
+    let hub = hub::open(printer);
+    let run = run.with_models(|model| hub::locate(&hub, model))?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let result = import(&Import {
         source: &arguments.input,
@@ -103,6 +106,8 @@ fn to_rows(arguments: &CacheConvertArguments, layout: Layout, printer: &Printer)
     check_output(&arguments.output, arguments.force)?;
     let file = arguments.run.as_deref().map(RunFile::read).transpose()?;
     let run = file.as_ref().map(RunFile::parse).transpose()?;
+    let hub = hub::open(printer);
+    let run = run.map(|run| run.with_models(|model| hub::locate(&hub, model))).transpose()?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let result = export(&Export {
         cache: &arguments.input,

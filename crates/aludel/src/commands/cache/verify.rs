@@ -10,6 +10,7 @@ use crate::args::CacheVerifyArguments;
 use crate::commands::device;
 use crate::commands::run_file::RunFile;
 use crate::failure::Refusal;
+use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
 use crate::signals::Signals;
@@ -44,7 +45,8 @@ fn score(
     printer: &Printer,
 ) -> anyhow::Result<Verified> {
     let file = RunFile::read(run)?;
-    let run = file.parse()?;
+    let hub = hub::open(printer);
+    let run = file.parse()?.with_models(|model| hub::locate(&hub, model))?;
     let device = device::open(&arguments.computing)?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let show = |done, total| {
