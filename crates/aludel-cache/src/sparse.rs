@@ -15,6 +15,9 @@ use aludel_coder::{Decoder, Encoder, Number};
 /// Log-sum-exps and entropies are whole numbers of this part of a nat.
 const NAT: f64 = 1024.0;
 
+/// Columns of one record: of 131072 rows, 128 each. Rows that are alike take next to no bytes, so that their bytes alone are no bound.
+const MOST: usize = 1 << 24;
+
 /// What a record's rows have learned so far.
 struct State {
     sets: Sets,
@@ -100,6 +103,11 @@ fn check(header: &Header, rows: &SparseRows) -> Result<(), Error> {
     if !rows.ends.is_sorted() || rows.ids.len() != last || rows.log_p.len() != last {
         return Err(Error::unstorable("rows do not end where their columns do"));
     }
+    if last > MOST {
+        return Err(Error::unstorable(format!(
+            "more than {MOST} columns in one record; use shorter sequences"
+        )));
+    }
     let (is_top, most) = match header.contents {
         Contents::TopK { k, .. } => (true, k),
         Contents::Sampled { draws, .. } => (false, draws),
@@ -138,6 +146,9 @@ pub(crate) fn decode(header: &Header, bytes: &[u8], count: usize) -> Result<Spar
         let columns = decoder.number(&mut state.count);
         if columns > most || decoder.is_past_end() {
             return Err("its rows end too early, or have too many columns");
+        }
+        if columns as usize > MOST - rows.ids.len() {
+            return Err("it has more columns than any record");
         }
         state.sets.decode(&mut decoder, columns as usize, &mut rows.ids).ok_or("its columns are none")?;
         match header.contents {
