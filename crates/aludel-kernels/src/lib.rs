@@ -4,7 +4,8 @@
 //! encoded bytes of one output tensor, tile by tile. This crate never sees a path, a model or a recipe.
 //!
 //! Reading order: [`formula`] (the language and its scalar interpreter), [`random`] and [`normal`] (counter-based numbers),
-//! [`cpu`] (the tiled executor), [`cuda`] (the same on GPUs); [`nn`] (operations of a decoder), [`loss`] (distillation losses), [`svd`] (leading singular values).
+//! [`cpu`] (the tiled executor), [`cuda`] (the same on GPUs); [`nn`] (operations of a decoder), [`loss`] (distillation losses), [`svd`] (leading singular values),
+//! [`pursuit`] (vectors approximated by few of a table's).
 
 pub mod cpu;
 pub mod cuda;
@@ -13,5 +14,6 @@ pub mod formula;
 pub mod loss;
 pub mod nn;
 pub mod normal;
+pub mod pursuit;
 pub mod random;
 pub mod svd;

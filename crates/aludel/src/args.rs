@@ -6,6 +6,7 @@
 mod combine;
 mod extract;
 mod mergekit;
+mod tokensurgeon;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::settings::{Size, Tile};
 pub(crate) use combine::{CombinationName, CombineArguments, SignName};
 pub(crate) use extract::ExtractArguments;
 pub(crate) use mergekit::MergekitFlags;
+pub(crate) use tokensurgeon::{Approximations, SubwordMethod, Tables, TokensurgeonArguments, WeightScheme};
 
 /// Merge and distil language models.
 #[derive(Debug, Parser)]
@@ -49,6 +51,8 @@ pub(crate) enum Command {
     ExtractLora(ExtractArguments),
     /// Combine LoRA adapters of one base into one adapter
     MergeLora(CombineArguments),
+    /// Give a model the tokenizer of another
+    Tokensurgeon(TokensurgeonArguments),
     /// Turn a file of weights into a model folder, or write a model folder with another type or shard size
     Convert(ConvertArguments),
     /// List the merge methods, or the parameters of one

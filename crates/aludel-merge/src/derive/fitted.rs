@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aludel_kernels::cpu::{Factor, Panel, Symmetric, TILE, Tile};
 
+use super::panels::Panels;
 use super::{Derivation, Passed, Readable, Stored, Weights};
 
 /// A layer of a model, and what is known of its inputs.
@@ -36,8 +37,8 @@ pub(crate) struct Fitted {
     /// Rows of a panel.
     height: usize,
     solver: Mutex<Option<Result<Arc<Solver>, String>>>,
-    /// The panels that have been solved for and not been passed.
-    panels: Vec<Mutex<Option<Arc<[f32]>>>>,
+    /// The rows that have been solved for and not been passed.
+    panels: Panels,
 }
 
 /// What all rows have in common.
@@ -48,9 +49,6 @@ struct Solver {
     raised: f64,
 }
 
-/// Elements of a panel: as many as of the largest tile, so that a panel is hardly ever waited for by several threads.
-const PANEL: usize = 1 << 18;
-
 /// Columns of a Gram matrix that are read at a time.
 const STRIP: usize = 16 * TILE;
 
@@ -59,8 +57,8 @@ const SLACK: f64 = 1.02;
 
 impl Fitted {
     pub(crate) fn new(layers: Vec<Fitting>, (rows, columns): (usize, usize), alpha: f64, ridge: f64) -> Self {
-        let height = (PANEL / columns.max(1) / 8 * 8).clamp(16, TILE).min(rows.max(1));
-        let panels = (0..rows.div_ceil(height)).map(|_| Mutex::default()).collect();
+        let height = (Panels::LARGEST / columns.max(1) / 8 * 8).clamp(16, TILE).min(rows.max(1));
+        let panels = Panels::new(rows * columns, height * columns);
         Self { layers, rows, columns, alpha, ridge, height, solver: Mutex::default(), panels }
     }
 
@@ -120,20 +118,14 @@ impl Fitted {
     }
 
     /// The rows of a panel.
-    fn panel(&self, weights: &Weights<'_>, number: usize) -> Arc<[f32]> {
-        let mut held = self.panels[number].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &*held {
-            return Arc::clone(known);
-        }
+    fn panel(&self, weights: &Weights<'_>, number: usize) -> Vec<f32> {
         let first = number * self.height;
         let rows = self.height.min(self.rows - first);
-        let solved: Arc<[f32]> = match self.solver(weights) {
-            Ok(solver) => self.solved(weights, &solver, first, rows).into(),
+        match self.solver(weights) {
+            Ok(solver) => self.solved(weights, &solver, first, rows),
             // Whoever made no use of `prepare` gets what is no number.
-            Err(_) => vec![f32::NAN; rows * self.columns].into(),
-        };
-        *held = Some(Arc::clone(&solved));
-        solved
+            Err(_) => vec![f32::NAN; rows * self.columns],
+        }
     }
 
     fn solved(&self, weights: &Weights<'_>, solver: &Solver, first: usize, rows: usize) -> Vec<f32> {
@@ -217,9 +209,7 @@ impl Derivation for Fitted {
         let mapped = (TILE * side * size_of::<f32>()) as u64;
         // Three of the rows that are solved for: their mean, how far a layer is from it, and the solution.
         let solving = 3 * Panel::bytes(height, side);
-        // A tile of the output lies in two panels beyond its own elements.
-        let solved = (2 * height * side + PANEL) * size_of::<f32>();
-        Symmetric::bytes(side) + layers + read + mapped + solving + solved as u64
+        Symmetric::bytes(side) + layers + read + mapped + solving + self.panels.bytes()
     }
 
     fn prepare(&self, weights: &Weights<'_>) -> Result<(), String> {
@@ -227,28 +217,12 @@ impl Derivation for Fitted {
     }
 
     fn make(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]) {
-        let length = self.height * self.columns;
-        let (mut at, mut rest) = (start as usize, to);
-        while !rest.is_empty() {
-            let panel = self.panel(weights, at / length);
-            let first = at % length;
-            let (piece, others) = rest.split_at_mut(rest.len().min(panel.len() - first));
-            piece.copy_from_slice(&panel[first..first + piece.len()]);
-            at += piece.len();
-            rest = others;
-        }
+        self.panels.read(start, to, |number| self.panel(weights, number));
     }
 
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {
         self.layers.iter().for_each(|layer| layer.layer.release(weights, passed));
-        let whole = passed.elements.end as usize / (self.height * self.columns).max(1);
-        let first = passed.elements.start as usize / (self.height * self.columns).max(1);
-        let is_all = passed.elements.end == (self.rows * self.columns) as u64;
-        let panels = if is_all { &self.panels[first..] } else { &self.panels[first..whole] };
-        for panel in panels {
-            *panel.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        if is_all {
+        if self.panels.release(passed) {
             *self.solver.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }

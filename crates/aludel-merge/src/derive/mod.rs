@@ -12,10 +12,12 @@ mod chance;
 mod decoded;
 mod fitted;
 mod given;
+mod panels;
 mod prompted;
 pub(crate) mod rows;
 mod saved;
 mod shifted;
+mod transplanted;
 
 pub(crate) use adapted::{Adapted, Orientation};
 pub(crate) use aligned::Reordered;
@@ -29,6 +31,7 @@ pub(crate) use given::Given;
 pub(crate) use prompted::{PromptRows, Prompted};
 pub(crate) use saved::Saved;
 pub(crate) use shifted::Shifted;
+pub(crate) use transplanted::{By, EMPTY, Fill, NEW, Pursued, Transplanted};
 
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};

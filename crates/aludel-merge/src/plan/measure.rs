@@ -122,18 +122,20 @@ impl Opened {
 }
 
 /// Opens one model; its position among the models. A recipe of it alone is what knows all that may stand for a model.
-fn open(reference: &str, models: &mut Models) -> Result<usize, Problems> {
+pub(super) fn open(reference: &str, models: &mut Models) -> Result<usize, Problems> {
     // A JSON string is a YAML string, whatever is in it.
     let name = serde_json::Value::from(reference);
-    let nowhere = |problems: Problems| {
-        let mut told = Problems::new();
-        problems.into_iter().for_each(|problem| told.push(Problem { place: None, ..problem }));
-        told
-    };
     let recipe = Recipe::parse(&format!("merge_method: passthrough\nmodels:\n  - model: {name}\n"));
     let recipe = recipe.map_err(nowhere)?;
     let mut problems = Problems::new();
     let mut entries = recipe.scopes().flat_map(|scope| &scope.slice.sources);
     let model = entries.next().and_then(|entry| models.open(&entry.reference, Role::Member, &mut problems));
     model.ok_or_else(|| nowhere(problems))
+}
+
+/// The same problems, of a document that nobody has written.
+pub(super) fn nowhere(problems: Problems) -> Problems {
+    let mut told = Problems::new();
+    problems.into_iter().for_each(|problem| told.push(Problem { place: None, ..problem }));
+    told
 }

@@ -26,6 +26,7 @@ mod slices;
 mod stacks;
 mod stage;
 mod tensors;
+mod transplant;
 mod vocabulary;
 
 pub(crate) use adapters::TOKENIZER_FILES;
@@ -39,6 +40,7 @@ pub use part::Part;
 pub use print::Bytes;
 pub(crate) use stacks::LayerName;
 pub(crate) use tensors::{DERIVED, HEAD, is_derived, is_embedding, is_head, name_in, ties_embeddings};
+pub use transplant::{Approximation, Likeness, PieceWeights, Transplant};
 pub(crate) use vocabulary::is_of_vocabulary;
 
 use std::collections::HashSet;
@@ -384,6 +386,18 @@ impl Plan {
         options: &PlanOptions,
     ) -> Result<Self, Problems> {
         experts::plan(recipe, gates, options)
+    }
+
+    /// Plans a model with the tokenizer of another. `cut` cuts a text into the tokens of the model, for those who approximate by pieces.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], and what `cut` says.
+    pub fn of_transplant(
+        transplant: &Transplant<'_>,
+        cut: &dyn Fn(&str) -> Result<Vec<u32>, String>,
+        options: &PlanOptions,
+    ) -> Result<Self, Problems> {
+        transplant::plan(transplant, cut, options)
     }
 
     /// The checkpoint of a step's input.

@@ -27,6 +27,7 @@ mod report;
 mod run_file;
 mod statistics;
 mod text;
+mod tokensurgeon;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::Plan(arguments) => plan::run(&arguments, printer),
         Command::MergeLora(arguments) => combine::run(&arguments, printer),
         Command::ExtractLora(arguments) => extract::run(&arguments, printer),
+        Command::Tokensurgeon(arguments) => tokensurgeon::run(&arguments, printer),
         Command::Convert(arguments) => convert::run(&arguments, printer),
         Command::Devices(arguments) => devices::run(&arguments, printer),
         Command::Methods(arguments) => methods::run(&arguments, printer),

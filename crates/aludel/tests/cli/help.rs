@@ -24,6 +24,7 @@ Commands:
   layershuffle  Stack layers drawn at random from several models
   extract-lora  Extract a LoRA adapter from a fine-tuned model and its base
   merge-lora    Combine LoRA adapters of one base into one adapter
+  tokensurgeon  Give a model the tokenizer of another
   convert       Turn a file of weights into a model folder, or write a model folder with another
                 type or shard size
   methods       List the merge methods, or the parameters of one

@@ -40,5 +40,6 @@ mod teacher_server;
 #[cfg(unix)]
 mod terminal;
 mod text;
+mod tokensurgeon;
 mod uld;
 mod weights;

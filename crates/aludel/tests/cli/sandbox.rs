@@ -16,8 +16,13 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     /// With these models of `tests/golden` under `models/`.
     pub(crate) fn new(models: &[&str]) -> Self {
+        Self::with("models", models)
+    }
+
+    /// With these models of a folder in `tests/golden` under `models/`.
+    pub(crate) fn with(golden: &str, models: &[&str]) -> Self {
         let sandbox = Self { folder: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() };
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(golden);
         for model in models {
             let target = sandbox.path("models").join(model);
             fs::create_dir_all(&target).unwrap();

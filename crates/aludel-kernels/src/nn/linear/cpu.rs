@@ -75,6 +75,20 @@ pub(crate) fn forward(
     });
 }
 
+/// `y = x w^T`, on the thread that asks.
+pub(crate) fn multiply_here(x: &[f32], w: &[f32], inputs: usize, y: &mut [f32]) {
+    let (rows, outputs) = (x.len() / inputs.max(1), w.len() / inputs.max(1));
+    SCRATCH.with_borrow_mut(|scratch| {
+        let w = packable(Values::F32(w), outputs, inputs, scratch).transposed();
+        Window::whole(y, rows, outputs).multiply(
+            1.0,
+            Matrix::dense(x, rows, inputs),
+            w,
+            Accumulate::Overwrite,
+        );
+    });
+}
+
 /// `dx = s dy w`, or added to `dx`.
 pub(crate) fn backward_input(
     cpu: &Cpu,

@@ -22,7 +22,7 @@ const OTHER_FORMS: [&str; 6] =
 
 /// The texts of a tokenizer.
 #[derive(Clone, Debug)]
-pub(super) struct Texts {
+pub(in crate::plan) struct Texts {
     pub tokenizer: String,
     pub config: Option<Value>,
     pub special: Option<Value>,

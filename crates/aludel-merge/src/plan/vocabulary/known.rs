@@ -14,7 +14,7 @@ use serde_json::Value;
 
 /// The tokens of a model.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(in crate::plan) struct Known {
     /// Every token with its id, in the order of ids.
     pub ids: IndexMap<String, u32>,
     /// How many tokens the vocabulary proper has.
@@ -27,7 +27,7 @@ pub(super) struct Known {
 
 /// A token that is found in text before the vocabulary proper cuts it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct AddedToken {
+pub(in crate::plan) struct AddedToken {
     #[serde(default)]
     pub id: u32,
     pub content: String,
@@ -69,7 +69,7 @@ impl Known {
     ///
     /// # Errors
     /// What is wrong with the text of `tokenizer.json`.
-    pub(super) fn read(tokenizer: &str, config: Option<&Value>) -> Result<Self, serde_json::Error> {
+    pub(in crate::plan) fn read(tokenizer: &str, config: Option<&Value>) -> Result<Self, serde_json::Error> {
         let File { model, mut added_tokens } = serde_json::from_str(tokenizer)?;
         let Vocab { ids, count } = model.vocab;
         added_tokens.sort_by_key(|token| token.id);
@@ -118,7 +118,7 @@ impl Known {
     }
 
     /// One more than the highest id.
-    pub(super) fn rows(&self) -> usize {
+    pub(in crate::plan) fn rows(&self) -> usize {
         self.ids.values().max().map_or(0, |&id| id as usize + 1)
     }
 
@@ -145,12 +145,12 @@ fn named(config: &Value) -> Vec<AddedToken> {
 }
 
 /// The text of a token that is written as such or with how it is matched.
-pub(super) fn content(token: &Value) -> Option<&str> {
+pub(in crate::plan) fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
 /// The keys of `tokenizer_config.json` that give tokens a role.
-pub(super) const ROLES: [&str; 7] =
+pub(in crate::plan) const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// What is read of a `tokenizer.json`.

@@ -14,7 +14,11 @@ mod rows;
 mod target;
 
 pub(super) use config::with_vocabulary;
+pub(super) use files::Texts;
+pub(super) use known::{AddedToken, Known, ROLES, content};
 pub(crate) use rows::is_of_vocabulary;
+pub(super) use rows::{TableKind, table_kind};
+pub(super) use target::Target;
 
 use std::collections::HashMap;
 
@@ -26,9 +30,8 @@ use super::SideFiles;
 use super::models::{Model, Models};
 use crate::problem::{Place, Problem, Problems};
 use crate::recipe::{ModelReference, Token, TokenName, TokenRow, Tokenizer, TokenizerSource};
-use files::{TOKENIZER, Texts, other_forms};
-use known::Known;
-use target::{Listed, Target};
+use files::{TOKENIZER, other_forms};
+use target::Listed;
 
 /// The output's tokens, and where the models have their rows for them.
 #[derive(Debug)]
@@ -129,18 +132,18 @@ impl Vocabulary {
 
 /// A model with a tokenizer of its own.
 #[derive(Debug)]
-struct Member {
-    texts: Texts,
-    known: Known,
+pub(super) struct Member {
+    pub texts: Texts,
+    pub known: Known,
     /// The rows that its tokens may have: those that its config counts, as far as its embedding has them.
-    size: usize,
+    pub size: usize,
     /// The rows of its embedding, with those of no token.
     all: usize,
 }
 
 impl Member {
     /// Reads a model's tokenizer; `None` where it has none.
-    fn read(model: &Model, place: &Place) -> Result<Option<Self>, Problem> {
+    pub(super) fn read(model: &Model, place: &Place) -> Result<Option<Self>, Problem> {
         let Some(texts) = Texts::of(&model.side_files) else {
             return match other_forms(&model.side_files).first() {
                 None => Ok(None),
@@ -166,6 +169,11 @@ impl Member {
         let counted = model.config.as_ref().and_then(Config::vocabulary);
         let size = counted.unwrap_or(known.ids.len()).min(all);
         Ok(Some(Self { texts, known, size, all }))
+    }
+
+    /// The tokenizer of an output that has this model's.
+    pub(super) fn target(&self, model: &Model, place: &Place) -> Result<Target, Problem> {
+        Target::of(self.texts.clone(), self.listed()).map_err(|error| unreadable(model, &error, place))
     }
 
     fn listed(&self) -> Listed<'_> {
@@ -238,7 +246,7 @@ fn same_as<'m>(
     same.ok_or_else(|| no_tokenizer(&models.list[model], place))
 }
 
-fn no_tokenizer(model: &Model, place: &Place) -> Problem {
+pub(super) fn no_tokenizer(model: &Model, place: &Place) -> Problem {
     let message =
         format!("`{}` has no {TOKENIZER}, so that nothing tells which rows its tokens have", model.name);
     Problem::at(place.clone(), message).with_hint("put its tokenizer into its folder, or leave the key out")
@@ -256,8 +264,7 @@ fn target_of(
     model: &Model,
     place: &Place,
 ) -> Result<Target, Problem> {
-    let mut target =
-        Target::of(own.texts.clone(), own.listed()).map_err(|error| unreadable(model, &error, place))?;
+    let mut target = own.target(model, place)?;
     let (could_grow, before) = (!target.known.has_gap(), target.known.ids.len());
     if tokenizer.source.value == TokenizerSource::Union {
         target.unite(&others);

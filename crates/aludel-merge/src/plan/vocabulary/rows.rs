@@ -219,22 +219,38 @@ fn part(donor: &Donor<'_>, models: &Models) -> Option<Part> {
 
 /// Whether a tensor has a row for each token, by its name: embeddings, heads, and heads' biases.
 pub(crate) fn is_of_vocabulary(name: &str) -> bool {
+    table_kind(name).is_some()
+}
+
+/// A tensor that has a row for each token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::plan) enum TableKind {
+    Embedding,
+    Head,
+    /// The bias of a head.
+    Bias,
+}
+
+/// What a tensor has a row for each token as, by its name; `None` where it has none.
+pub(in crate::plan) fn table_kind(name: &str) -> Option<TableKind> {
     let parts: Vec<&str> = name.split('.').collect();
-    let [.., of, kind] = parts.as_slice() else { return false };
+    let [.., of, kind] = parts.as_slice() else { return None };
     let of_other_input = ["vision", "visual", "audio", "image"];
     if parts.iter().any(|part| of_other_input.iter().any(|other| part.contains(other))) {
-        return false;
+        return None;
     }
+    let is_head = HEADS.contains(of);
     match *kind {
-        "weight" => {
-            EMBEDDINGS.contains(of) || HEADS.contains(of) || name.ends_with("predictions.decoder.weight")
-        }
-        "bias" => {
-            HEADS.contains(of)
+        "weight" if EMBEDDINGS.contains(of) => Some(TableKind::Embedding),
+        "weight" if is_head || name.ends_with("predictions.decoder.weight") => Some(TableKind::Head),
+        "bias"
+            if is_head
                 || name.ends_with("predictions.decoder.bias")
-                || name.ends_with("cls.predictions.bias")
+                || name.ends_with("cls.predictions.bias") =>
+        {
+            Some(TableKind::Bias)
         }
-        _ => false,
+        _ => None,
     }
 }
 

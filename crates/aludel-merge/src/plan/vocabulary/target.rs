@@ -11,9 +11,9 @@ use crate::recipe::Token;
 
 /// The output's tokens.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(in crate::plan) struct Target {
     pub known: Known,
-    texts: Texts,
+    pub texts: Texts,
     /// Whether tokens of the model that it comes from were cut off, as that has no rows for them.
     is_cut: bool,
     /// Whether the files are another's than that model's.
@@ -75,7 +75,7 @@ impl Target {
     ///
     /// # Errors
     /// What is wrong with that model's `tokenizer.json`.
-    pub(super) fn put(&self, files: &mut SideFiles) -> Result<(), serde_json::Error> {
+    pub(in crate::plan) fn put(&self, files: &mut SideFiles) -> Result<(), serde_json::Error> {
         if self.is_changed { self.texts.put(&self.known, self.is_cut, files) } else { Ok(()) }
     }
 
