@@ -162,7 +162,7 @@ def main() -> None:
     for name, weights in [("base", start), ("a", a), ("b", b), ("c", c)]:
         write(name, SMALL, weights)
         write(f"{name}-bf16", SMALL, weights, torch.bfloat16)
-    write("c-f16", SMALL, c, torch.float16)
+        write(f"{name}-f16", SMALL, weights, torch.float16)
     for name in ("d", "e", "f", "g"):
         write(name, SMALL, tuned(start, name, 0.02))
     write("base-copy", SMALL, start)

@@ -8,7 +8,8 @@ mod made;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use agreement::compare;
+use agreement::{HALVES, compare, is_whole};
+use aludel_checkpoint::Dtype;
 use made::{config_of, elements, merged};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
@@ -66,25 +67,35 @@ fn outputs_agree_with_mergekit() {
     for case in &cases {
         let name = case.file_name().unwrap().to_string_lossy();
         let target = output.path().join(&*name);
-        if let Err(failure) = replay(case, &target) {
-            failures.push(format!("{name}: {failure}"));
+        let mut replayed = |out_dtype| {
+            if let Err(failure) = replay(case, &target, out_dtype) {
+                failures.push(format!("{name}: {failure}"));
+            }
+        };
+        replayed(None);
+        if is_whole(&case.join("expected.safetensors")) {
+            HALVES.iter().for_each(|half| replayed(Some(*half)));
         }
     }
     assert!(failures.is_empty(), "{} of {} cases:\n{}", failures.len(), cases.len(), failures.join("\n"));
     assert!(cases.len() >= 25, "only {} cases were found", cases.len());
 }
 
-fn replay(case: &Path, target: &Path) -> Result<(), String> {
+fn replay(case: &Path, target: &Path, out_dtype: Option<(&str, Dtype)>) -> Result<(), String> {
     let expected = json_of(&case.join("expected.json"));
     let recipe = in_place(&fs::read_to_string(case.join("recipe.yml")).unwrap());
-    // Half precision is no type that this reads back as f32.
+    let recipe = match out_dtype {
+        None => recipe,
+        Some((half, _)) => format!("{recipe}\nout_dtype: {half}\n"),
+    };
+    // Half precision is no type that `merged` reads back.
     let plan = aludel_merge::plan::Plan::new(
         &aludel_merge::recipe::Recipe::parse(&recipe).map_err(|problems| problems.to_string())?,
         &aludel_merge::plan::PlanOptions { threads: 2, ..Default::default() },
     )
     .map_err(|problems| problems.to_string())?;
     let options = aludel_merge::execute::ExecuteOptions {
-        replace: false,
+        replace: true,
         digests: aludel_checkpoint::DigestCache::disabled(),
         cancel: &std::sync::atomic::AtomicBool::new(false),
         on_progress: &|_| {},
@@ -93,7 +104,7 @@ fn replay(case: &Path, target: &Path) -> Result<(), String> {
         device: None,
     };
     aludel_merge::execute::execute(&plan, target, &options).map_err(|error| error.to_string())?;
-    compare(target, &case.join("expected.safetensors"), &expected)?;
+    compare(target, &case.join("expected.safetensors"), &expected, out_dtype.map(|(_, dtype)| dtype))?;
     if config_of(target)["vocab_size"] != expected["vocab_size"] {
         return Err(format!("vocab_size is {}", config_of(target)["vocab_size"]));
     }
