@@ -6,11 +6,11 @@ mod made;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use aludel_checkpoint::{Checkpoint, WeightMap};
+use aludel_checkpoint::{Checkpoint, TensorEntry, WeightMap};
 use aludel_kernels::element::Element;
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
-use made::{config_of, elements, merged};
+use made::{config_of, elements, merge, merged};
 use serde_json::Value;
 
 type Tensors = BTreeMap<String, Vec<f32>>;
@@ -25,9 +25,17 @@ fn cases() -> Value {
 
 /// Every tensor of a folder or file, which are all f32.
 fn tensors(path: &Path) -> Tensors {
+    tensors_in(path, Element::F32)
+}
+
+/// Every tensor of a folder or file, which are all of this type.
+fn tensors_in(path: &Path, element: Element) -> Tensors {
     let checkpoint = Checkpoint::open(path).unwrap();
     let map = WeightMap::open(&checkpoint).unwrap();
-    let values = |entry| Element::F32.decode(map.bytes(entry, 0..entry.bytes));
+    let values = |entry: &TensorEntry| {
+        assert_eq!(entry.bytes as usize, entry.shape.iter().product::<usize>() * element.size());
+        element.decode(map.bytes(entry, 0..entry.bytes))
+    };
     checkpoint.tensors().iter().map(|(name, entry)| (name.clone(), values(entry))).collect()
 }
 
@@ -79,6 +87,50 @@ fn a_model_with_an_adapter_is_what_peft_merges() {
             }
         }
         assert!(expected.keys().chain(base.keys()).all(|name| got.contains_key(name)), "{case}");
+    }
+}
+
+#[test]
+fn in_half_precision_it_is_that_rounded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for (half, dtype) in [(Element::BF16, "bfloat16"), (Element::F16, "float16")] {
+        for (case, model) in cases()["merged"].as_object().unwrap() {
+            let recipe = passed_through(&with_adapter(model.as_str().unwrap(), case));
+            merge(&recipe, &folder.path().join("whole")).unwrap();
+            merge(&format!("{recipe}out_dtype: {dtype}\n"), &folder.path().join("half")).unwrap();
+            let (whole, got) =
+                (tensors(&folder.path().join("whole")), tensors_in(&folder.path().join("half"), half));
+            assert_eq!(whole.len(), got.len(), "{case}");
+            for (name, whole) in whole {
+                assert_eq!(got[&name], half.decode(&half.encode(&whole)), "{dtype}, {case}: {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn models_and_adapters_in_half_precision_are_read_as_their_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for dtype in ["bfloat16", "float16"] {
+        let model =
+            |path: &Path| format!("merge_method: passthrough\nmodels: [{{model: '{}'}}]\n", path.display());
+        // The same values, stored twice: in half precision, and in f32.
+        merge(
+            &format!("{}dtype: float32\nout_dtype: {dtype}\n", model(&golden("models/llama"))),
+            &at("half"),
+        )
+        .unwrap();
+        merge(&format!("{}dtype: float32\n", model(&at("half"))), &at("whole")).unwrap();
+        for case in ["plain", "dora", "patterns"] {
+            let adapted = |name: &str| {
+                let adapter = golden(&format!("adapters/{case}"));
+                let with_adapter = format!("{}+{}", at(name).display(), adapter.display());
+                merge(&passed_through(&with_adapter), &at("out")).unwrap();
+                tensors(&at("out"))
+            };
+            assert_eq!(adapted("half"), adapted("whole"), "{dtype}, {case}");
+        }
     }
 }
 

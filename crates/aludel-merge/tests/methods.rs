@@ -93,6 +93,75 @@ fn what_a_method_cannot_do_is_refused_at_its_place() {
 }
 
 #[test]
+fn models_weights_and_bases_that_a_method_has_no_use_for_are_told() {
+    let two = "models: [{model: @a, parameters: {weight: 1}}, {model: @b, parameters: {weight: 1}}]\n";
+    let one = |parameters: &str| {
+        format!("base_model: @base\nmodels: [{{model: @a, parameters: {{{parameters}}}}}]\n")
+    };
+    let needs_base =
+        "1:15 merge_method: `METHOD` needs a base model (add `base_model:` at the top of the recipe)";
+    let with_base = |rest: &str| format!("base_model: @base\nmodels: [{{model: @a}}, {{model: @b}}]\n{rest}");
+    let mut cases = vec![
+        (
+            "linear",
+            "models:\n- {model: @a, parameters: {weight: 1}}\n- {model: @b, parameters: {weight: -1}}\n"
+                .to_owned(),
+            "1:15 merge_method: the weights for lm_head.weight sum to 0, so they cannot be normalised (change a weight or \
+             set `normalize: false`)",
+        ),
+        ("slerp", with_base("parameters: {t: 0.5}\n"), "`slerp` merges at most 2 model(s), but 3 are listed"),
+        ("slerp", one(""), "1:15 merge_method: `slerp` needs `t` for the merge"),
+        (
+            "nearswap",
+            with_base("parameters: {t: 0.1}\n"),
+            "`nearswap` merges at most 2 model(s), but 3 are listed",
+        ),
+        ("arcee_fusion", with_base(""), "`arcee_fusion` merges at most 2 model(s), but 3 are listed"),
+        ("passthrough", two.to_owned(), "`passthrough` merges at most 1 model(s), but 2 are listed"),
+        ("model_stock", one(""), "merges at least 2 model(s) besides the base, but 1 is listed"),
+        (
+            "dare_linear",
+            one("weight: 1") + "parameters: {rescale_mode: l3}\n",
+            "4:28 parameters.rescale_mode: expected one of `l1`, `l2`, `linf`, `density`, found the text `l3`",
+        ),
+        ("ties", one("weight: [{filter: mlp, value: 1}]"), "no filter of `weight` selects lm_head.weight"),
+        (
+            "della",
+            one("weight: 1, density: 0.5, epsilon: -1"),
+            "`epsilon` is -1 for lm_head.weight, but has to lie between 0 and 1",
+        ),
+        (
+            "della_linear",
+            one("weight: 1, density: 0.1"),
+            "`density` 0.1 with `epsilon` 0.15 for lm_head.weight",
+        ),
+    ];
+    for method in
+        ["ties", "dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear"]
+    {
+        cases.push((method, one(""), "models[0].model: `METHOD` needs `weight` for model"));
+        cases.push((method, two.to_owned(), needs_base));
+        for density in ["1.5", "-0.1"] {
+            let density = one(&format!("weight: 1, density: {density}"));
+            cases.push((method, density, "for lm_head.weight, but has to lie between 0 and 1"));
+        }
+    }
+    for method in ["linear", "multislerp", "task_arithmetic"] {
+        cases.push((method, one(""), "models[0].model: `METHOD` needs `weight` for model"));
+    }
+    for method in ["task_arithmetic", "slerp", "model_stock", "sce", "ram", "ramplus_tl", "nearswap", "expo"]
+    {
+        cases.push((method, "models: [{model: @a}, {model: @b}]\n".to_owned(), needs_base));
+    }
+    for (method, rest, expected) in cases {
+        let problems =
+            plan(&format!("merge_method: {method}\n{rest}dtype: float32\n")).unwrap_err().to_string();
+        let expected = expected.replace("METHOD", method);
+        assert!(problems.contains(&expected), "{method}: {problems:?} does not contain {expected:?}");
+    }
+}
+
+#[test]
 fn statistics_have_to_fit_the_models() {
     let recipe = |a: &str, b: &str| {
         format!(
