@@ -61,6 +61,11 @@ pub(crate) struct Case {
     pub(crate) digests: Digests,
     /// The recipe; the models lie in `{models}`, the output in `{out}` and this repository in `{root}`.
     pub(crate) recipe: String,
+    /// What is added to aludel's command for this case.
+    #[serde(default)]
+    pub(crate) options: String,
+    /// The most megabytes a second that aludel may read from the disk with the models, which then are not in the page cache.
+    pub(crate) disk: Option<u32>,
     /// What is added to the reference's command for this case.
     #[serde(default)]
     pub(crate) reference_options: String,
@@ -129,6 +134,9 @@ pub(crate) struct Bars {
     /// Aludel's peak memory over that of another case, at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peak_over: Option<OverCase>,
+    /// Aludel's wall time over those of other cases, at most.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) wall_over: Vec<OverCase>,
     /// The reference's seconds for a step over aludel's, at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) step: Option<f64>,
@@ -142,7 +150,7 @@ pub(crate) struct Bars {
 
 impl Bars {
     fn between_cases(&self) -> impl Iterator<Item = &OverCase> {
-        [&self.peak_over, &self.step_over].into_iter().flatten()
+        [&self.peak_over, &self.step_over].into_iter().flatten().chain(&self.wall_over)
     }
 }
 

@@ -3,10 +3,13 @@
 //! In: definitions under `benches/definitions`. Out: records under `benches/record` and tables in README.md and docs/. What is
 //! measured is the program that users run, as a process of its own; nothing here is linked into it.
 //!
-//! Modules in reading order: `definition`, `shape`, `values`, `make`, `measure`, `verify`, `run`, `record`, `render`.
+//! Modules in reading order: `definition`, `shape`, `values`, `make`, `disk`, `measure`, `verify`, `copying`, `run`, `record`,
+//! `render`.
 #![forbid(unsafe_code)]
 
+mod copying;
 mod definition;
+mod disk;
 mod make;
 mod measure;
 mod record;
@@ -38,11 +41,22 @@ struct Arguments {
 enum Command {
     /// Write the synthetic models of a spec: base, a, b and c
     Make {
-        /// llama-tiny, llama-163m, llama-wide-head, llama-1.1b or llama-5.5b; with -zero, files of zeros that take no room
+        /// llama-tiny, llama-163m, llama-wide-head, llama-1.1b, llama-5.5b, llama-405b-layer or experts-128; with -zero, files of zeros that take no room
         spec: ModelSpec,
         folder: PathBuf,
         #[arg(long, default_value_t = 1)]
         seed: u64,
+    },
+    /// Average models by reading whole tensors into buffers: a baseline, for definitions
+    Copying {
+        /// The folder to write
+        out: PathBuf,
+        /// Weight files
+        #[arg(required = true)]
+        inputs: Vec<PathBuf>,
+        /// A weight for each
+        #[arg(long, value_delimiter = ',')]
+        weights: Vec<f32>,
     },
     /// Run a definition and record the results
     Run(RunArguments),
@@ -87,6 +101,7 @@ struct RunArguments {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Make { spec, folder, seed } => make::make(&spec, seed, &folder),
+        Command::Copying { out, inputs, weights } => copying::merge(&inputs, &weights, &out),
         Command::Run(arguments) => run(&arguments),
         Command::Render { check, root } => render::render(&root, check),
     }

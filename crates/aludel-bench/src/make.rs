@@ -53,8 +53,8 @@ fn write_model(
     if spec.zero {
         write_holes(layout, &folder)?;
     } else {
-        let mut writer = folder.shards(layout)?;
-        write_values(layout, seed, role, &mut writer)?;
+        let writer = folder.shards(layout)?;
+        write_values(layout, seed, role, &writer)?;
         writer.finish()?;
     }
     folder.finish()?;
@@ -79,7 +79,7 @@ struct Piece {
 }
 
 /// Computes on all cores; this thread writes.
-fn write_values(layout: &Layout, seed: u64, role: &str, writer: &mut ShardWriter) -> anyhow::Result<()> {
+fn write_values(layout: &Layout, seed: u64, role: &str, writer: &ShardWriter) -> anyhow::Result<()> {
     let sources: Vec<Values> =
         layout.tensors().iter().map(|tensor| Values::new(seed, role, &tensor.name, &tensor.shape)).collect();
     let pieces = pieces(layout);

@@ -127,7 +127,7 @@ type Cell = fn(&Record, &CaseRecord) -> Option<String>;
 /// Stands for the reference's name.
 const REFERENCE: &str = "reference";
 
-const COLUMNS: [(&str, Cell); 14] = [
+const COLUMNS: [(&str, Cell); 15] = [
     ("case", |_, case| Some(case.name.clone())),
     ("aludel: user+sys, wall", |_, case| case.summary.ours.as_ref().map(times)),
     (REFERENCE, |_, case| case.summary.reference.as_ref().map(times)),
@@ -139,6 +139,7 @@ const COLUMNS: [(&str, Cell); 14] = [
     ("planned", |_, case| planned(case)),
     ("peak over another", |record, case| over(record, case, case.bars.peak_over.as_ref()?, peak_bytes)),
     ("peak over the reference's", |_, case| peak_over_reference(case)),
+    ("wall over another", wall_over),
     ("step; reference's", |_, case| steps(case)),
     ("step ratio", |_, case| case.summary.step.map(|ratio| at_least(ratio, case.bars.step))),
     ("step over another", |record, case| over(record, case, case.bars.step_over.as_ref()?, step_seconds)),
@@ -205,6 +206,15 @@ fn peak_over_reference(case: &CaseRecord) -> Option<String> {
     let ratio = peak_bytes(case)? / case.summary.reference?.peak_bytes? as f64;
     let bar = case.bars.peak_over_reference?;
     Some(format!("{ratio:.2}{}", verdict(format!("at most {bar}"), ratio <= bar)))
+}
+
+fn wall_over(record: &Record, case: &CaseRecord) -> Option<String> {
+    let others = case.bars.wall_over.iter().filter_map(|other| over(record, case, other, wall_seconds));
+    Some(others.collect::<Vec<_>>().join("<br>")).filter(|cell| !cell.is_empty())
+}
+
+fn wall_seconds(case: &CaseRecord) -> Option<f64> {
+    case.summary.ours.map(|ours| ours.wall)
 }
 
 fn step_seconds(case: &CaseRecord) -> Option<f64> {

@@ -14,6 +14,7 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
 use crate::definition::{Case, Definition, Digests, Job};
+use crate::disk::{SlowDisk, uncache};
 use crate::make::make;
 use crate::measure::{Sample, Stage, expand, without_folders};
 use crate::record::{CaseRecord, Machine, Record, Summary, commit, median, now, output};
@@ -158,16 +159,16 @@ impl Runner<'_> {
         places.clear()?;
         forget(&places.cache)?;
         if case.digests == Digests::Warm {
-            self.warm(&places)?;
+            self.warm(case, &places)?;
         }
         Ok(places)
     }
 
     /// Runs until no input is hashed any more. Digests of files that were just written are not remembered: another write
     /// within the clock's resolution could go unnoticed.
-    fn warm(&self, places: &Places) -> anyhow::Result<()> {
+    fn warm(&self, case: &Case, places: &Places) -> anyhow::Result<()> {
         for _ in 0..WARMING_RUNS {
-            let sample = self.ours(places)?;
+            let sample = self.ours(case, places)?;
             places.clear()?;
             if sample.hashed_bytes.unwrap_or(0) == 0 {
                 break;
@@ -181,7 +182,7 @@ impl Runner<'_> {
         if case.digests == Digests::Cold {
             forget(&places.cache)?;
         }
-        let sample = self.ours(places)?;
+        let sample = self.ours(case, places)?;
         if case.job == Job::Merge {
             check_digests(case.digests, &sample)?;
         }
@@ -207,8 +208,15 @@ impl Runner<'_> {
         places.clear()
     }
 
-    fn ours(&self, places: &Places) -> anyhow::Result<Sample> {
-        let words = self.words(&self.definition.command, places, &places.ours)?;
+    fn ours(&self, case: &Case, places: &Places) -> anyhow::Result<Sample> {
+        let template = format!("{} {}", self.definition.command, case.options);
+        let mut words = self.words(&template, places, &places.ours)?;
+        let slow = case.disk.map(|rate| SlowDisk::of(&places.models, u64::from(rate) * 1_000_000));
+        let slow = slow.transpose()?;
+        if let Some(slow) = &slow {
+            uncache(&places.inputs)?;
+            words = slow.wrap(words);
+        }
         let outcome = places.stage().measure(&words)?;
         Ok(Report::read(&outcome.stdout).complete(outcome.sample))
     }
@@ -242,6 +250,7 @@ impl Runner<'_> {
         let inputs: Vec<OsString> = places.inputs.iter().map(|path| path.as_os_str().to_owned()).collect();
         let names = [
             ("aludel", one(self.aludel)),
+            ("bench", one(&std::env::current_exe()?)),
             ("recipe", one(&places.recipe)),
             ("out", one(out)),
             ("first", inputs.iter().take(1).cloned().collect()),

@@ -29,6 +29,13 @@ pub(crate) struct Shape {
     heads: usize,
     kv_heads: usize,
     vocabulary: usize,
+    /// Expert networks of each layer, with a router; 0 for one network and none.
+    #[serde(skip_serializing_if = "is_none")]
+    experts: usize,
+}
+
+const fn is_none(experts: &usize) -> bool {
+    *experts == 0
 }
 
 impl FromStr for ModelSpec {
@@ -48,9 +55,11 @@ impl FromStr for ModelSpec {
             "llama-5.5b" => WIDE_LLAMA,
             "llama-163m" => SMOL_LLAMA,
             "llama-wide-head" => WIDE_HEAD,
+            "experts-128" => EXPERTS,
+            "llama-405b-layer" => LARGEST_LAYER,
             _ => bail!(
-                "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-1.1b and \
-                 llama-5.5b, each also with -zero"
+                "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-1.1b, \
+                 llama-5.5b, llama-405b-layer and experts-128, each also with -zero"
             ),
         };
         Ok(Self { name: name.to_owned(), shape, zero })
@@ -71,9 +80,13 @@ impl Shape {
 
     /// The model's `config.json`.
     pub(crate) fn config(&self) -> Value {
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+        let (architecture, model_type) = match self.experts {
+            0 => ("LlamaForCausalLM", "llama"),
+            _ => ("Qwen3MoeForCausalLM", "qwen3_moe"),
+        };
+        let mut config = json!({
+            "architectures": [architecture],
+            "model_type": model_type,
             "hidden_size": self.hidden,
             "intermediate_size": self.ffn,
             "num_hidden_layers": self.layers,
@@ -88,22 +101,41 @@ impl Shape {
             "eos_token_id": 2,
             "tie_word_embeddings": false,
             "torch_dtype": "bfloat16",
-        })
+        });
+        if self.experts > 0 {
+            config["num_experts"] = self.experts.into();
+            config["moe_intermediate_size"] = self.ffn.into();
+        }
+        config
     }
 
-    fn layer(&self, at: &str) -> [OutputTensor; 9] {
+    fn layer(&self, at: &str) -> Vec<OutputTensor> {
         let kv = self.hidden / self.heads * self.kv_heads;
         let matrix = |name: &str, rows, columns| self.matrix(&format!("{at}.{name}"), rows, columns);
-        [
-            self.norm(&format!("{at}.input_layernorm")),
-            matrix("mlp.down_proj", self.hidden, self.ffn),
-            matrix("mlp.gate_proj", self.ffn, self.hidden),
-            matrix("mlp.up_proj", self.ffn, self.hidden),
+        let mut tensors = vec![self.norm(&format!("{at}.input_layernorm"))];
+        for expert in 0..self.experts {
+            tensors.extend(self.network(&format!("{at}.mlp.experts.{expert}")));
+        }
+        if self.experts == 0 {
+            tensors.extend(self.network(&format!("{at}.mlp")));
+        } else {
+            tensors.push(matrix("mlp.gate", self.experts, self.hidden));
+        }
+        tensors.extend([
             self.norm(&format!("{at}.post_attention_layernorm")),
             matrix("self_attn.k_proj", kv, self.hidden),
             matrix("self_attn.o_proj", self.hidden, self.hidden),
             matrix("self_attn.q_proj", self.hidden, self.hidden),
             matrix("self_attn.v_proj", kv, self.hidden),
+        ]);
+        tensors
+    }
+
+    fn network(&self, at: &str) -> [OutputTensor; 3] {
+        [
+            self.matrix(&format!("{at}.down_proj"), self.hidden, self.ffn),
+            self.matrix(&format!("{at}.gate_proj"), self.ffn, self.hidden),
+            self.matrix(&format!("{at}.up_proj"), self.ffn, self.hidden),
         ]
     }
 
@@ -118,20 +150,36 @@ impl Shape {
 
 /// TinyLlama-1.1B.
 const TINY_LLAMA: Shape =
-    Shape { layers: 22, hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocabulary: 32_000 };
+    Shape { layers: 22, hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocabulary: 32_000, experts: 0 };
 const WIDE_LLAMA: Shape =
-    Shape { layers: 26, hidden: 4096, ffn: 11_008, heads: 32, kv_heads: 32, vocabulary: 32_000 };
+    Shape { layers: 26, hidden: 4096, ffn: 11_008, heads: 32, kv_heads: 32, vocabulary: 32_000, experts: 0 };
 
 /// SmolLM2-135M with a head of its own.
 const SMOL_LLAMA: Shape =
-    Shape { layers: 30, hidden: 576, ffn: 1536, heads: 9, kv_heads: 3, vocabulary: 49_152 };
+    Shape { layers: 30, hidden: 576, ffn: 1536, heads: 9, kv_heads: 3, vocabulary: 49_152, experts: 0 };
 
 /// The vocabulary of Qwen2 on a decoder that takes almost nothing: for measuring the head.
 const WIDE_HEAD: Shape =
-    Shape { layers: 1, hidden: 256, ffn: 512, heads: 4, kv_heads: 2, vocabulary: 151_936 };
+    Shape { layers: 1, hidden: 256, ffn: 512, heads: 4, kv_heads: 2, vocabulary: 151_936, experts: 0 };
+
+/// The experts of a Qwen3-MoE with 128 of them in 48 layers, so narrow that what a tensor costs besides its weights shows.
+const EXPERTS: Shape =
+    Shape { layers: 48, hidden: 128, ffn: 48, heads: 4, kv_heads: 2, vocabulary: 2048, experts: 128 };
+
+/// One layer of Llama 3.1 405B with its embedding and its head.
+const LARGEST_LAYER: Shape = Shape {
+    layers: 1,
+    hidden: 16_384,
+    ffn: 53_248,
+    heads: 128,
+    kv_heads: 8,
+    vocabulary: 128_256,
+    experts: 0,
+};
 
 /// Small enough for tests, large enough for statistics.
-const TINY: Shape = Shape { layers: 2, hidden: 64, ffn: 176, heads: 4, kv_heads: 2, vocabulary: 512 };
+const TINY: Shape =
+    Shape { layers: 2, hidden: 64, ffn: 176, heads: 4, kv_heads: 2, vocabulary: 512, experts: 0 };
 
 #[cfg(test)]
 mod tests {
@@ -148,6 +196,11 @@ mod tests {
         assert_eq!(parameters("llama-163m"), 134_515_008 + 49_152 * 576, "SmolLM2-135M and one more matrix");
         let times = parameters("llama-5.5b") as f64 / parameters("llama-1.1b") as f64;
         assert!((times - 5.0).abs() < 0.05, "{times}");
+        let experts: ModelSpec = "experts-128".parse().unwrap();
+        assert_eq!(experts.shape.tensors().len(), 48 * (3 * 128 + 7) + 3);
+        let largest: ModelSpec = "llama-405b-layer".parse().unwrap();
+        let shapes: Vec<_> = largest.shape.tensors().into_iter().map(|tensor| tensor.shape).collect();
+        assert!(shapes.contains(&vec![16_384, 53_248]) && shapes.contains(&vec![128_256, 16_384]));
     }
 
     #[test]

@@ -52,11 +52,12 @@ impl Journal {
         Ok(Self { file, path })
     }
 
-    /// Adds a tensor all of whose bytes are written.
+    /// Adds tensors all of whose bytes are written.
     ///
     /// Errors: [`Error::Io`].
-    pub fn add(&mut self, written: WrittenTensor) -> Result<(), Error> {
-        self.file.write_all(record(&written).as_bytes()).map_err(Error::io("write", &self.path))
+    pub fn add(&mut self, written: &[WrittenTensor]) -> Result<(), Error> {
+        let records: String = written.iter().map(record).collect();
+        self.file.write_all(records.as_bytes()).map_err(Error::io("write", &self.path))
     }
 
     /// What the journal of a folder has, up to the first line that is not whole; `None` where there is none.
@@ -101,8 +102,7 @@ mod tests {
         assert_eq!(Journal::read(folder.path()), None);
         let written = |tensor| WrittenTensor { tensor, crc: 7 * tensor as u32 };
         let mut journal = Journal::create(folder.path(), "of this", &[written(3)]).unwrap();
-        journal.add(written(1)).unwrap();
-        journal.add(written(700)).unwrap();
+        journal.add(&[written(1), written(700)]).unwrap();
         let all = Recorded { identity: "of this".into(), written: [3, 1, 700].map(written).to_vec() };
         assert_eq!(Journal::read(folder.path()), Some(all.clone()));
         let path = folder.path().join(JOURNAL_NAME);

@@ -25,6 +25,7 @@
 //! - `staging`: the hidden folder beside the target, and those of runs that died.
 //! - `folder`: the staged output folder.
 //! - `shards`: positioned writes into the planned shards, and the proof that no hole is left.
+//! - `page_cache`: files that are passed over once leave it again.
 //! - `space`: the free space of a file system.
 //! - [`gguf`]: GGUF files, turned into model folders.
 //! - [`card`]: texts in model cards.
@@ -49,6 +50,7 @@ mod layout;
 mod map;
 mod mapped_file;
 mod names;
+mod page_cache;
 mod quantised;
 pub mod resident;
 mod shards;

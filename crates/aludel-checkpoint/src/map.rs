@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoint, TensorEntry, WeightFile};
 use crate::error::Error;
 use crate::header::open;
 use crate::mapped_file::map_whole;
+use crate::page_cache::drop_pages;
 
 /// Read-only shared maps of every weight file of a checkpoint.
 ///
@@ -66,15 +67,39 @@ impl WeightMap {
         }
     }
 
-    /// Asks the kernel to read these bytes ahead. Best effort: a refusal changes speed only and is not reported.
-    ///
-    /// # Panics
-    /// As [`WeightMap::bytes`].
-    pub fn prefetch(&self, tensor: &TensorEntry, range: Range<u64>) {
-        let (map, window) = self.window(tensor, range);
-        if !window.is_empty() {
-            advise_needed(map, window);
+    /// Asks the system to read a range of a file from now on, without waiting for it. Best effort, as all that follows: a refusal changes
+    /// speed only and is not reported, and a range may reach beyond the file.
+    pub fn request(&self, file: usize, range: &Range<u64>) {
+        let (map, range) = self.range(file, range);
+        if !range.is_empty() {
+            advise_needed(map, range);
         }
+    }
+
+    /// Waits until a range of a file is read and maps it, so that whoever computes on it neither waits nor faults.
+    pub fn load(&self, file: usize, range: &Range<u64>) {
+        let (map, range) = self.range(file, range);
+        if !range.is_empty() {
+            advise_populate(map, range);
+        }
+    }
+
+    /// Says that nothing is read but what is asked for: a fault then reads no more than its page.
+    pub fn read_as_asked(&self) {
+        self.maps.iter().filter(|map| !map.is_empty()).for_each(advise_random);
+    }
+
+    /// As [`WeightMap::release`], for a range of a file.
+    pub fn release_range(&self, file: usize, range: &Range<u64>) {
+        let (map, range) = self.range(file, range);
+        if !range.is_empty() {
+            advise_not_needed(map, whole_clusters(map, range));
+        }
+    }
+
+    /// Drops a range of a file from the page cache, as far as nobody has it mapped.
+    pub fn leave_cache(&self, file: usize, range: &Range<u64>) {
+        drop_pages(&self.files[file], range);
     }
 
     /// Drops the pages that hold these bytes from this process's resident set; the content stays in the page cache and
@@ -100,6 +125,13 @@ impl WeightMap {
         if !passed.is_empty() {
             advise_not_needed(map, passed);
         }
+    }
+
+    /// The map of a file, and the part of the range that it has.
+    fn range(&self, file: usize, range: &Range<u64>) -> (&Mmap, Range<usize>) {
+        let map = &self.maps[file];
+        let within = |at: u64| at.min(map.len() as u64) as usize;
+        (map, within(range.start)..within(range.end))
     }
 
     /// The map of the tensor's file, and the range as one of it.
@@ -178,6 +210,22 @@ const FAULT_CLUSTER: usize = WeightMap::RELEASED_AT_ONCE as usize;
 fn advise_needed(map: &Mmap, window: Range<usize>) {
     let _ = map.advise_range(memmap2::Advice::WillNeed, window.start, window.len());
 }
+
+#[cfg(target_os = "linux")]
+fn advise_populate(map: &Mmap, range: Range<usize>) {
+    let _ = map.advise_range(memmap2::Advice::PopulateRead, range.start, range.len());
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise_populate(_: &Mmap, _: Range<usize>) {}
+
+#[cfg(unix)]
+fn advise_random(map: &Mmap) {
+    let _ = map.advise(memmap2::Advice::Random);
+}
+
+#[cfg(not(unix))]
+fn advise_random(_: &Mmap) {}
 
 #[cfg(unix)]
 fn advise_not_needed(map: &Mmap, window: Range<usize>) {

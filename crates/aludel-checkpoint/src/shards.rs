@@ -8,20 +8,23 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::journal::WrittenTensor;
 use crate::layout::{Layout, Placement};
+use crate::page_cache;
 use crate::verify;
 
-/// Positioned writes into the shard files of one layout. One thread owns it.
+/// Positioned writes into the shard files of one layout, by any number of threads at once.
 #[derive(Debug)]
 pub struct ShardWriter {
     shards: Vec<PlannedShard>,
     /// Most recently used last.
-    open: VecDeque<(usize, File)>,
+    open: Mutex<VecDeque<(usize, Arc<File>)>>,
+    /// Whether pages that are written leave the page cache.
+    leaves_cache: bool,
     /// Writers of the folder that have not finished, this one among them.
     unfinished: Arc<AtomicUsize>,
 }
@@ -31,7 +34,20 @@ pub struct ShardWriter {
 struct PlannedShard {
     path: PathBuf,
     bytes: u64,
-    written: Coverage,
+    written: Mutex<Coverage>,
+}
+
+impl PlannedShard {
+    /// A shard of which a start is written.
+    fn begun(path: PathBuf, bytes: u64, start: u64) -> Self {
+        let mut written = Coverage::default();
+        written.add(0..start);
+        Self { path, bytes, written: Mutex::new(written) }
+    }
+
+    fn written(&self) -> MutexGuard<'_, Coverage> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ShardWriter {
@@ -45,12 +61,10 @@ impl ShardWriter {
         for shard in layout.shards() {
             let path = folder.join(&shard.file_name);
             create_file(&path, &shard.header, shard.bytes)?;
-            let mut written = Coverage::default();
-            written.add(0..shard.header.len() as u64);
-            shards.push(PlannedShard { path, bytes: shard.bytes, written });
+            shards.push(PlannedShard::begun(path, shard.bytes, shard.header.len() as u64));
         }
         unfinished.fetch_add(1, Ordering::SeqCst);
-        Ok(Self { shards, open: VecDeque::new(), unfinished })
+        Ok(Self::of(shards, unfinished))
     }
 
     /// Takes the files of an earlier writer of the same layout over, with the tensors that it had written and whose bytes are
@@ -69,9 +83,7 @@ impl ShardWriter {
             let path = folder.join(&shard.file_name);
             if !share.contains(&number) {
                 is_taken.push(false);
-                let mut written = Coverage::default();
-                written.add(0..shard.bytes);
-                shards.push(PlannedShard { path, bytes: shard.bytes, written });
+                shards.push(PlannedShard::begun(path, shard.bytes, shard.bytes));
                 continue;
             }
             let is_there = has_header(&path, &shard.header, shard.bytes);
@@ -82,9 +94,7 @@ impl ShardWriter {
                 create_file(&path, &shard.header, shard.bytes)?;
             }
             is_taken.push(is_there);
-            let mut written = Coverage::default();
-            written.add(0..shard.header.len() as u64);
-            shards.push(PlannedShard { path, bytes: shard.bytes, written });
+            shards.push(PlannedShard::begun(path, shard.bytes, shard.header.len() as u64));
         }
         let mut found = Vec::new();
         let there = verify::there(folder, layout, written, &is_taken);
@@ -93,29 +103,61 @@ impl ShardWriter {
             |written: &WrittenTensor| partner(written.tensor).is_some_and(|other| !numbers.contains(&other));
         for written in there.into_iter().filter(|written| !is_alone(written)) {
             let at = layout.placement(written.tensor);
-            if shards[at.shard].written.add(at.offset..at.offset + at.bytes) {
+            if shards[at.shard].written().add(at.offset..at.offset + at.bytes) {
                 found.push(written);
             }
         }
         unfinished.fetch_add(1, Ordering::SeqCst);
-        Ok((Self { shards, open: VecDeque::new(), unfinished }, found))
+        Ok((Self::of(shards, unfinished), found))
+    }
+
+    fn of(shards: Vec<PlannedShard>, unfinished: Arc<AtomicUsize>) -> Self {
+        Self { shards, open: Mutex::default(), leaves_cache: false, unfinished }
+    }
+
+    /// From now on, what is written is sent to the disk soon and then leaves the page cache, so that an output larger than the memory
+    /// does not drive out what others have there.
+    pub fn leave_cache(&mut self) {
+        self.leaves_cache = true;
     }
 
     /// Writes `bytes` at `offset` bytes from the start of the tensor at `placement`.
     ///
     /// Errors: [`Error::NotAsPlanned`] when the bytes leave the tensor or overlap what was written before;
     /// [`Error::Io`], a full disk among it.
-    pub fn write_at(&mut self, placement: &Placement, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        let range = self.planned_range(placement, offset, bytes.len() as u64)?;
-        let shard = &mut self.shards[placement.shard];
-        if !shard.written.add(range.clone()) {
-            return Err(not_as_planned(&shard.path, format!("bytes {range:?} are written twice")));
+    pub fn write_at(&self, placement: &Placement, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let end = offset.checked_add(bytes.len() as u64).filter(|&end| end <= placement.bytes);
+        let at = end.and_then(|_| placement.offset.checked_add(offset)).ok_or_else(|| {
+            let path = self.shards.get(placement.shard).map_or(Path::new(""), |shard| shard.path.as_path());
+            let detail =
+                format!("{} bytes at {offset} leave a tensor of {} bytes", bytes.len(), placement.bytes);
+            not_as_planned(path, detail)
+        })?;
+        self.write_file(placement.shard, at, bytes)
+    }
+
+    /// Writes `bytes` at `offset` bytes from the start of a shard's file: those of several tensors, one after the other.
+    ///
+    /// Errors: as [`ShardWriter::write_at`].
+    pub fn write_file(&self, shard: usize, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let Some(planned) = self.shards.get(shard) else {
+            let detail = format!("shard {shard} of {} does not exist", self.shards.len());
+            return Err(not_as_planned(Path::new(""), detail));
+        };
+        let end = offset.checked_add(bytes.len() as u64).filter(|&end| end <= planned.bytes);
+        let Some(range) = end.map(|end| offset..end) else {
+            let detail = format!("{} bytes at {offset} leave a file of {} bytes", bytes.len(), planned.bytes);
+            return Err(not_as_planned(&planned.path, detail));
+        };
+        if !planned.written().add(range.clone()) {
+            return Err(not_as_planned(&planned.path, format!("bytes {range:?} are written twice")));
         }
-        let file = self.file(placement.shard)?;
-        write_all_at(file, bytes, range.start).map_err(|source| {
-            let path = self.shards[placement.shard].path.clone();
-            Error::Io { action: "write", path, source }
-        })
+        let file = self.file(shard)?;
+        write_all_at(&file, bytes, range.start).map_err(Error::io("write", &planned.path))?;
+        if self.leaves_cache {
+            page_cache::leave_behind(&file, &range);
+        }
+        Ok(())
     }
 
     /// Checks that every planned byte was written once.
@@ -123,7 +165,7 @@ impl ShardWriter {
     /// Errors: [`Error::NotAsPlanned`] with the first missing bytes.
     pub fn finish(self) -> Result<(), Error> {
         for shard in &self.shards {
-            if let Some(hole) = shard.written.first_hole(shard.bytes) {
+            if let Some(hole) = shard.written().first_hole(shard.bytes) {
                 return Err(not_as_planned(&shard.path, format!("bytes {hole:?} were never written")));
             }
         }
@@ -131,36 +173,19 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// The file range of a piece, held against the plan.
-    fn planned_range(&self, placement: &Placement, offset: u64, bytes: u64) -> Result<Range<u64>, Error> {
-        let Some(shard) = self.shards.get(placement.shard) else {
-            let detail = format!("shard {} of {} does not exist", placement.shard, self.shards.len());
-            return Err(not_as_planned(Path::new(""), detail));
-        };
-        let end = offset.checked_add(bytes).filter(|&end| end <= placement.bytes);
-        let range = end.and_then(|end| {
-            let start = placement.offset.checked_add(offset)?;
-            let end = placement.offset.checked_add(end)?;
-            (end <= shard.bytes).then_some(start..end)
-        });
-        range.ok_or_else(|| {
-            let detail = format!("{bytes} bytes at {offset} leave a tensor of {} bytes", placement.bytes);
-            not_as_planned(&shard.path, detail)
-        })
-    }
-
     /// The open file of a shard; opens it, and closes the one longest unused, where needed.
-    fn file(&mut self, shard: usize) -> Result<&File, Error> {
-        let position = self.open.iter().position(|(open, _)| *open == shard);
-        let entry = match position.and_then(|position| self.open.remove(position)) {
+    fn file(&self, shard: usize) -> Result<Arc<File>, Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = open.iter().position(|(open, _)| *open == shard);
+        let (_, file) = match position.and_then(|position| open.remove(position)) {
             Some(entry) => entry,
-            None => (shard, open_file(&self.shards[shard].path)?),
+            None => (shard, Arc::new(open_file(&self.shards[shard].path)?)),
         };
-        if self.open.len() == MOST_OPEN_FILES {
-            self.open.pop_front();
+        if open.len() == MOST_OPEN_FILES {
+            open.pop_front();
         }
-        self.open.push_back(entry);
-        Ok(&self.open[self.open.len() - 1].1)
+        open.push_back((shard, Arc::clone(&file)));
+        Ok(file)
     }
 }
 

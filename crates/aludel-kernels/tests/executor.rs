@@ -5,7 +5,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use aludel_kernels::cpu::{CHUNK, Evaluation, Geometry, Job, Level, NonFinite, Scratch, Source, WaveKind};
+use aludel_kernels::cpu::{
+    CHUNK, Compiled, Evaluation, Geometry, Job, Level, NonFinite, Scratch, Source, WaveKind,
+};
 use aludel_kernels::element::Element;
 use aludel_kernels::formula::{Axis, Expr, Formula, Graph, interpret};
 use aludel_kernels::random::{StreamKey, uniform};
@@ -327,7 +329,7 @@ fn formula(build: Build, elements: u64) -> Arc<Formula> {
 fn job(formula: &Arc<Formula>, elements: u64, columns: u64) -> Job {
     let geometry = Geometry { elements, columns };
     let streams = vec![StreamKey(77), StreamKey(78)];
-    Job { streams, ..Job::new(Arc::clone(formula), geometry, Element::F32, CHUNK) }
+    Job { streams, ..Job::new(Arc::new(Compiled::new(Arc::clone(formula))), geometry, Element::F32, CHUNK) }
 }
 
 /// Formulas whose sums the interpreter adds in another order.

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use aludel_kernels::cpu::{CHUNK, Evaluation, Geometry, Job, Level, Scratch, Source, WaveKind};
+use aludel_kernels::cpu::{CHUNK, Compiled, Evaluation, Geometry, Job, Level, Scratch, Source, WaveKind};
 use aludel_kernels::element::{Element, Encoding};
 use aludel_kernels::formula::{Formula, Graph, interpret};
 use aludel_kernels::random::{StreamKey, uniform};
@@ -49,7 +49,7 @@ fn evaluate(
     level: Level,
 ) -> (Vec<u8>, Vec<f32>, usize) {
     let geometry = Geometry { elements: (rows * columns) as u64, columns: columns as u64 };
-    let job = Job { level, ..Job::new(formula(), geometry, Encoding::E4m3, tile) };
+    let job = Job { level, ..Job::new(Arc::new(Compiled::new(formula())), geometry, Encoding::E4m3, tile) };
     let (mut codes, mut scales) = (vec![0xAA; rows * columns], vec![f32::NAN; rows]);
     let (mut evaluation, mut wave) = Evaluation::start(job);
     loop {

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use aludel_checkpoint::{
@@ -90,11 +89,11 @@ pub fn apply(folder: &Path, target: &Path, options: &Options<'_>) -> Result<Appl
         layout: &layout,
         placed: placed(&delta, &layout),
         weights: Weights { sources, maps: &maps },
-        shards: Mutex::new(output.shards(&layout)?),
+        shards: output.shards(&layout)?,
         options,
     };
     run.all()?;
-    run.shards.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?;
+    run.shards.finish()?;
     output.copy_all_from(folder, &|name| ![HEADER_FILE, INDEX_FILE, DATA_FILE].contains(&name))?;
     if let Some(index) = layout.index_json() {
         output.write("model.safetensors.index.json", index.as_bytes())?;
@@ -157,7 +156,7 @@ struct Run<'a> {
     /// The positions of the delta's tensors in the layout, which orders them anew.
     placed: Vec<usize>,
     weights: Weights<'a>,
-    shards: Mutex<ShardWriter>,
+    shards: ShardWriter,
     options: &'a Options<'a>,
 }
 
@@ -190,8 +189,7 @@ impl Run<'_> {
             Err(aludel_delta::Error::Mismatch { .. }) => return Err(self.mismatch(tensor)),
             result => result?,
         }
-        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        shards.write_at(&self.layout.placement(self.placed[tensor]), elements.start * width, bytes)?;
+        self.shards.write_at(&self.layout.placement(self.placed[tensor]), elements.start * width, bytes)?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use agreement::compare;
 use aludel_checkpoint::{DigestCache, Dtype};
-use aludel_merge::execute::{Aligned, ExecuteOptions, Report, execute};
+use aludel_merge::execute::{Aligned, ExecuteOptions, Pipeline, Report, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use made::{Given, elements, noise, write};
@@ -33,6 +33,7 @@ fn run(plan: &Plan, target: &Path) -> Report {
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     execute(plan, target, &options).unwrap()
 }
@@ -322,6 +323,7 @@ fn values_that_are_no_numbers_are_told_before_anything_is_merged() {
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     let error = execute(&plan, Path::new("out"), &options).unwrap_err();
     assert_eq!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use aludel_checkpoint::DigestCache;
-use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
@@ -30,6 +30,7 @@ fn merged(recipe: &str) -> Vec<u8> {
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     execute(&plan(recipe).map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     std::fs::read(target.join("model.safetensors")).unwrap()

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use agreement::{HALVES, compare, is_whole};
 use aludel_checkpoint::{DigestCache, Dtype};
-use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use serde_json::Value;
@@ -60,6 +60,7 @@ fn replay(folder: &Path, case: &Path, output: &Path, out_dtype: Option<(&str, Dt
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     execute(&plan, &target, &run).map_err(|error| error.to_string())?;
     compare(&target, &case.join("expected.safetensors"), &description, out_dtype.map(|(_, dtype)| dtype))

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
 use aludel_kernels::element::Element;
 use aludel_kernels::random::{StreamKey, uniform};
-use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
 use aludel_merge::plan::{Plan, PlanOptions, Step};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
@@ -246,7 +246,7 @@ fn model(folder: &Path, shape: &[usize], values: &[f32]) -> PathBuf {
     let layout = Layout::plan(vec![tensor], u64::MAX).unwrap();
     let mut output = OutputFolder::create(folder, false).unwrap();
     output.skip_sync();
-    let mut shards = output.shards(&layout).unwrap();
+    let shards = output.shards(&layout).unwrap();
     shards.write_at(&layout.placement(0), 0, &Element::F32.encode(values)).unwrap();
     shards.finish().unwrap();
     output.write("config.json", b"{}").unwrap();
@@ -271,6 +271,7 @@ fn merged(recipe: &str, shape: &[usize], models: &[Vec<f32>]) -> Vec<f32> {
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     execute(&plan.map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     let checkpoint = Checkpoint::open(&target).unwrap();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use aludel_checkpoint::{DigestCache, Dtype};
-use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use made::{elements, noise, write};
@@ -66,6 +66,7 @@ fn run(plan: &Plan, target: &Path) -> Result<(), String> {
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     execute(plan, target, &options).map(|_| ()).map_err(|error| error.to_string())
 }

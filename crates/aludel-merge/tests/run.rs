@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor};
 use aludel_kernels::element::Element;
 use aludel_kernels::random::{StreamKey, uniform};
-use aludel_merge::execute::{ExecuteOptions, MergeError, Report, execute};
+use aludel_merge::execute::{ExecuteOptions, MergeError, Pipeline, Report, execute};
 use aludel_merge::plan::{Action, Plan, PlanOptions};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
@@ -36,7 +36,7 @@ fn model(folder: &Path, config: &str, tensors: Vec<Made>) -> PathBuf {
     let layout = Layout::plan(outputs.collect(), u64::MAX).unwrap();
     let mut output = OutputFolder::create(folder, false).unwrap();
     output.skip_sync();
-    let mut shards = output.shards(&layout).unwrap();
+    let shards = output.shards(&layout).unwrap();
     for (index, planned) in layout.tensors().iter().enumerate() {
         let made = tensors.iter().find(|made| made.0 == planned.name).unwrap();
         shards.write_at(&layout.placement(index), 0, &made.3).unwrap();
@@ -75,6 +75,10 @@ fn plan(recipe: &str, options: &PlanOptions) -> Result<Plan, Problems> {
 }
 
 fn run(plan: &Plan, target: &Path) -> Result<Report, MergeError> {
+    run_by(plan, target, Pipeline::default())
+}
+
+fn run_by(plan: &Plan, target: &Path, pipeline: Pipeline) -> Result<Report, MergeError> {
     let options = ExecuteOptions {
         replace: true,
         digests: DigestCache::disabled(),
@@ -83,6 +87,7 @@ fn run(plan: &Plan, target: &Path) -> Result<Report, MergeError> {
         sync: false,
         resume: false,
         device: None,
+        pipeline,
     };
     execute(plan, target, &options)
 }
@@ -142,6 +147,55 @@ fn bytes_do_not_depend_on_threads_or_tiles() {
             );
         }
     }
+}
+
+/// What goes on at once changes no byte, and no count: not of tensors that are merged tile by tile, nor of those that are merged together.
+#[test]
+fn bytes_do_not_depend_on_what_goes_on_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    three_models(folder.path());
+    let whole = Pipeline { leaves_cache: Some(false), ..Pipeline::default() };
+    let pipelines = [
+        whole,
+        Pipeline { overlaps: false, ..whole },
+        Pipeline { groups: false, ..whole },
+        Pipeline { leaves_cache: Some(true), ..whole },
+        Pipeline { overlaps: false, groups: false, leaves_cache: Some(true) },
+    ];
+    for (method, parameters) in [
+        ("ties", "weight: 0.7, density: 0.3"),
+        ("dare_ties", "weight: 0.7, density: 0.3"),
+        ("della", "weight: 0.7, density: 0.4"),
+        ("model_stock", ""),
+    ] {
+        let recipe = recipe(folder.path(), method, parameters);
+        let mut first: Option<(Vec<u8>, u64, u64, u64)> = None;
+        for (tile, threads) in [(1, 2), (4, 3)] {
+            let options = PlanOptions { threads, tile: Some(tile * 65_536), ..PlanOptions::default() };
+            for pipeline in pipelines {
+                let target = folder.path().join("out");
+                let report = run_by(&plan(&recipe, &options).unwrap(), &target, pipeline).unwrap();
+                let found = (weights(&target), report.sweeps, report.bytes_read, report.bytes_copied);
+                let first = first.get_or_insert_with(|| found.clone());
+                assert!(*first == found, "{method} with tile {tile}: {pipeline:?} gives {:?}", &found.1);
+            }
+        }
+    }
+}
+
+/// What is computed on is not copied; what is only copied is, once between buffers and once to the system.
+#[test]
+fn copies_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["base", "a", "b"] {
+        let other = ("model.steps", vec![1000], Dtype::U8, vec![7; 1000]);
+        model(&folder.path().join(name), CONFIG, vec![floats("model.w", &[300, 1000], 3), other]);
+    }
+    let recipe = recipe(folder.path(), "task_arithmetic", "weight: 0.5");
+    let report = run(&plan(&recipe, &PlanOptions::default()).unwrap(), &folder.path().join("out")).unwrap();
+    let header = weights(&folder.path().join("out")).len() as u64 - 601_000;
+    assert_eq!(report.bytes_written, 601_000 + header);
+    assert_eq!(report.bytes_copied, report.bytes_written + 1000);
 }
 
 #[test]

@@ -102,6 +102,7 @@ fn replay(case: &Path, target: &Path, out_dtype: Option<(&str, Dtype)>) -> Resul
         sync: false,
         resume: false,
         device: None,
+        pipeline: aludel_merge::execute::Pipeline::default(),
     };
     aludel_merge::execute::execute(&plan, target, &options).map_err(|error| error.to_string())?;
     compare(target, &case.join("expected.safetensors"), &expected, out_dtype.map(|(_, dtype)| dtype))?;

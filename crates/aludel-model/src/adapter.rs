@@ -182,10 +182,10 @@ impl<D: Device> Decoder<D> {
             OutputTensor { name: name.clone(), dtype, shape: vec![rows, columns] }
         });
         let layout = AdapterFiles::layout(outputs.collect())?;
-        let mut writer = folder.shards(&layout)?;
+        let writer = folder.shards(&layout)?;
         for (index, tensor) in layout.tensors().iter().enumerate() {
             let at = layout.placement(index);
-            let mut output = Output { writer: &mut writer, at, done: 0, dtype: Element::F32 };
+            let mut output = Output { writer: &writer, at, done: 0, dtype: Element::F32 };
             for &part in &tensors[&tensor.name] {
                 let parameter = self.parameters().at(part);
                 output.write(&self.device().read(&parameter.buffer, 0..parameter.elements())?)?;

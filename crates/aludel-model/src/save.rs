@@ -46,9 +46,9 @@ impl<D: Device> Decoder<D> {
         self.copy_side_files(folder)?;
         let parts: HashMap<&str, &[usize]> =
             self.stored().iter().map(|stored| (stored.name.as_str(), &*stored.parts)).collect();
-        let mut writer = folder.shards(&layout)?;
+        let writer = folder.shards(&layout)?;
         for (index, tensor) in layout.tensors().iter().enumerate() {
-            let mut output = Output { writer: &mut writer, at: layout.placement(index), done: 0, dtype };
+            let mut output = Output { writer: &writer, at: layout.placement(index), done: 0, dtype };
             for &part in parts[tensor.name.as_str()] {
                 match self.adapter_of(part) {
                     None => self.write_buffer(&self.parameters().at(part).buffer, &mut output)?,
@@ -99,7 +99,7 @@ impl<D: Device> Decoder<D> {
 
 /// A tensor that is being written.
 pub(crate) struct Output<'a> {
-    pub(crate) writer: &'a mut ShardWriter,
+    pub(crate) writer: &'a ShardWriter,
     pub(crate) at: Placement,
     pub(crate) done: u64,
     pub(crate) dtype: Element,

@@ -715,6 +715,19 @@ pub(crate) struct ResumableFlags {
     /// Go on with what a run that was interrupted or failed has left; begin where there is nothing
     #[arg(long)]
     pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineFlags,
+}
+
+/// What to do without, to measure what it is good for.
+#[derive(Debug, Args)]
+pub(crate) struct PipelineFlags {
+    /// Read, compute and write in turn instead of all at once; slower, and for measuring by how much
+    #[arg(long)]
+    pub(crate) no_overlap: bool,
+    /// Merge small tensors one at a time instead of many at once; slower, and for measuring by how much
+    #[arg(long)]
+    pub(crate) no_group: bool,
 }
 
 const TALK: &str = "Global options";

@@ -219,7 +219,7 @@ impl Conversion {
         folder: &OutputFolder,
         on_progress: &mut dyn FnMut(ConvertProgress<'_>),
     ) -> Result<u64, Error> {
-        let mut writer = folder.shards(&self.layout)?;
+        let writer = folder.shards(&self.layout)?;
         let mut reader = WeightReader::open(self.header.path())?;
         let outputs = self.layout.tensors();
         let total_bytes = (0..outputs.len()).map(|index| self.layout.placement(index).bytes).sum();

@@ -195,9 +195,18 @@ fn released_pages_leave_the_resident_set_and_come_back_with_the_same_bytes() {
     assert_eq!(resident_kilobytes(&path), 0, "mapping touches nothing");
 
     let end = large.bytes;
-    map.prefetch(large, 0..end);
+    let whole = large.offset..large.offset + end;
+    map.request(large.file, &whole);
+    assert_eq!(resident_kilobytes(&path), 0, "what is asked for is not mapped");
+    map.load(large.file, &whole);
+    assert!(resident_kilobytes(&path) >= 8 << 10, "what is loaded is");
+    map.release_range(large.file, &whole);
+    assert_eq!(resident_kilobytes(&path), 0);
     assert!(map.bytes(large, 0..end) == data, "the window shows the file's bytes");
     assert!(resident_kilobytes(&path) >= 8 << 10);
+    // Advice may reach beyond the file.
+    map.leave_cache(large.file, &(0..u64::MAX));
+    map.request(large.file, &(whole.end..u64::MAX));
     map.release(large, 0..end);
     assert_eq!(resident_kilobytes(&path), 0);
     assert!(map.bytes(large, 4096..8192) == &data[4096..8192], "released bytes fault in again");
@@ -259,7 +268,8 @@ fn empty_windows_are_empty() {
     let map = WeightMap::open(&checkpoint).unwrap();
     let none = checkpoint.tensor("none").unwrap();
     assert_eq!(none.elements(), 0);
-    map.prefetch(none, 0..0);
+    map.request(none.file, &(none.offset..none.offset));
+    map.load(none.file, &(none.offset..none.offset));
     map.release(none, 0..0);
     assert_eq!(map.bytes(none, 0..0), b"");
 }

@@ -127,7 +127,7 @@ proptest! {
         let target = parent.path().join("out");
         let layout = Layout::plan(tensors, shard_bytes).unwrap();
         let folder = OutputFolder::create(&target, false).unwrap();
-        let mut writer = folder.shards(&layout).unwrap();
+        let writer = folder.shards(&layout).unwrap();
         for tensor in (0..layout.tensors().len()).rev() {
             let placement = layout.placement(tensor);
             for (number, bytes) in content(tensor, placement.bytes).chunks(piece as usize).enumerate() {

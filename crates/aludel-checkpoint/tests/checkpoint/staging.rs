@@ -235,7 +235,7 @@ fn shards_hold_what_was_written_whatever_the_order() {
     let target = parent.path().join("out");
     let layout = layout_of(&[4, 3]);
     let folder = OutputFolder::create(&target, false).unwrap();
-    let mut writer = folder.shards(&layout).unwrap();
+    let writer = folder.shards(&layout).unwrap();
     let sizes: Vec<u64> = layout
         .shards()
         .iter()
@@ -259,7 +259,7 @@ fn many_shards_need_few_open_files() {
     let target = parent.path().join("out");
     let layout = layout_of(&[2; 100]);
     let folder = OutputFolder::create(&target, false).unwrap();
-    let mut writer = folder.shards(&layout).unwrap();
+    let writer = folder.shards(&layout).unwrap();
     for offset in 0..2 {
         for tensor in 0..100 {
             writer.write_at(&layout.placement(tensor), offset, &[tensor as u8 + 100 * offset as u8]).unwrap();
@@ -279,7 +279,7 @@ fn a_hole_is_never_shipped() {
     let target = parent.path().join("out");
     let layout = layout_of(&[4, 3]);
     let folder = OutputFolder::create(&target, false).unwrap();
-    let mut writer = folder.shards(&layout).unwrap();
+    let writer = folder.shards(&layout).unwrap();
     writer.write_at(&layout.placement(0), 0, b"abcd").unwrap();
     writer.write_at(&layout.placement(1), 0, b"e").unwrap();
     writer.write_at(&layout.placement(1), 2, b"g").unwrap();
@@ -301,7 +301,7 @@ fn writes_outside_of_the_plan_are_refused() {
     let parent = tempfile::tempdir().unwrap();
     let layout = layout_of(&[4]);
     let folder = OutputFolder::create(&parent.path().join("out"), false).unwrap();
-    let mut writer = folder.shards(&layout).unwrap();
+    let writer = folder.shards(&layout).unwrap();
     let placement = layout.placement(0);
     writer.write_at(&placement, 0, b"ab").unwrap();
     let elsewhere = |change: fn(&mut Placement)| {

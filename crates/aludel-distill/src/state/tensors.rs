@@ -55,10 +55,10 @@ pub(super) fn write<D: Device>(
     }
     // All in one file: a state is read whole.
     let layout = Layout::plan(planned, u64::MAX)?;
-    let mut shards = folder.shards(&layout)?;
+    let shards = folder.shards(&layout)?;
     let names = layout.tensors().iter().enumerate().map(|(place, tensor)| (tensor.name.as_str(), place));
     let places: HashMap<&str, usize> = names.collect();
-    let mut put = |name: &str, offset: u64, bytes: &[u8]| {
+    let put = |name: &str, offset: u64, bytes: &[u8]| {
         // Every name was planned above, by the same rules.
         shards.write_at(&layout.placement(places[name]), offset, bytes)
     };

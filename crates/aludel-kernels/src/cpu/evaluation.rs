@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::block::Geometry;
+use super::compiled::Compiled;
 use super::dispatch::{Level, level};
 use super::program::Program;
 use super::rank::{Bracket, Cut, Outcome, Ranking};
@@ -15,14 +16,14 @@ use super::sample::judge_sample;
 use super::values::Values;
 use super::wave::{Parts, Wave, WaveKind};
 use crate::element::Encoding;
-use crate::formula::{Formula, NodeId, Op, Schedule};
+use crate::formula::{Formula, NodeId, Op};
 use crate::random::StreamKey;
 
 /// What is to be computed.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The formula.
-    pub formula: Arc<Formula>,
+    pub formula: Arc<Compiled>,
     /// The shape of all its tensors.
     pub geometry: Geometry,
     /// The key of each random stream.
@@ -39,7 +40,7 @@ pub struct Job {
 
 impl Job {
     /// A job with the machine's own vector instructions.
-    pub fn new(formula: Arc<Formula>, geometry: Geometry, output: impl Into<Encoding>, tile: u64) -> Self {
+    pub fn new(formula: Arc<Compiled>, geometry: Geometry, output: impl Into<Encoding>, tile: u64) -> Self {
         let output = output.into();
         Self { formula, geometry, streams: Vec::new(), output, tile, allow_non_finite: false, level: level() }
     }
@@ -49,7 +50,6 @@ impl Job {
 #[derive(Debug)]
 pub struct Evaluation {
     job: Job,
-    schedule: Schedule,
     values: Values,
     pass: usize,
     /// Selections of this pass that await their cut.
@@ -75,12 +75,13 @@ enum State {
 impl Evaluation {
     /// Prepares the evaluation and its first wave.
     pub fn start(job: Job) -> (Self, Arc<Wave>) {
-        let schedule = Schedule::of(&job.formula);
-        let values = Values::new(&job.formula, job.geometry);
-        let unchecked =
-            if job.allow_non_finite { Vec::new() } else { (0..job.formula.inputs() as u16).collect() };
-        let mut evaluation =
-            Self { job, schedule, values, pass: 0, sought: Vec::new(), sweeps: 0, unchecked };
+        let values = Values::new(job.formula.formula(), job.geometry);
+        let unchecked = if job.allow_non_finite {
+            Vec::new()
+        } else {
+            (0..job.formula.formula().inputs() as u16).collect()
+        };
+        let mut evaluation = Self { job, values, pass: 0, sought: Vec::new(), sweeps: 0, unchecked };
         let wave = evaluation.begin_pass();
         (evaluation, Arc::new(wave))
     }
@@ -93,7 +94,7 @@ impl Evaluation {
             WaveKind::Reduce => self.after_reduction(done),
             WaveKind::Locate => self.after_location(done),
         };
-        if self.job.formula.measures() && self.is_last_pass() {
+        if self.formula().measures() && self.is_last_pass() {
             return None;
         }
         Some(Arc::new(next))
@@ -106,11 +107,15 @@ impl Evaluation {
 
     /// The figures of a formula that measures, once all is measured; none of one that writes.
     pub fn figures(&self) -> Vec<f64> {
-        if !self.job.formula.measures() {
+        if !self.formula().measures() {
             return Vec::new();
         }
-        let figures = self.job.formula.outcome().nodes().iter();
+        let figures = self.formula().outcome().nodes().iter();
         figures.filter_map(|&node| self.values.wide(node).first().copied()).collect()
+    }
+
+    fn formula(&self) -> &Formula {
+        self.job.formula.formula()
     }
 
     fn finish(&mut self) -> Option<Arc<Wave>> {
@@ -121,9 +126,9 @@ impl Evaluation {
     fn begin_pass(&mut self) -> Wave {
         let elements = self.job.geometry.elements;
         let mut sampled = Vec::new();
-        for &node in &self.schedule.passes[self.pass].reductions {
+        for &node in &self.job.formula.schedule.passes[self.pass].reductions {
             let Some(count) = self.count(node) else { continue };
-            let is_magnitude = matches!(self.job.formula.op(node), Op::Kth(..));
+            let is_magnitude = matches!(self.formula().op(node), Op::Kth(..));
             match Cut::trivial(count, elements) {
                 // The least magnitude is not known without a look; anything keeps all.
                 Some(_) if is_magnitude && count == elements && count > 0 => sampled.push(node),
@@ -137,16 +142,16 @@ impl Evaluation {
         if sampled.is_empty() {
             return self.sweep();
         }
-        self.wave(WaveKind::Sample, Program::reducing(&self.job.formula, &sampled), Vec::new(), Vec::new())
+        self.wave(WaveKind::Sample, self.job.formula.reducing(&sampled), Vec::new(), Vec::new())
     }
 
     /// The sweep of this pass: everything not known yet, or the output.
     fn sweep(&mut self) -> Wave {
-        if self.is_last_pass() && !self.job.formula.measures() {
-            return self.wave(WaveKind::Write, Program::writing(&self.job.formula), Vec::new(), Vec::new());
+        if self.is_last_pass() && !self.formula().measures() {
+            return self.wave(WaveKind::Write, self.job.formula.writing(), Vec::new(), Vec::new());
         }
-        let reductions = &self.schedule.passes[self.pass].reductions;
-        let is_sum = |node: &NodeId| !self.job.formula.op(*node).is_selection();
+        let reductions = &self.job.formula.schedule.passes[self.pass].reductions;
+        let is_sum = |node: &NodeId| !self.formula().op(*node).is_selection();
         let mut nodes: Vec<NodeId> = reductions.iter().copied().filter(is_sum).collect();
         nodes.extend(self.sought.iter().map(|sought| sought.node));
         if nodes.is_empty() && !self.is_last_pass() {
@@ -162,7 +167,7 @@ impl Evaluation {
             State::Located { .. } => None,
         };
         let rankings = self.sought.iter().filter_map(ranking).collect();
-        self.wave(WaveKind::Reduce, Program::reducing(&self.job.formula, nodes), rankings, Vec::new())
+        self.wave(WaveKind::Reduce, self.job.formula.reducing(nodes), rankings, Vec::new())
     }
 
     fn after_sample(&mut self, done: &Wave) -> Wave {
@@ -188,7 +193,7 @@ impl Evaluation {
                     self.found(node, cut);
                     self.sought.remove(at);
                 }
-                Outcome::Locate { threshold, .. } if matches!(self.job.formula.op(node), Op::Kth(..)) => {
+                Outcome::Locate { threshold, .. } if matches!(self.formula().op(node), Op::Kth(..)) => {
                     self.found(node, Cut { threshold, last: None });
                     self.sought.remove(at);
                 }
@@ -209,7 +214,7 @@ impl Evaluation {
 
     /// How many magnitudes a selection keeps.
     fn count(&self, node: NodeId) -> Option<u64> {
-        match self.job.formula.op(node) {
+        match self.formula().op(node) {
             Op::Top(_, count) | Op::Kth(_, count) => {
                 self.values.wide(count).first().map(|&count| count as u64)
             }
@@ -218,7 +223,7 @@ impl Evaluation {
     }
 
     fn found(&mut self, node: NodeId, cut: Cut) {
-        match self.job.formula.op(node) {
+        match self.formula().op(node) {
             Op::Kth(..) => self.values.reduced(node, vec![f64::from(f32::from_bits(cut.threshold))]),
             _ => self.values.selected(node, cut),
         }
@@ -238,7 +243,7 @@ impl Evaluation {
             State::Bracketed(_) => 0,
         };
         let located = self.sought.iter().map(chunk).collect();
-        self.wave(WaveKind::Locate, Program::reducing(&self.job.formula, &nodes), Vec::new(), located)
+        self.wave(WaveKind::Locate, self.job.formula.reducing(&nodes), Vec::new(), located)
     }
 
     fn after_location(&mut self, done: &Wave) -> Wave {
@@ -252,17 +257,23 @@ impl Evaluation {
     }
 
     fn end_pass(&mut self) -> Wave {
-        self.values.settle(&self.job.formula, self.job.geometry);
+        self.values.settle(self.job.formula.formula(), self.job.geometry);
         // Nothing follows the last pass: a formula that measures is done there.
-        self.pass = (self.pass + 1).min(self.schedule.passes.len() - 1);
+        self.pass = (self.pass + 1).min(self.job.formula.schedule.passes.len() - 1);
         self.begin_pass()
     }
 
     fn is_last_pass(&self) -> bool {
-        self.pass + 1 == self.schedule.passes.len()
+        self.pass + 1 == self.job.formula.schedule.passes.len()
     }
 
-    fn wave(&mut self, kind: WaveKind, program: Program, rankings: Vec<Ranking>, located: Vec<u64>) -> Wave {
+    fn wave(
+        &mut self,
+        kind: WaveKind,
+        program: Arc<Program>,
+        rankings: Vec<Ranking>,
+        located: Vec<u64>,
+    ) -> Wave {
         let checked = match kind {
             WaveKind::Reduce | WaveKind::Write => {
                 self.unchecked.extract_if(.., |input| program.inputs.contains(input)).collect()
@@ -271,7 +282,7 @@ impl Evaluation {
         };
         Wave::new(Parts {
             kind,
-            formula: &self.job.formula,
+            compiled: &self.job.formula,
             program,
             values: &self.values,
             geometry: self.job.geometry,

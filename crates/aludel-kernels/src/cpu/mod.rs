@@ -9,6 +9,7 @@ mod ahead;
 mod block;
 mod cholesky;
 mod codec;
+mod compiled;
 mod dispatch;
 mod evaluation;
 mod fused;
@@ -31,6 +32,7 @@ mod x86_random;
 
 pub use block::{BLOCK, CHUNK, Geometry, NonFinite, Source};
 pub use cholesky::{Factor, Indefinite, Panel, Symmetric};
+pub use compiled::Compiled;
 pub use dispatch::{Level, level};
 pub use evaluation::{Evaluation, Job};
 pub use low_rank::low_rank;

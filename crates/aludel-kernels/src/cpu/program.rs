@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::patterns::{ELECTORS, Election, FACTORS, Mask, Masked, Patterns, magnitudes};
+use super::reduce::Fold;
 use crate::formula::{Axis, Binary, Extent, Formula, NodeId, Op, Schedule, Unary};
 
 /// The index of a register of lanes.
@@ -141,6 +142,8 @@ pub(crate) struct Program {
     pub cuts: Vec<NodeId>,
     /// Sums, inner products and extremes being reduced.
     pub reductions: Vec<(NodeId, Axis)>,
+    /// How the parts of each of them are joined.
+    pub folds: Vec<Fold>,
     /// Selections being made.
     pub ranks: Vec<NodeId>,
     /// Inputs that are loaded.
@@ -232,6 +235,9 @@ impl<'f> Compiler<'f> {
                 Instruction::Rank { x: registers[0], slot: self.program.ranks.len() as u16 - 1 }
             }
         };
+        if self.program.reductions.len() > self.program.folds.len() {
+            self.program.folds.push(Fold::of(self.formula, &self.extents, node));
+        }
         self.program.instructions.push(instruction);
     }
 

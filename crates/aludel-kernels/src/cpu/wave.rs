@@ -4,19 +4,20 @@
 //! wave, or the encoded elements of one tile of the output.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::block::{BLOCK, CHUNK, Geometry, NonFinite, Segment, Source};
+use super::compiled::Compiled;
 use super::dispatch::{self, Level};
 use super::machine::{Machine, Scratch};
 use super::ordinal::{self, Ordinals};
 use super::program::Program;
 use super::rank::{Cut, Ranking, Tally};
-use super::reduce::{Accumulator, Fold, Joined};
+use super::reduce::{Accumulator, Joined};
 use super::sample::SMALL;
 use super::values::Values;
 use crate::element::{Element, Encoding};
-use crate::formula::{Formula, NodeId, Op};
+use crate::formula::{NodeId, Op};
 use crate::random::StreamKey;
 
 /// What the units of a wave do.
@@ -43,7 +44,7 @@ pub struct Unit {
 #[derive(Debug)]
 pub struct Wave {
     pub(super) kind: WaveKind,
-    pub(super) program: Program,
+    pub(super) program: Arc<Program>,
     pub(super) geometry: Geometry,
     pub(super) tile: u64,
     pub(super) level: Level,
@@ -59,7 +60,6 @@ pub struct Wave {
     ordinals: Vec<Self>,
     pub(super) cuts: Vec<Cut>,
     pub(super) streams: Vec<StreamKey>,
-    folds: Vec<Fold>,
     pub(super) rankings: Vec<Ranking>,
     /// For a wave that locates: which chunk each selection is sought in.
     pub(super) located: Vec<u64>,
@@ -71,8 +71,8 @@ pub struct Wave {
 /// What a wave is made of.
 pub(super) struct Parts<'a> {
     pub kind: WaveKind,
-    pub formula: &'a Formula,
-    pub program: Program,
+    pub compiled: &'a Compiled,
+    pub program: Arc<Program>,
     pub values: &'a Values,
     pub geometry: Geometry,
     pub tile: u64,
@@ -86,22 +86,19 @@ pub(super) struct Parts<'a> {
 
 impl Wave {
     pub(super) fn new(parts: Parts<'_>) -> Self {
-        let Parts { ref program, values, formula, geometry, .. } = parts;
+        let Parts { ref program, values, geometry, .. } = parts;
         let scalars = program.scalars.iter().map(|&node| values.wide(node)[0] as f32).collect();
         let rows = program.rows.iter().map(|&node| values.wide(node).to_vec()).collect();
         let narrowed = |&node: &NodeId| {
             let values = values.wide(node).iter();
             values.map(|&value| value as f32).collect::<Vec<_>>()
         };
-        let scales = program.rows.iter().position(|&node| Some(node) == formula.scales());
+        let scales = program.rows.iter().position(|&node| Some(node) == parts.compiled.formula().scales());
         let columns = program.columns.iter().map(narrowed).collect();
         let ordinals = program.ordinals.iter().filter_map(|&node| Self::ranked(node, &parts)).collect();
         let cuts = program.cuts.iter().filter_map(|&node| values.cut(node)).collect();
-        let extents = formula.extents();
-        let fold = |&(node, _): &(NodeId, _)| Fold::of(formula, &extents, node);
-        let folds: Vec<Fold> = program.reductions.iter().map(fold).collect();
         let axes = program.reductions.iter().map(|&(_, axis)| axis);
-        let joined = Joined::new(&axes.zip(folds.iter().copied()).collect::<Vec<_>>(), geometry);
+        let joined = Joined::new(&axes.zip(program.folds.iter().copied()).collect::<Vec<_>>(), geometry);
         let magnitudes = Mutex::new(vec![Vec::new(); program.ranks.len()]);
         Self {
             kind: parts.kind,
@@ -117,7 +114,6 @@ impl Wave {
             ordinals,
             cuts,
             streams: parts.streams.to_vec(),
-            folds,
             rankings: parts.rankings,
             located: parts.located,
             joined: Mutex::new(joined),
@@ -128,10 +124,10 @@ impl Wave {
 
     /// Computes what a rank of the formula ranks.
     fn ranked(rank: NodeId, parts: &Parts<'_>) -> Option<Self> {
-        let Op::Rank(operand) = parts.formula.op(rank) else { return None };
+        let Op::Rank(operand) = parts.compiled.formula().op(rank) else { return None };
         Some(Self::new(Parts {
             kind: WaveKind::Write,
-            program: Program::storing(parts.formula, operand),
+            program: parts.compiled.storing(operand),
             output: Element::F32.into(),
             checked: parts.checked.clone(),
             rankings: Vec::new(),
@@ -271,7 +267,8 @@ impl Wave {
             wave.rank_rows(&elements, source, scratch, slot)?;
         }
         let fresh = |(&(_, axis), &fold)| Accumulator::new(axis, fold, elements.start);
-        let mut accumulators: Vec<_> = self.program.reductions.iter().zip(&self.folds).map(fresh).collect();
+        let mut accumulators: Vec<_> =
+            self.program.reductions.iter().zip(&self.program.folds).map(fresh).collect();
         let mut at = elements.start;
         while at < elements.end {
             let length = BLOCK.min((elements.end - at) as usize);

@@ -14,7 +14,7 @@ use super::compile::KernelStore;
 use super::device::{Device, Lane};
 use super::driver::Facts;
 use super::source::{Shape, Shapes};
-use crate::cpu::{Evaluation, Geometry, Job, Scratch, Source, WaveKind};
+use crate::cpu::{Compiled, Evaluation, Geometry, Job, Scratch, Source, WaveKind};
 use crate::element::Element;
 use crate::formula::{Expr, Formula, Graph};
 use crate::random::{StreamKey, uniform};
@@ -291,7 +291,7 @@ fn verified(formula: Result<Formula, crate::formula::FormulaError>) -> Arc<Formu
 /// What the CPU makes of stored tensors.
 fn on_the_cpu(formula: &Arc<Formula>, inputs: &[Vec<u8>]) -> Vec<u8> {
     let geometry = Geometry { elements: COMPARED, columns: COMPARED };
-    let job = Job::new(Arc::clone(formula), geometry, Element::BF16, 1 << 20);
+    let job = Job::new(Arc::new(Compiled::new(Arc::clone(formula))), geometry, Element::BF16, 1 << 20);
     let mut scratch = Scratch::default();
     let mut out = vec![0; COMPARED as usize * 2];
     let (mut evaluation, mut wave) = Evaluation::start(job);

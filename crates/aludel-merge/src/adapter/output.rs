@@ -81,7 +81,7 @@ impl AdapterOutput {
         others: &[(String, Vec<u8>)],
     ) -> Result<PathBuf, Error> {
         let layout = AdapterFiles::layout(self.tensors.clone())?;
-        let mut shards = self.folder.shards(&layout)?;
+        let shards = self.folder.shards(&layout)?;
         let mut piece = vec![0; PIECE];
         self.heap.seek(SeekFrom::Start(0)).map_err(|source| failed("read", &self.heap_path, source))?;
         for tensor in &self.tensors {

@@ -174,7 +174,7 @@ mod tests {
         let layout = vec![tensor("a", Dtype::F32), tensor("b", Dtype::BF16)];
         let layout = Layout::plan(layout, u64::MAX).unwrap();
         let output = OutputFolder::create(folder, true).unwrap();
-        let mut shards = output.shards(&layout).unwrap();
+        let shards = output.shards(&layout).unwrap();
         for (index, planned) in layout.tensors().iter().enumerate() {
             let bytes: Vec<u8> = (0..3 * COLUMNS)
                 .flat_map(|element| {

@@ -12,10 +12,9 @@ use std::time::Duration;
 use aludel_kernels::cpu::{Evaluation, Scratch, WaveKind};
 use aludel_kernels::cuda::{Batch, CudaError, Device, Lane, Tensor, Verdict};
 
-use super::queue::{Queue, job};
-use super::reader::StepSource;
+use super::queue::{Queue, compiled, job};
 use super::share::{BATCHES, Share};
-use super::writer::Sink;
+use super::writer::{Sink, Span};
 use super::{DeviceReport, MergeError, Run};
 use crate::plan::Action;
 
@@ -204,7 +203,7 @@ impl<'d> Lanes<'d> {
         first: usize,
         piece: &Piece,
     ) -> Result<(), MergeError> {
-        let source = StepSource::new(run.plan, &run.maps, self.share.steps[first + piece.tensor].0, 0);
+        let source = run.source(self.share.steps[first + piece.tensor].0, 0);
         let Range { start, end } = piece.bytes;
         let place = (piece.tensor, piece.input);
         lane.upload(batch, place, start, (end - start) as usize, |to| {
@@ -273,7 +272,8 @@ impl<'d> Lanes<'d> {
         for (at, bytes) in (start..).step_by(tile).zip(bytes.chunks(tile)) {
             let Some(mut buffer) = sink.buffer(bytes.len()) else { return Ok(false) };
             buffer.copy_from_slice(bytes);
-            if !sink.write(step, at, buffer) {
+            let span = Span { tensor: step, offset: at, length: buffer.len() };
+            if !sink.write(&[span], buffer)? {
                 return Ok(false);
             }
         }
@@ -340,10 +340,11 @@ fn on_the_cpu(run: &Run<'_>, index: usize, sink: &Sink<'_>) -> Result<bool, Merg
     let Action::Compute { formula, columns } = step.action else {
         unreachable!("a device takes nothing but formulas");
     };
-    let source = StepSource::new(run.plan, &run.maps, index, 0);
+    let source = run.source(index, 0);
     let width = source.output_width();
     let mut scratch = Scratch::default();
-    let (mut evaluation, mut wave) = Evaluation::start(job(run.plan, step, formula, columns));
+    let (mut evaluation, mut wave) =
+        Evaluation::start(job(run.plan, step, columns, compiled(run.plan, formula)));
     loop {
         for unit in 0..wave.units() {
             if wave.kind() != WaveKind::Write {
@@ -354,7 +355,8 @@ fn on_the_cpu(run: &Run<'_>, index: usize, sink: &Sink<'_>) -> Result<bool, Merg
             let length = (elements.end - elements.start) as usize * width;
             let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
             source.run(&wave, unit, &mut scratch, &mut tile)?;
-            if !sink.write(index, elements.start * width as u64, tile) {
+            let span = Span { tensor: index, offset: elements.start * width as u64, length };
+            if !sink.write(&[span], tile)? {
                 return Ok(false);
             }
         }

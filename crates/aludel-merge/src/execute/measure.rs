@@ -4,30 +4,19 @@
 //! merge, so that figures depend on the models alone.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
-
-use aludel_checkpoint::WeightMap;
 
 use super::queue::Queue;
-use super::{Counters, Done, ExecuteOptions, MergeError, Run};
+use super::run::Run;
+use super::{Counters, Done, ExecuteOptions, MergeError};
 use crate::plan::Plan;
 
 /// The figures of every step, and the bytes that were read for them. Empty for a step without elements.
 pub(crate) fn measure(plan: &Plan, options: &ExecuteOptions<'_>) -> Result<(Vec<Vec<f64>>, u64), MergeError> {
-    let maps = plan
-        .sources
-        .iter()
-        .map(|source| WeightMap::open(&source.checkpoint))
-        .collect::<Result<Vec<_>, _>>()?;
-    let run = Run {
-        plan,
-        maps,
-        options,
-        start: Instant::now(),
-        counters: Counters::new(plan, options, &Done::default()),
-    };
-    let queue = Queue::new(plan, &[]);
+    let counters = Counters::new(plan, options, &Done::default());
+    let run = Run::new(plan, options, counters, false)?;
+    let queue = Queue::new(plan, &[], options.pipeline.groups);
     std::thread::scope(|scope| {
+        run.read_ahead(scope, &queue);
         for _ in 0..plan.work.threads {
             scope.spawn(|| run.work(&queue, None));
         }

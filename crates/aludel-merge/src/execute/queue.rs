@@ -1,8 +1,8 @@
 //! Hands out units of work so that all threads are busy across the ends of passes and tensors.
 //!
-//! In: a plan. Out: [`Task`]s. A step's waves follow one another; while the last units of a wave run, other threads go on
-//! with the next step. So few steps are under way at once that memory does not grow. The order in which units run never
-//! changes what they compute.
+//! In: a plan. Out: [`Task`]s, and what is read before they are begun. A step's waves follow one another; while the last units of a wave
+//! run, other threads go on with the next step. So few steps are under way at once that memory does not grow. Small steps are handed out
+//! whole, several at once. The order in which tasks run never changes what they compute.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,11 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aludel_kernels::cpu::{Evaluation, Geometry, Job, Wave, WaveKind, level};
+use aludel_kernels::cpu::{Compiled, Evaluation, Geometry, Job, level};
 use aludel_kernels::element::{Element, Encoding};
 
 use super::MergeError;
-use super::kept::{Kept, Room};
+use super::active::{Active, Work};
+use super::ahead::{Ahead, Wanted};
+use super::kept::Room;
+use super::task::{Task, UnitTask, sweeps};
 use crate::derive::Passed;
 use crate::plan::{Action, Plan, Step, encoding_of};
 use crate::streams::stream_key;
@@ -22,78 +25,15 @@ use crate::streams::stream_key;
 /// Steps under way besides one for each thread.
 const LOOK_AHEAD: usize = 1;
 
-/// A unit of a step.
-#[derive(Debug)]
-pub(super) struct Task {
-    pub step: usize,
-    pub kind: TaskKind,
-    unit: usize,
-    elements: Range<u64>,
-    /// Elements at the start of the step's tensors whose pages stay mapped for the next pass.
-    pub kept: u64,
-}
-
-#[derive(Debug)]
-pub(super) enum TaskKind {
-    Compute(Arc<Wave>),
-    Copy,
-}
-
-impl Task {
-    /// The elements that the unit covers.
-    pub(super) fn elements(&self) -> Range<u64> {
-        self.elements.clone()
-    }
-
-    /// The unit's position in its wave.
-    pub(super) const fn unit(&self) -> usize {
-        self.unit
-    }
-
-    /// Whether the unit belongs to a sweep over all elements.
-    pub(super) fn sweeps(&self) -> bool {
-        match &self.kind {
-            TaskKind::Compute(wave) => matches!(wave.kind(), WaveKind::Reduce | WaveKind::Write),
-            TaskKind::Copy => true,
-        }
-    }
-
-    fn is_whole_sample(&self) -> bool {
-        matches!(&self.kind, TaskKind::Compute(wave) if wave.kind() == WaveKind::Sample && wave.samples_all())
-    }
-
-    /// The inputs that the unit reads.
-    pub(super) fn reads(&self, plan: &Plan) -> Vec<u16> {
-        match &self.kind {
-            TaskKind::Compute(wave) => wave.reads().to_vec(),
-            TaskKind::Copy => (0..plan.steps[self.step].inputs.len() as u16).collect(),
-        }
-    }
-
-    /// Whether the unit produces a tile of the output.
-    pub(super) fn writes(&self) -> bool {
-        match &self.kind {
-            TaskKind::Compute(wave) => wave.kind() == WaveKind::Write,
-            TaskKind::Copy => true,
-        }
-    }
-
-    /// Bytes of the inputs that count as read when the unit has run: those of a sweep, and of a sample that took in the whole
-    /// tensor and so stands for one.
-    pub(super) fn bytes_read(&self, plan: &Plan) -> u64 {
-        if !self.sweeps() && !self.is_whole_sample() {
-            return 0;
-        }
-        let (count, widths) = (self.elements.end - self.elements.start, &plan.widths[self.step]);
-        count * self.reads(plan).into_iter().map(|input| widths[usize::from(input)]).sum::<u64>()
-    }
-}
-
 /// The work of a plan, shared by all threads.
 pub(super) struct Queue<'p> {
     plan: &'p Plan,
     /// Steps that need no work; none where it is empty.
     done: &'p [bool],
+    /// Whether small steps are handed out together, and steps of one formula share what is compiled of it.
+    has_groups: bool,
+    /// The plan's formulas.
+    compiled: Vec<Arc<Compiled>>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -102,6 +42,9 @@ pub(super) struct Queue<'p> {
 struct State {
     next_step: usize,
     active: VecDeque<Active>,
+    /// Groups that are running.
+    groups: usize,
+    ahead: Ahead,
     room: Room,
     stopped: bool,
     error: Option<MergeError>,
@@ -109,100 +52,82 @@ struct State {
     figures: Vec<(usize, Vec<f64>)>,
 }
 
-struct Active {
-    step: usize,
-    work: Work,
-    units: usize,
-    next: usize,
-    running: Vec<usize>,
-    /// Elements that all have been passed.
-    passed: u64,
-    kept: Kept,
-}
-
-impl Active {
-    fn new(step: usize, work: Work, units: usize) -> Self {
-        Self { step, work, units, next: 0, running: Vec::new(), passed: 0, kept: Kept::default() }
-    }
-
-    /// Takes note that a unit has run; what the wave has passed by that.
-    fn finish(&mut self, unit: usize, tile: u64, elements: u64) -> Passed {
-        self.running.retain(|&running| running != unit);
-        let first = self.running.iter().copied().min().unwrap_or(self.next);
-        let end = (first as u64 * tile).min(elements).max(self.passed);
-        let from = std::mem::replace(&mut self.passed, end);
-        Passed { elements: from..end, is_end: end == elements }
-    }
-
-    /// Whether the pages that a sweep has passed stay mapped for the next one.
-    fn keep(&mut self, passed: &Range<u64>, width: u64, room: &mut Room, limit: u64) -> bool {
-        match &self.work {
-            Work::Compute { wave, .. } if wave.kind() == WaveKind::Reduce => {
-                self.kept.pass(passed, width, room, limit)
-            }
-            Work::Compute { wave, .. } if wave.kind() == WaveKind::Write => {
-                self.kept.leave(passed, width, room);
-                false
-            }
-            _ => false,
-        }
-    }
-
-    /// Units that have begun and are not passed: the running ones, and those that wait for a slower one before them.
-    fn open_units(&self) -> usize {
-        self.next - self.running.iter().copied().min().unwrap_or(self.next)
-    }
-
-    fn is_done(&self) -> bool {
-        self.running.is_empty() && self.next == self.units
-    }
-}
-
-enum Work {
-    Compute {
-        evaluation: Box<Evaluation>,
-        wave: Arc<Wave>,
-    },
-    /// Between two waves, while a thread prepares the next one.
-    Advancing,
-    Copy,
-}
-
 impl<'p> Queue<'p> {
     /// The steps of a plan, without those that are `done`: one for each step, or none.
-    pub(super) fn new(plan: &'p Plan, done: &'p [bool]) -> Self {
-        let queue = Self { plan, done, state: Mutex::default(), changed: Condvar::new() };
+    pub(super) fn new(plan: &'p Plan, done: &'p [bool], has_groups: bool) -> Self {
+        let compiled = (0..plan.formulas.len()).map(|formula| compiled(plan, formula)).collect();
+        let queue =
+            Self { plan, done, has_groups, compiled, state: Mutex::default(), changed: Condvar::new() };
         queue.lock().next_step = queue.undone(0);
         queue
     }
 
     /// The first step from this one on that is not done.
     fn undone(&self, step: usize) -> usize {
-        let is_done = |step: &usize| self.done.get(*step).copied().unwrap_or(false);
-        (step..self.plan.steps.len()).find(|step| !is_done(step)).unwrap_or(self.plan.steps.len())
+        (step..self.plan.steps.len()).find(|&step| !self.is_done(step)).unwrap_or(self.plan.steps.len())
     }
 
-    /// The next unit; waits for one. `None` when there are no more or the run is stopped.
+    fn is_done(&self, step: usize) -> bool {
+        self.done.get(step).copied().unwrap_or(false)
+    }
+
+    /// Whether a step is written together with another: a tensor and the scales of its rows lie apart.
+    fn has_scales(&self, step: usize) -> bool {
+        self.plan.partners.get(step).is_some_and(Option::is_some)
+    }
+
+    /// The steps from this one on that are small enough to be handed out together.
+    fn group(&self, step: usize) -> Option<Range<usize>> {
+        let shard = |step: usize| {
+            let is_written = step < self.plan.layout.tensors().len();
+            is_written.then(|| self.plan.layout.placement(step).shard)
+        };
+        let mut elements = 0u64;
+        let fits = |&next: &usize| {
+            elements = elements.saturating_add(self.plan.steps[next].elements());
+            elements <= self.plan.work.tile
+                && !self.is_done(next)
+                && shard(next) == shard(step)
+                && !self.has_scales(next)
+        };
+        let count = (step..self.plan.steps.len()).take_while(fits).count();
+        (self.has_groups && count > 0).then(|| step..step + count)
+    }
+
+    /// The next task; waits for one. `None` when there are no more or the run is stopped.
     pub(super) fn claim(&self, cancel: &AtomicBool) -> Option<Task> {
         let mut state = self.lock();
         loop {
             if state.stopped || cancel.load(Relaxed) {
                 return None;
             }
-            if let Some(task) = self.next_of_active(&mut state) {
-                return Some(task);
+            // So few units are open, over all steps under way, that what has been read and not yet passed stays small.
+            let open = state.groups + state.active.iter().map(Active::open_units).sum::<usize>();
+            let has_room = open < self.plan.work.window();
+            if let Some(unit) = has_room.then(|| self.next_of_active(&mut state)).flatten() {
+                return Some(Task::Unit(unit));
             }
-            if state.next_step < self.plan.steps.len()
-                && state.active.len() < self.plan.work.threads + LOOK_AHEAD
-            {
-                let step = state.next_step;
-                state.next_step = self.undone(step + 1);
-                let active = self.begin(step);
-                state.active.push_back(active);
-                self.skip_empty(&mut state);
-            } else if state.active.is_empty() && state.next_step == self.plan.steps.len() {
+            let step = state.next_step;
+            if step == self.plan.steps.len() && state.active.is_empty() {
                 self.changed.notify_all();
                 return None;
+            }
+            let group = if step < self.plan.steps.len() { self.group(step) } else { None };
+            if let Some(group) = group.clone().filter(|_| has_room) {
+                state.next_step = self.undone(group.end);
+                state.groups += 1;
+                state.ahead.begin_group(step);
+                return Some(Task::Group(group));
+            }
+            if group.is_none()
+                && step < self.plan.steps.len()
+                && state.active.len() < self.plan.work.threads + LOOK_AHEAD
+            {
+                state.next_step = self.undone(step + 1);
+                let mut active = self.begin(step);
+                active.asked = state.ahead.begin_step(step, self.tiles(step));
+                state.active.push_back(active);
+                self.skip_empty(&mut state);
             } else {
                 let timeout = Duration::from_millis(50); // The cancel flag wakes nobody.
                 state = self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
@@ -210,16 +135,52 @@ impl<'p> Queue<'p> {
         }
     }
 
+    /// What is to be read before anybody asks for it; waits until there is something. `None` when there is no more or the run is stopped.
+    pub(super) fn claim_ahead(&self, cancel: &AtomicBool) -> Option<Vec<Wanted>> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped || cancel.load(Relaxed) {
+                return None;
+            }
+            if state.next_step == self.plan.steps.len() && state.active.is_empty() {
+                return None;
+            }
+            let State { active, ahead, next_step, .. } = &mut *state;
+            let depth = self.plan.work.ahead;
+            let wanted = ahead.of_current(active, depth, self.plan).or_else(|| {
+                ahead.of_later(
+                    *next_step,
+                    depth,
+                    self.plan,
+                    |step| self.group(step),
+                    |step| self.undone(step),
+                )
+            });
+            if wanted.is_some() {
+                return wanted;
+            }
+            let timeout = Duration::from_millis(50);
+            state = self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Says that a group has run, and what its steps have measured.
+    pub(super) fn complete_group(&self, figures: Vec<(usize, Vec<f64>)>) {
+        let mut state = self.lock();
+        state.groups -= 1;
+        state.figures.extend(figures);
+        self.changed.notify_all();
+    }
+
     /// Says that a unit has run; what its wave has passed by that and nothing will read soon. The thread that completes a
     /// wave prepares the next one, the queue being free meanwhile.
-    pub(super) fn complete(&self, task: &Task, sweeps: &AtomicU64) -> Option<Passed> {
+    pub(super) fn complete(&self, task: &UnitTask, swept: &AtomicU64) -> Option<Passed> {
         let mut state = self.lock();
         let State { active, room, .. } = &mut *state;
         let active = active.iter_mut().find(|active| active.step == task.step)?;
         let passed = active.finish(task.unit, self.plan.work.tile, self.plan.steps[task.step].elements());
         let width = self.plan.input_width(task.step);
         let is_kept = active.keep(&passed.elements, width, room, self.plan.work.kept);
-        let kept = active.kept;
         let passed = (!is_kept).then_some(passed);
         if !active.is_done() {
             self.changed.notify_all();
@@ -231,23 +192,21 @@ impl<'p> Queue<'p> {
                 let next = evaluation.advance(&wave);
                 let mut state = self.lock();
                 match next {
-                    Some(wave) => {
-                        let units = wave.units();
+                    Some(next) => {
                         if let Some(active) = state.active.iter_mut().find(|active| active.step == task.step)
                         {
-                            let work = Work::Compute { evaluation, wave };
-                            *active = Active { kept, ..Active::new(task.step, work, units) };
+                            active.begin_wave(evaluation, next, sweeps(&wave));
                         }
                     }
                     None => {
-                        sweeps.fetch_add(evaluation.sweeps() as u64, Relaxed);
+                        swept.fetch_add(evaluation.sweeps() as u64, Relaxed);
                         state.figures.push((task.step, evaluation.figures()));
                         state.active.retain(|active| active.step != task.step);
                     }
                 }
             }
             Work::Advancing | Work::Copy => {
-                sweeps.fetch_add(1, Relaxed);
+                swept.fetch_add(1, Relaxed);
                 state.active.retain(|active| active.step != task.step);
             }
         }
@@ -279,7 +238,7 @@ impl<'p> Queue<'p> {
         let is_over = |state: &State| {
             state.stopped
                 || cancel.load(Relaxed)
-                || (state.active.is_empty() && state.next_step == self.plan.steps.len())
+                || (state.active.is_empty() && state.groups == 0 && state.next_step == self.plan.steps.len())
         };
         if is_over(&state) {
             return true;
@@ -321,28 +280,22 @@ impl<'p> Queue<'p> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next_of_active(&self, state: &mut State) -> Option<Task> {
-        // So few units are open, over all steps under way, that what has been read and not yet passed stays small.
-        if state.active.iter().map(Active::open_units).sum::<usize>() >= self.plan.work.window() {
-            return None;
+    fn next_of_active(&self, state: &mut State) -> Option<UnitTask> {
+        let State { active, ahead, .. } = state;
+        let active = active.iter_mut().find(|active| active.next < active.units)?;
+        let (task, was_asked) = active.claim(self.plan.work.tile, self.plan.steps[active.step].elements())?;
+        if was_asked {
+            ahead.begin_unit();
         }
-        let active = state.active.iter_mut().find(|active| active.next < active.units)?;
-        let unit = active.next;
-        active.next += 1;
-        active.running.push(unit);
-        let (step, kept) = (active.step, active.kept.elements());
-        Some(match &active.work {
-            Work::Compute { wave, .. } => {
-                let elements = wave.unit(unit).elements;
-                Task { step, kind: TaskKind::Compute(Arc::clone(wave)), unit, elements, kept }
-            }
-            Work::Copy | Work::Advancing => {
-                let tile = self.plan.work.tile;
-                let start = unit as u64 * tile;
-                let end = self.plan.steps[step].elements().min(start + tile);
-                Task { step, kind: TaskKind::Copy, unit, elements: start..end, kept }
-            }
-        })
+        Some(task)
+    }
+
+    /// The units of a sweep over a step's tensor; none where it is written with another.
+    fn tiles(&self, step: usize) -> usize {
+        if self.plan.steps[step].action == Action::Scales {
+            return 0;
+        }
+        self.plan.steps[step].elements().div_ceil(self.plan.work.tile) as usize
     }
 
     /// A tensor without elements has nothing to do.
@@ -354,23 +307,34 @@ impl<'p> Queue<'p> {
     fn begin(&self, index: usize) -> Active {
         let step = &self.plan.steps[index];
         let (work, units) = match step.action {
-            Action::Copy => (Work::Copy, step.elements().div_ceil(self.plan.work.tile) as usize),
+            Action::Copy => (Work::Copy, self.tiles(index)),
             Action::Scales => (Work::Copy, 0),
             Action::Compute { formula, columns } => {
-                let (evaluation, wave) = Evaluation::start(job(self.plan, step, formula, columns));
+                let (evaluation, wave) = Evaluation::start(self.job(step, formula, columns));
                 let units = if step.elements() == 0 { 0 } else { wave.units() };
                 (Work::Compute { evaluation: Box::new(evaluation), wave }, units)
             }
         };
         Active::new(index, work, units)
     }
+
+    /// What is computed of a step.
+    pub(super) fn job(&self, step: &Step, formula: usize, columns: u64) -> Job {
+        let compiled =
+            if self.has_groups { Arc::clone(&self.compiled[formula]) } else { compiled(self.plan, formula) };
+        job(self.plan, step, columns, compiled)
+    }
 }
 
-/// What is computed of a step.
-pub(super) fn job(plan: &Plan, step: &Step, formula: usize, columns: u64) -> Job {
-    let formula = Arc::clone(&plan.formulas[formula].formula);
+/// One of a plan's formulas, to be compiled anew.
+pub(super) fn compiled(plan: &Plan, formula: usize) -> Arc<Compiled> {
+    Arc::new(Compiled::new(Arc::clone(&plan.formulas[formula].formula)))
+}
+
+/// What is computed of a step, by what is compiled of its formula.
+pub(super) fn job(plan: &Plan, step: &Step, columns: u64, formula: Arc<Compiled>) -> Job {
     Job {
-        streams: (0..formula.streams() as u32)
+        streams: (0..formula.formula().streams() as u32)
             .map(|stream| stream_key(plan.seed, &step.tensor, stream))
             .collect(),
         geometry: Geometry { elements: step.elements(), columns },

@@ -1,12 +1,14 @@
 //! Gives a step's units the bytes of its inputs, without copying them.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aludel_checkpoint::{TensorEntry, WeightMap, element_bytes};
 use aludel_kernels::cpu::{Scratch, Source, Wave};
 use aludel_kernels::element::Element;
 
 use super::MergeError;
+use super::windows::Windows;
 use crate::derive::{self, Made, Passed, Weights};
 use crate::plan::{Plan, Step, StepInput, element_of};
 
@@ -18,6 +20,8 @@ pub(super) struct StepSource<'a> {
     inputs: Vec<Input<'a>>,
     /// Elements from the first on whose pages stay mapped.
     kept: u64,
+    /// Counts bytes that are copied as they are.
+    copied: &'a AtomicU64,
 }
 
 enum Input<'a> {
@@ -33,7 +37,13 @@ struct StoredInput<'a> {
 }
 
 impl<'a> StepSource<'a> {
-    pub(super) fn new(plan: &'a Plan, maps: &'a [WeightMap], step: usize, kept: u64) -> Self {
+    pub(super) fn new(
+        plan: &'a Plan,
+        maps: &'a [WeightMap],
+        step: usize,
+        kept: u64,
+        copied: &'a AtomicU64,
+    ) -> Self {
         let step = &plan.steps[step];
         let input = |input: &'a StepInput| {
             if let Some(made) = &input.made {
@@ -45,7 +55,7 @@ impl<'a> StepSource<'a> {
             Some(Input::Stored(StoredInput { map, entry, element, width }))
         };
         let inputs = step.inputs.iter().filter_map(input).collect();
-        Self { plan, step, weights: Weights { sources: &plan.sources, maps }, inputs, kept }
+        Self { plan, step, weights: Weights { sources: &plan.sources, maps }, inputs, kept, copied }
     }
 
     /// Bytes of one element of the output.
@@ -87,6 +97,7 @@ impl<'a> StepSource<'a> {
             let input = self.stored(index);
             let bytes = input.map.bytes(input.entry, input.range(&elements));
             if index == 0 {
+                self.copied.fetch_add(bytes.len() as u64, Relaxed);
                 out.copy_from_slice(bytes);
             } else if bytes != out {
                 let model = |index: usize| self.plan.sources[self.step.inputs[index].source].model.clone();
@@ -100,14 +111,32 @@ impl<'a> StepSource<'a> {
     /// Copies stored bytes of an input, without mapping them.
     pub(super) fn copy_bytes(&self, input: usize, bytes: Range<u64>, to: &mut [u8]) {
         let input = self.stored(input);
+        self.copied.fetch_add(to.len() as u64, Relaxed);
         input.map.copy(input.entry, bytes, to);
     }
 
-    /// Asks for elements that will be needed soon.
-    pub(super) fn prefetch(&self, reads: &[u16], elements: &Range<u64>) {
-        for &input in reads {
-            if let Input::Stored(input) = &self.inputs[usize::from(input)] {
-                input.map.prefetch(input.entry, input.range(elements));
+    /// Adds where the elements of some of the stored inputs lie.
+    pub(super) fn locate(&self, inputs: &[u16], elements: &Range<u64>, windows: &mut Windows) {
+        for &input in inputs {
+            let input = usize::from(input);
+            if let Input::Stored(stored) = &self.inputs[input] {
+                windows.add(self.step.inputs[input].source, stored.entry, stored.range(elements));
+            }
+        }
+    }
+
+    /// As [`Self::locate`], of all stored inputs.
+    pub(super) fn locate_all(&self, elements: &Range<u64>, windows: &mut Windows) {
+        let inputs: Vec<u16> = (0..self.inputs.len() as u16).collect();
+        self.locate(&inputs, elements, windows);
+    }
+
+    /// As [`Self::release_passed`], for all elements of the inputs that are made.
+    pub(super) fn release_made(&self) {
+        let passed = Passed { elements: 0..self.step.elements(), is_end: true };
+        for input in &self.inputs {
+            if let Input::Made(made) = input {
+                made.release(&self.weights, &passed);
             }
         }
     }
@@ -152,6 +181,7 @@ impl Source for StepSource<'_> {
 
     fn gather(&self, input: usize, elements: Range<u64>, to: &mut [u8]) {
         let input = self.stored(input);
+        self.copied.fetch_add(to.len() as u64, Relaxed);
         input.map.copy(input.entry, input.range(&elements), to);
     }
 

@@ -22,6 +22,9 @@ pub struct Report {
     pub tensors_resumed: usize,
     /// Bytes read from the inputs for computing, each pass counted.
     pub bytes_read: u64,
+    /// Bytes that were copied as they are, between buffers or to the system: samples, tensors that are not computed on, and the output,
+    /// once. Reading copies nothing: what is computed on lies mapped.
+    pub bytes_copied: u64,
     /// Bytes of inputs that were hashed, their digests not being known.
     pub bytes_hashed: u64,
     /// Bytes of weight files written.
@@ -72,7 +75,7 @@ pub struct Phases {
     pub weights: f64,
     /// Threads being busy with units.
     pub compute: f64,
-    /// The writer being busy.
+    /// Writing, summed over the threads that write.
     pub write: f64,
     /// Syncing and renaming.
     pub finish: f64,
@@ -87,6 +90,7 @@ impl Report {
             tensors: plan.steps.len(),
             tensors_resumed: 0,
             bytes_read: 0,
+            bytes_copied: 0,
             bytes_hashed: 0,
             bytes_written: 0,
             bytes_dense: None,

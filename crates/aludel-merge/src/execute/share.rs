@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aludel_kernels::cuda::{CudaError, Device, Tensor};
 use aludel_kernels::element::Encoding;
 
-use super::queue::job;
+use super::queue::{compiled, job};
 use crate::plan::{Action, Plan, element_of};
 
 /// The steps that a device takes.
@@ -89,12 +89,12 @@ fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
     };
     let inputs = step.inputs.iter().map(stored).collect::<Option<Vec<_>>>();
     let inputs = inputs.ok_or("an input is made while it is read")?;
-    let job = job(plan, step, formula, columns);
+    let job = job(plan, step, columns, compiled(plan, formula));
     let Encoding::Plain(output) = job.output else {
         return Err("it is stored in FP8");
     };
     Ok(Tensor {
-        formula: Arc::clone(&job.formula),
+        formula: Arc::clone(&plan.formulas[formula].formula),
         geometry: job.geometry,
         streams: job.streams,
         inputs,

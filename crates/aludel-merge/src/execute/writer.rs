@@ -1,10 +1,12 @@
-//! Writes encoded tiles from one thread, so that several never contend for one file.
+//! Writes encoded tiles at their places, from threads of its own or from those that computed them.
 //!
 //! In: tiles and where they belong, in any order. Out: the shard files, and a journal of the tensors that are whole. Buffers are made
-//! once and go round: a thread that has no free buffer waits for the writer.
+//! once and go round: a thread that has no free buffer waits for a writer.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use aludel_checkpoint::{Journal, ShardWriter, WrittenTensor, element_bytes};
 use aludel_delta::{CHUNK, DeltaWriter};
@@ -15,15 +17,26 @@ use super::MergeError;
 use super::delta::{Chunk, Coder};
 use crate::plan::Plan;
 
-/// An encoded tile on its way to the file.
+/// An encoded tile on its way to the file: pieces that lie one after the other there.
 struct Tile {
-    tensor: usize,
-    offset: u64,
     bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+struct Piece {
+    span: Span,
     content: Content,
 }
 
-/// What is written of a tile.
+/// Bytes of a tensor, so many from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub tensor: usize,
+    pub offset: u64,
+    pub length: usize,
+}
+
+/// What is written of a piece.
 enum Content {
     /// Its bytes, which have this checksum.
     Bytes(u32),
@@ -34,25 +47,30 @@ enum Content {
 /// Where tiles are written to.
 pub(super) enum Output {
     /// Files of weights, and the journal of their tensors.
-    Shards(ShardWriter, Journal),
-    Delta(DeltaWriter),
+    Shards(ShardWriter, Mutex<Journal>),
+    Delta(Mutex<DeltaWriter>),
 }
 
-/// The end that writes.
+/// Writes tiles; shared by all threads that do.
 pub(super) struct Writer<'p> {
     plan: &'p Plan,
     output: Output,
-    done: Done,
-    /// What has been written of tensors that are not whole.
+    ledger: Mutex<Ledger>,
+    nanoseconds: AtomicU64,
+}
+
+/// What has been written.
+#[derive(Default)]
+struct Ledger {
+    tensors: Vec<WrittenTensor>,
+    /// Of tensors that are not whole.
     begun: HashMap<usize, Pieces>,
-    tiles: Receiver<Tile>,
-    free: Sender<Vec<u8>>,
 }
 
 /// What was written.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// Seconds spent writing.
+    /// Seconds spent writing, over all writers.
     pub seconds: f64,
     /// Tensors of files of weights.
     pub tensors: Vec<WrittenTensor>,
@@ -60,104 +78,174 @@ pub(super) struct Done {
     pub delta_bytes: Option<u64>,
 }
 
+/// The end of a thread that writes.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    tiles: Receiver<Tile>,
+    free: Sender<Vec<u8>>,
+}
+
 /// The end that threads hand their tiles to.
 #[derive(Clone)]
 pub(super) struct Sink<'a> {
+    coder: Option<Coder<'a>>,
     tiles: Sender<Tile>,
     free: Receiver<Vec<u8>>,
-    coder: Option<Coder<'a>>,
+    /// Who writes at once, and takes the buffer back, where no thread does nothing but write.
+    direct: Option<(&'a Writer<'a>, Sender<Vec<u8>>)>,
 }
 
-/// Both ends, with so many buffers between them; `written` has been written before, and a delta is coded by `coder`.
-pub(super) fn channel<'a>(
-    plan: &'a Plan,
-    output: Output,
-    written: Vec<WrittenTensor>,
-    coder: Option<Coder<'a>>,
-) -> (Writer<'a>, Sink<'a>) {
-    let buffers = plan.work.buffers;
-    let (tiles, incoming) = bounded(buffers);
-    let (free, empty) = bounded(buffers);
-    for _ in 0..buffers {
-        // There is room for all of them, and the other end is in `empty`.
-        let _ = free.send(Vec::new());
+impl<'p> Writer<'p> {
+    /// For a plan of whose tensors these are written already.
+    pub(super) fn new(plan: &'p Plan, output: Output, written: Vec<WrittenTensor>) -> Self {
+        let ledger = Mutex::new(Ledger { tensors: written, begun: HashMap::new() });
+        Self { plan, output, ledger, nanoseconds: AtomicU64::new(0) }
     }
-    let done = Done { tensors: written, ..Done::default() };
-    let writer = Writer { plan, output, done, begun: HashMap::new(), tiles: incoming, free };
-    (writer, Sink { tiles, free: empty, coder })
-}
 
-impl Writer<'_> {
-    /// Writes until every sink is gone, then checks that nothing is missing.
-    pub(super) fn run(mut self) -> Result<Done, MergeError> {
-        let mut busy = Duration::ZERO;
-        while let Ok(tile) = self.tiles.recv() {
-            let begin = Instant::now();
-            self.write(&tile)?;
-            busy += begin.elapsed();
-            let _ = self.free.send(tile.bytes); // Fails when all threads have ended.
+    /// Both ends of the way to it, with so many buffers as the plan has between them; a delta is coded by `coder`. Without writing threads
+    /// those that compute write themselves.
+    pub(super) fn ends<'a>(&'a self, coder: Option<Coder<'a>>, has_threads: bool) -> (Outlet, Sink<'a>) {
+        let buffers = self.plan.work.buffers;
+        let (tiles, incoming) = bounded(buffers);
+        let (free, empty) = bounded(buffers);
+        for _ in 0..buffers {
+            // There is room for all of them, and the other end is in `empty`.
+            let _ = free.send(Vec::new());
         }
-        self.done.seconds = busy.as_secs_f64();
+        let direct = (!has_threads).then(|| (self, free.clone()));
+        (Outlet { tiles: incoming, free }, Sink { coder, tiles, free: empty, direct })
+    }
+
+    /// Writes until every sink is gone. After a failure, which `stop` is called for, buffers still go round, so that nobody waits for one
+    /// forever.
+    pub(super) fn run(&self, outlet: &Outlet, stop: impl Fn()) -> Result<(), MergeError> {
+        let mut result = Ok(());
+        for tile in &outlet.tiles {
+            if result.is_ok() {
+                result = self.write(&tile);
+                if result.is_err() {
+                    stop();
+                }
+            }
+            let _ = outlet.free.send(tile.bytes); // Fails when all threads have ended.
+        }
+        result
+    }
+
+    /// Checks that nothing is missing.
+    pub(super) fn finish(self) -> Result<Done, MergeError> {
+        let Ledger { tensors, begun } = self.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let seconds = self.nanoseconds.into_inner() as f64 / 1e9;
+        let mut done = Done { seconds, tensors, delta_bytes: None };
         match self.output {
             Output::Shards(shards, _) => shards.finish()?,
             Output::Delta(delta) => {
                 let base = self.plan.delta.as_ref().map_or("", |delta| &delta.base);
                 let crcs: Vec<Option<u32>> =
-                    (0..self.plan.steps.len()).map(|step| Some(self.begun.get(&step)?.crc())).collect();
-                self.done.delta_bytes = Some(delta.finish(base, &crcs)?.data_bytes);
+                    (0..self.plan.steps.len()).map(|step| Some(begun.get(&step)?.crc())).collect();
+                let delta = delta.into_inner().unwrap_or_else(PoisonError::into_inner);
+                done.delta_bytes = Some(delta.finish(base, &crcs)?.data_bytes);
             }
         }
-        Ok(self.done)
+        Ok(done)
     }
 
-    fn write(&mut self, tile: &Tile) -> Result<(), MergeError> {
-        match (&mut self.output, &tile.content) {
-            (Output::Shards(shards, journal), &Content::Bytes(crc)) => {
-                let placement = self.plan.layout.placement(tile.tensor);
-                shards.write_at(&placement, tile.offset, &tile.bytes)?;
-                let pieces = self.begun.entry(tile.tensor).or_default();
-                pieces.add(tile.offset, tile.bytes.len(), crc);
-                if pieces.bytes == placement.bytes {
-                    let written = WrittenTensor { tensor: tile.tensor, crc: pieces.crc() };
-                    self.begun.remove(&tile.tensor);
-                    journal.add(written)?;
-                    self.done.tensors.push(written);
+    fn write(&self, tile: &Tile) -> Result<(), MergeError> {
+        let begin = Instant::now();
+        match &self.output {
+            Output::Shards(shards, journal) => {
+                if let Some(Piece { span, .. }) = tile.pieces.first() {
+                    let placement = self.plan.layout.placement(span.tensor);
+                    shards.write_file(placement.shard, placement.offset + span.offset, &tile.bytes)?;
+                }
+                let whole = self.note(&tile.pieces);
+                if !whole.is_empty() {
+                    journal.lock().unwrap_or_else(PoisonError::into_inner).add(&whole)?;
                 }
             }
-            (Output::Delta(delta), Content::Delta(chunks)) => {
-                let width = element_bytes(self.plan.steps[tile.tensor].dtype);
-                let first = tile.offset / width / CHUNK;
-                for (number, chunk) in (first..).zip(chunks) {
-                    delta.add(tile.tensor, number, &chunk.coded)?;
-                    if let Some((crc, length)) = chunk.base {
-                        self.begun.entry(tile.tensor).or_default().add(number, length, crc);
-                    }
+            Output::Delta(delta) => {
+                let mut delta = delta.lock().unwrap_or_else(PoisonError::into_inner);
+                for piece in &tile.pieces {
+                    self.add_chunks(&mut delta, piece)?;
                 }
             }
-            _ => unreachable!("a sink codes exactly for a delta"),
+        }
+        self.nanoseconds.fetch_add(begin.elapsed().as_nanos() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Takes note of pieces that are written; the tensors that are whole by them.
+    fn note(&self, pieces: &[Piece]) -> Vec<WrittenTensor> {
+        let mut ledger = self.ledger();
+        let mut whole = Vec::new();
+        for Piece { span: Span { tensor, offset, length }, content } in pieces {
+            let &Content::Bytes(crc) = content else { unreachable!("a sink codes exactly for a delta") };
+            let all = self.plan.layout.placement(*tensor).bytes;
+            let crc = if *length as u64 == all {
+                crc
+            } else {
+                let begun = ledger.begun.entry(*tensor).or_default();
+                begun.add(*offset, *length, crc);
+                if begun.bytes < all {
+                    continue;
+                }
+                let crc = begun.crc();
+                ledger.begun.remove(tensor);
+                crc
+            };
+            whole.push(WrittenTensor { tensor: *tensor, crc });
+        }
+        ledger.tensors.extend(&whole);
+        whole
+    }
+
+    fn add_chunks(&self, delta: &mut DeltaWriter, piece: &Piece) -> Result<(), MergeError> {
+        let Piece { span, content: Content::Delta(chunks) } = piece else {
+            unreachable!("a sink codes exactly for a delta")
+        };
+        let width = element_bytes(self.plan.steps[span.tensor].dtype);
+        let first = span.offset / width / CHUNK;
+        for (number, chunk) in (first..).zip(chunks) {
+            delta.add(span.tensor, number, &chunk.coded)?;
+            if let Some((crc, length)) = chunk.base {
+                self.ledger().begun.entry(span.tensor).or_default().add(number, length, crc);
+            }
         }
         Ok(())
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Sink<'_> {
-    /// An empty buffer of this length; `None` when the writer is gone.
+    /// An empty buffer of this length; `None` when the writers are gone.
     pub(super) fn buffer(&self, length: usize) -> Option<Vec<u8>> {
         let mut buffer = self.free.recv().ok()?;
         buffer.resize(length, 0);
         Some(buffer)
     }
 
-    /// Hands a tile over, which lies so many bytes from its tensor's start; `false` when the writer is gone.
-    pub(super) fn write(&self, tensor: usize, offset: u64, bytes: Vec<u8>) -> bool {
-        let content = match &self.coder {
-            None => Content::Bytes(crc32c(&bytes)),
-            Some(coder) => Content::Delta(coder.code(tensor, offset, &bytes)),
+    /// Hands over what lies one after the other in `bytes` and in the output; `false` when the writers are gone.
+    pub(super) fn write(&self, spans: &[Span], bytes: Vec<u8>) -> Result<bool, MergeError> {
+        let mut at = 0;
+        let piece = |&span: &Span| {
+            let own = &bytes[at..at + span.length];
+            at += span.length;
+            let content = match &self.coder {
+                None => Content::Bytes(crc32c(own)),
+                Some(coder) => Content::Delta(coder.code(span.tensor, span.offset, own)),
+            };
+            Piece { span, content }
         };
-        self.tiles.send(Tile { tensor, offset, bytes, content }).is_ok()
+        let pieces = spans.iter().map(piece).collect();
+        let tile = Tile { bytes, pieces };
+        let Some((writer, free)) = &self.direct else { return Ok(self.tiles.send(tile).is_ok()) };
+        writer.write(&tile)?;
+        Ok(free.send(tile.bytes).is_ok())
     }
 }
-
 /// The checksums of a tensor's tiles, by their offsets.
 #[derive(Default)]
 struct Pieces {

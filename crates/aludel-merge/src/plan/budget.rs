@@ -17,8 +17,17 @@ pub const MEMORY_DEFAULT: u64 = 128 << 20;
 /// Chunks of a tile where the memory allows: units of about a millisecond.
 const TILE_CHUNKS: u64 = 4;
 
-/// Encoded tiles that wait for the writer, besides one for each thread.
-const WAITING_TILES: usize = 2;
+/// Encoded tiles that wait for a writer, besides one for each thread that computes or writes.
+const WAITING_TILES: usize = 1;
+
+/// Threads that one writer keeps up with: copying a tile into the page cache takes about a quarter of the time of the lightest merges.
+const THREADS_PER_WRITER: usize = 4;
+
+/// Threads that one reader keeps up with: it asks and waits, and copies nothing.
+const THREADS_PER_READER: usize = 8;
+
+/// Tiles that are read ahead where the memory allows.
+const AHEAD: usize = 4;
 
 /// Bytes of a selection: its histogram and its counts, for as many steps as are under way.
 const SELECTION: u64 = 256 << 10;
@@ -32,6 +41,8 @@ pub struct Work {
     pub tile: u64,
     /// Bytes of inputs that stay mapped from one pass to the next.
     pub kept: u64,
+    /// Tiles of the inputs that are read before they are computed on, of the tensors under way and as many of those that follow.
+    pub ahead: usize,
     /// Buffers for encoded tiles.
     pub buffers: usize,
     /// Bytes read from the inputs, each pass counted.
@@ -47,10 +58,24 @@ impl Work {
     pub(crate) const fn window(&self) -> usize {
         window(self.threads)
     }
+
+    /// Threads that write.
+    pub(crate) const fn writers(&self) -> usize {
+        writers(self.threads)
+    }
+
+    /// Threads that read ahead.
+    pub(crate) const fn readers(&self) -> usize {
+        self.threads.div_ceil(THREADS_PER_READER)
+    }
 }
 
 const fn window(threads: usize) -> usize {
     threads + 1
+}
+
+const fn writers(threads: usize) -> usize {
+    threads.div_ceil(THREADS_PER_WRITER)
 }
 
 /// The needs of the largest step of a plan.
@@ -64,7 +89,8 @@ pub(super) struct Needs {
     output_width: u64,
     scratch: u64,
     selections: u64,
-    largest: u64,
+    /// Elements of all steps: small ones share a tile.
+    elements: u64,
     /// Bytes that derived inputs of a step keep.
     held: u64,
     /// Bytes of the inputs of the largest step that reads them more than once.
@@ -78,6 +104,8 @@ pub(super) struct Needs {
 pub(super) struct Fit {
     pub threads: usize,
     pub tile: u64,
+    /// Tiles that are read ahead.
+    pub ahead: usize,
     /// Bytes that all of it takes, `kept` included.
     pub bytes: u64,
     /// Bytes of inputs that stay mapped from one pass to the next.
@@ -98,7 +126,7 @@ impl Needs {
         self.input_width = self.input_width.max(inputs.iter().flatten().map(|part| part.width).sum());
         self.slack = self.slack.max(inputs.iter().flatten().map(slack).sum());
         self.output_width = self.output_width.max(output);
-        self.largest = self.largest.max(step.elements());
+        self.elements = self.elements.saturating_add(step.elements());
         if let Some(formula) = formula {
             let ranks = match step.action {
                 Action::Compute { columns, .. } => {
@@ -126,11 +154,11 @@ impl Needs {
         self.revisited = self.revisited.max(bytes);
     }
 
-    /// Bytes that so many threads take with tiles of so many elements.
-    fn bytes(&self, threads: usize, tile: u64) -> u64 {
-        let tile = tile.min(self.largest.max(1));
+    /// Bytes that so many threads take with tiles of so many elements, of which so many are read ahead.
+    fn bytes(&self, threads: usize, tile: u64, ahead: usize) -> u64 {
+        let tile = tile.min(self.elements.max(1));
         let buffers = Self::buffers(threads) as u64 * tile * self.output_width;
-        let windows = window(threads) as u64 * tile * self.input_width + self.slack;
+        let windows = (window(threads) + 2 * ahead) as u64 * tile * self.input_width + self.slack;
         let threads = threads as u64;
         // So many steps may be under way at once.
         let held = (threads + 1) * self.held;
@@ -147,20 +175,21 @@ impl Needs {
         };
         for threads in (1..=threads.max(1)).rev() {
             for &tile in &tiles {
-                let bytes = self.bytes(threads, tile);
-                if bytes <= memory {
+                let fits = |&ahead: &usize| self.bytes(threads, tile, ahead) <= memory;
+                if let Some(ahead) = (0..=AHEAD).rev().find(fits) {
+                    let bytes = self.bytes(threads, tile, ahead);
                     let kept = self.revisited.min(memory - bytes);
-                    return Ok(Fit { threads, tile, bytes: bytes + kept, kept });
+                    return Ok(Fit { threads, tile, ahead, bytes: bytes + kept, kept });
                 }
             }
         }
-        let least = self.bytes(1, tiles.iter().copied().min().unwrap_or(CHUNK)).div_ceil(1 << 20);
+        let least = self.bytes(1, tiles.iter().copied().min().unwrap_or(CHUNK), 0).div_ceil(1 << 20);
         let message = format!("the merge needs {least} MiB of memory, and may take {} MiB", memory >> 20);
         Err(Problem::general(message).with_hint(format!("give it `--memory {least}MiB` or more")))
     }
 
     pub(super) const fn buffers(threads: usize) -> usize {
-        threads + WAITING_TILES
+        threads + writers(threads) + WAITING_TILES
     }
 }
 
@@ -181,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_the_memory_leaves_keeps_pages_mapped() {
-        let mut needs = Needs { input_width: 8, output_width: 2, largest: 1 << 24, ..Needs::default() };
+        let mut needs = Needs { input_width: 8, output_width: 2, elements: 1 << 24, ..Needs::default() };
         let fit = |needs: &Needs, memory| needs.fit(2, None, memory).unwrap();
         let alone = fit(&needs, MEMORY_DEFAULT);
         assert_eq!(alone.kept, 0, "nothing is read twice");

@@ -247,11 +247,13 @@ pub(super) fn reckon(
     }
     // Tokenizers and headers are read in planning, and their memory is free again when the work begins.
     let planning = resident::peak().unwrap_or(0);
-    let Fit { threads, tile, bytes, kept } = needs.fit(options.threads, options.tile, options.memory)?;
+    let Fit { threads, tile, ahead, bytes, kept } =
+        needs.fit(options.threads, options.tile, options.memory)?;
     Ok(Work {
         threads,
         tile,
         kept,
+        ahead,
         buffers: Needs::buffers(threads),
         bytes_read,
         bytes_written: layout.total_bytes(),

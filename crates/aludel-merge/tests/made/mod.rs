@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
 use aludel_kernels::element::Element;
-use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
@@ -30,7 +30,7 @@ pub(crate) fn model(folder: &Path, config: &Value, tensors: &[(String, f32)]) {
     let layout = Layout::plan(tensors.iter().map(planned).collect(), u64::MAX).unwrap();
     let mut output = OutputFolder::create(folder, true).unwrap();
     output.skip_sync();
-    let mut shards = output.shards(&layout).unwrap();
+    let shards = output.shards(&layout).unwrap();
     for (index, planned) in layout.tensors().iter().enumerate() {
         let value = tensors.iter().find(|(name, _)| *name == planned.name).unwrap().1;
         let sign = |i: usize| if (i + value as usize).is_multiple_of(3) { -1.0 } else { 1.0 };
@@ -56,7 +56,7 @@ pub(crate) fn write(folder: &Path, config: &Value, tensors: &[Given<'_>]) {
     let layout = Layout::plan(tensors.iter().map(planned).collect(), u64::MAX).unwrap();
     let mut output = OutputFolder::create(folder, true).unwrap();
     output.skip_sync();
-    let mut shards = output.shards(&layout).unwrap();
+    let shards = output.shards(&layout).unwrap();
     for (index, planned) in layout.tensors().iter().enumerate() {
         let (_, dtype, _, values) = tensors.iter().find(|given| given.0 == planned.name).unwrap();
         let bytes = match dtype {
@@ -88,6 +88,7 @@ pub(crate) fn quietly<T>(run: impl FnOnce(&ExecuteOptions<'_>) -> T) -> T {
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     })
 }
 
@@ -114,6 +115,7 @@ pub(crate) fn execute_plan(plan: &Plan, target: &Path) {
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     execute(plan, target, &options).unwrap();
 }

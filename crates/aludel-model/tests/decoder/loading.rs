@@ -47,7 +47,7 @@ fn changed(
     });
     let layout = Layout::plan(outputs.collect(), 5000).unwrap();
     output.write("model.safetensors.index.json", layout.index_json().unwrap().as_bytes()).unwrap();
-    let mut writer = output.shards(&layout).unwrap();
+    let writer = output.shards(&layout).unwrap();
     for (index, planned) in layout.tensors().iter().enumerate() {
         let tensor = tensors.iter().find(|tensor| tensor.name == planned.name).unwrap();
         writer.write_at(&layout.placement(index), 0, &tensor.bytes).unwrap();

@@ -3,7 +3,7 @@
 use aludel_checkpoint::DigestCache;
 use aludel_document::Problem;
 use aludel_merge::adapter::combine::{self, Mixing, Of, Report, Settings, Sign};
-use aludel_merge::execute::ExecuteOptions;
+use aludel_merge::execute::{ExecuteOptions, Pipeline};
 use aludel_merge::plan::{Bytes, PlanOptions};
 
 use crate::args::{CombinationName, CombineArguments, SignName};
@@ -53,6 +53,7 @@ fn combine(arguments: &CombineArguments, printer: &Printer) -> anyhow::Result<Re
         sync: !arguments.writing.no_sync,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     };
     let result = combine::combine(&settings, &arguments.output, &options, &execute);
     drop(progress);

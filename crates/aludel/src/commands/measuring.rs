@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aludel_checkpoint::DigestCache;
-use aludel_merge::execute::{ExecuteOptions, MergeError};
+use aludel_merge::execute::{ExecuteOptions, MergeError, Pipeline};
 
 use crate::failure;
 use crate::printer::Printer;
@@ -26,6 +26,7 @@ pub(super) fn run<T>(
         sync: false,
         resume: false,
         device: None,
+        pipeline: Pipeline::default(),
     });
     drop(progress);
     result.map_err(|error| failure::of_merging(error, signals.received(), None))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aludel_checkpoint::{DigestCache, check_target};
 use aludel_document::Problem;
 use aludel_kernels::cuda::Device;
-use aludel_merge::execute::{self, DeviceReport, ExecuteOptions, MergeError, Report, parts_of};
+use aludel_merge::execute::{self, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, parts_of};
 use aludel_merge::plan::{Bytes, Form, Part, Plan, PlanOptions, Role};
 
 use crate::args::{MergeArguments, OutputForm, ResumableFlags};
@@ -96,6 +96,7 @@ fn merge(
     aligned(&report).iter().for_each(|line| printer.say(Verbosity::Normal, line));
     printer.say(Verbosity::Normal, &summary("merged", &subject, &report));
     report.device.iter().flat_map(on_device).for_each(|line| printer.say(Verbosity::Normal, &line));
+    printer.say(Verbosity::Verbose, &copied(&report));
     Ok(report)
 }
 
@@ -120,6 +121,11 @@ pub(super) fn execute(
             sync: !writing.folder.no_sync,
             resume: writing.resume,
             device,
+            pipeline: Pipeline {
+                overlaps: !writing.pipeline.no_overlap,
+                groups: !writing.pipeline.no_group,
+                ..Pipeline::default()
+            },
         },
     );
     drop(progress);
@@ -186,6 +192,12 @@ fn aligned(report: &Report) -> Vec<String> {
         format!("put the experts of {model} in the order of those of {reference}: {moved} of {all} moved")
     };
     models.into_iter().map(line).collect()
+}
+
+/// `copied 1.02 bytes for each byte written`.
+fn copied(report: &Report) -> String {
+    let each = report.bytes_copied as f64 / report.bytes_written.max(1) as f64;
+    format!("copied {each:.2} bytes for each byte written")
 }
 
 /// How many models are merged; an adapter makes one more of the model that it is added to.

@@ -97,6 +97,10 @@ Options:
                                 power cut soon after may lose them
       --resume                  Go on with what a run that was interrupted or failed has left; begin
                                 where there is nothing
+      --no-overlap              Read, compute and write in turn instead of all at once; slower, and
+                                for measuring by how much
+      --no-group                Merge small tensors one at a time instead of many at once; slower,
+                                and for measuring by how much
   -h, --help                    Print help
 
 Global options:
@@ -143,6 +147,10 @@ Options:
                            cut soon after may lose them
       --resume             Go on with what a run that was interrupted or failed has left; begin
                            where there is nothing
+      --no-overlap         Read, compute and write in turn instead of all at once; slower, and for
+                           measuring by how much
+      --no-group           Merge small tensors one at a time instead of many at once; slower, and
+                           for measuring by how much
   -h, --help               Print help
 
 Global options:

@@ -21,6 +21,7 @@ mod help;
 mod hub;
 mod inspect;
 mod layershuffle;
+mod memory;
 mod merge;
 mod mergekit;
 mod methods;

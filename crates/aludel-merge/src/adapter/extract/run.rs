@@ -201,13 +201,14 @@ impl Run<'_> {
         let sums = self.cpu.map(starts, elements.saturating_mul(2), |start| {
             let mut piece = vec![0.0; PIECE.min(elements - start)];
             self.subtract(pair, base, start, &mut piece)?;
+            self.release(pair, start..start + piece.len());
             Ok::<_, MergeError>(piece.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>())
         });
         let mut total = 0.0;
         for sum in sums {
             total += sum?;
         }
-        self.release(pair);
+        self.release(pair, 0..pair.elements() as usize);
         Ok((total > 0.0).then(|| Some(total.sqrt())))
     }
 
@@ -216,10 +217,13 @@ impl Run<'_> {
         let mut delta = vec![0.0; pair.elements() as usize];
         let (pieces, length) = (delta.chunks_mut(PIECE).enumerate().collect(), pair.elements() as usize);
         let read = self.cpu.map(pieces, length.saturating_mul(2), |(number, piece): (usize, &mut [f32])| {
-            self.subtract(pair, base, number * PIECE, piece)
+            let start = number * PIECE;
+            self.subtract(pair, base, start, piece)?;
+            self.release(pair, start..start + piece.len());
+            Ok::<_, MergeError>(())
         });
         read.into_iter().collect::<Result<(), _>>()?;
-        self.release(pair);
+        self.release(pair, 0..pair.elements() as usize);
         Ok(delta)
     }
 
@@ -242,8 +246,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn release(&self, pair: &Pair) {
-        let passed = Passed { elements: 0..pair.elements(), is_end: true };
+    /// Gives back the pages of elements that have been read, so that tensors larger than the memory are not mapped whole.
+    fn release(&self, pair: &Pair, elements: std::ops::Range<usize>) {
+        let elements = elements.start as u64..elements.end as u64;
+        let passed = Passed { is_end: elements.end == pair.elements(), elements };
         for readable in pair.base.iter().chain([&pair.finetuned]) {
             readable.release(&self.weights, &passed);
         }
@@ -338,7 +344,7 @@ impl Run<'_> {
             }
             self.output.append(element, piece)?;
         }
-        self.release(pair);
+        self.release(pair, 0..pair.elements() as usize);
         self.report.saved.push(Saved { tensor: pair.name.clone(), norm });
         Ok(())
     }
