@@ -179,7 +179,8 @@ impl Readable {
         if self.made.is_none() {
             let (map, entry, element) = weights.tensor(&self.stored);
             let width = element.size() as u64;
-            map.prefetch(entry, elements.start * width..elements.end * width);
+            let start = entry.offset;
+            map.request(entry.file, &(start + elements.start * width..start + elements.end * width));
         }
     }
 
