@@ -55,10 +55,16 @@ impl OutputFolder {
     }
 
     /// As [`OutputFolder::create`], going on with what a run that died has staged, if one has; the tensors that it says are
-    /// written. `identity` names everything that the output depends on: what was staged for another output is not gone on with.
+    /// written. `identity` names everything that the output depends on: what was staged for another output is not gone on with. Files of
+    /// weights stay, and those that `stays` names.
     ///
     /// Errors: as [`OutputFolder::create`]; [`Error::OtherOutput`].
-    pub fn resume(target: &Path, replace: bool, identity: &str) -> Result<(Self, Vec<WrittenTensor>), Error> {
+    pub fn resume(
+        target: &Path,
+        replace: bool,
+        identity: &str,
+        stays: &[&str],
+    ) -> Result<(Self, Vec<WrittenTensor>), Error> {
         let resolved = resolve(target)?;
         check_resolved(target, &resolved, replace)?;
         let Some(staging) = Staging::adopt(&resolved)? else {
@@ -71,7 +77,8 @@ impl OutputFolder {
         // What is written last may be there in part.
         for entry in staging.path().read_dir().map_err(Error::io("list", staging.path()))? {
             let path = entry.map_err(Error::io("list", staging.path()))?.path();
-            let stays = path.extension().is_some_and(|extension| extension == "safetensors")
+            let stays = stays.iter().any(|name| path.ends_with(name))
+                || path.extension().is_some_and(|extension| extension == "safetensors")
                 || path.ends_with(LOCK_NAME)
                 || path.ends_with(JOURNAL_NAME);
             let removed = if stays {

@@ -20,8 +20,10 @@ pub(crate) const JOURNAL_NAME: &str = ".journal";
 pub struct WrittenTensor {
     /// Its position in [`Layout::tensors`](crate::Layout::tensors).
     pub tensor: usize,
-    /// The CRC-32C of its bytes.
+    /// The CRC-32C of its bytes, or of what is stored for it.
     pub crc: u32,
+    /// The CRC-32C of the tensor that it is stored as the difference from, where it is.
+    pub base: Option<u32>,
 }
 
 /// The journal of a run. One thread owns it.
@@ -66,15 +68,18 @@ impl Journal {
         let mut lines = text.split_inclusive('\n').map_while(content);
         let identity = lines.next()?.strip_prefix(VERSION)?.trim_start().to_owned();
         let written = lines.map_while(|line| {
-            let (tensor, crc) = line.split_once(' ')?;
-            Some(WrittenTensor { tensor: tensor.parse().ok()?, crc: u32::from_str_radix(crc, 16).ok()? })
+            let mut words = line.split(' ');
+            let tensor = words.next()?.parse().ok()?;
+            let mut crcs = words.map(|crc| u32::from_str_radix(crc, 16).ok());
+            Some(WrittenTensor { tensor, crc: crcs.next()??, base: crcs.next().unwrap_or_default() })
         });
         Some(Recorded { identity, written: written.collect() })
     }
 }
 
 fn record(written: &WrittenTensor) -> String {
-    line(&format!("{} {:08x}", written.tensor, written.crc))
+    let base = written.base.map_or_else(String::new, |base| format!(" {base:08x}"));
+    line(&format!("{} {:08x}{base}", written.tensor, written.crc))
 }
 
 fn line(content: &str) -> String {
@@ -100,7 +105,11 @@ mod tests {
     fn whole_lines_are_believed_and_no_others() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Journal::read(folder.path()), None);
-        let written = |tensor| WrittenTensor { tensor, crc: 7 * tensor as u32 };
+        let written = |tensor| WrittenTensor {
+            tensor,
+            crc: 7 * tensor as u32,
+            base: (tensor == 1).then_some(0xffff_ffff),
+        };
         let mut journal = Journal::create(folder.path(), "of this", &[written(3)]).unwrap();
         journal.add(&[written(1), written(700)]).unwrap();
         let all = Recorded { identity: "of this".into(), written: [3, 1, 700].map(written).to_vec() };

@@ -186,12 +186,12 @@ pub(crate) fn journal(bytes: &[u8]) {
     let lines = text.lines().map(|line| format!("{line} {:08x}\n", crc32c(line.as_bytes())));
     fs::write(output.path().join(".journal"), lines.collect::<String>()).expect("a journal");
     if output.keep().is_some() {
-        drop(OutputFolder::resume(&target, false, IDENTITY));
+        drop(OutputFolder::resume(&target, false, IDENTITY, &[]));
     }
 }
 
 const IDENTITY: &str = "identity";
-const WRITTEN: WrittenTensor = WrittenTensor { tensor: 3, crc: 0xdead_beef };
+const WRITTEN: WrittenTensor = WrittenTensor { tensor: 3, crc: 0xdead_beef, base: Some(7) };
 
 pub(crate) fn journal_seeds() -> Vec<Vec<u8>> {
     let output = OutputFolder::create(&folder(&[]).join("out"), false).expect("a folder");

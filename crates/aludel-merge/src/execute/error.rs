@@ -103,6 +103,11 @@ pub enum MergeError {
 impl MergeError {
     /// Whether the same run may get farther another time.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Interrupted | Self::Checkpoint(aludel_checkpoint::Error::Io { .. }))
+        matches!(
+            self,
+            Self::Interrupted
+                | Self::Checkpoint(aludel_checkpoint::Error::Io { .. })
+                | Self::Delta(aludel_delta::Error::Io { .. })
+        )
     }
 }

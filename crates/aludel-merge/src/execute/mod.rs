@@ -10,6 +10,7 @@ mod align;
 mod card;
 mod delta;
 mod error;
+mod finished;
 mod group;
 mod hashing;
 mod identity;
@@ -32,6 +33,7 @@ mod writer;
 
 pub use crate::derive::Aligned;
 pub use error::MergeError;
+pub use finished::{forget_finished, is_finished, mark_begun, mark_finished};
 pub use join::{JoinOptions, Joined, join, parts_of};
 pub(crate) use measure::measure;
 pub use report::{DeviceReport, Phases, Report};
@@ -43,7 +45,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use aludel_checkpoint::{Config, DigestCache, OutputFolder, WrittenTensor, resident};
-use aludel_delta::DeltaWriter;
+use aludel_delta::{DATA_FILE, DeltaWriter, INDEX_FILE};
 use aludel_kernels::cuda::Device;
 
 use crate::derive::Alignment;
@@ -132,7 +134,7 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     let inputs = identity::inputs(plan)?;
     let identity = identity::identity(plan, &inputs)?;
     let (mut folder, written) = if options.resume {
-        OutputFolder::resume(target, options.replace, &identity)?
+        OutputFolder::resume(target, options.replace, &identity, &[DATA_FILE, INDEX_FILE])?
     } else {
         (OutputFolder::create(target, options.replace)?, Vec::new())
     };
@@ -142,8 +144,9 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     let leaves_cache = options.pipeline.leaves_cache(plan);
     let (output, written) = match &plan.delta {
         Some(_) => {
-            let writer = DeltaWriter::create(folder.path(), delta::tensors(plan))?;
-            (Output::Delta(Mutex::new(writer)), Vec::new())
+            let (writer, written) = DeltaWriter::resume(folder.path(), delta::tensors(plan), &written)?;
+            let journal = folder.journal(&identity, &written)?;
+            (Output::Delta(Mutex::new((writer, journal))), written)
         }
         None => {
             let share = plan.part.shards(&plan.layout);

@@ -48,7 +48,8 @@ enum Content {
 pub(super) enum Output {
     /// Files of weights, and the journal of their tensors.
     Shards(ShardWriter, Mutex<Journal>),
-    Delta(Mutex<DeltaWriter>),
+    /// What differs from the base, and the journal of its tensors.
+    Delta(Mutex<(DeltaWriter, Journal)>),
 }
 
 /// Writes tiles; shared by all threads that do.
@@ -72,7 +73,7 @@ struct Ledger {
 pub(super) struct Done {
     /// Seconds spent writing, over all writers.
     pub seconds: f64,
-    /// Tensors of files of weights.
+    /// Tensors that are whole.
     pub tensors: Vec<WrittenTensor>,
     /// Bytes of a delta.
     pub delta_bytes: Option<u64>,
@@ -134,16 +135,16 @@ impl<'p> Writer<'p> {
 
     /// Checks that nothing is missing.
     pub(super) fn finish(self) -> Result<Done, MergeError> {
-        let Ledger { tensors, begun } = self.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Ledger { tensors, .. } = self.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
         let seconds = self.nanoseconds.into_inner() as f64 / 1e9;
         let mut done = Done { seconds, tensors, delta_bytes: None };
         match self.output {
             Output::Shards(shards, _) => shards.finish()?,
             Output::Delta(delta) => {
                 let base = self.plan.delta.as_ref().map_or("", |delta| &delta.base);
-                let crcs: Vec<Option<u32>> =
-                    (0..self.plan.steps.len()).map(|step| Some(begun.get(&step)?.crc())).collect();
-                let delta = delta.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let mut crcs = vec![None; self.plan.steps.len()];
+                done.tensors.iter().for_each(|written| crcs[written.tensor] = written.base);
+                let (delta, _) = delta.into_inner().unwrap_or_else(PoisonError::into_inner);
                 done.delta_bytes = Some(delta.finish(base, &crcs)?.data_bytes);
             }
         }
@@ -165,8 +166,11 @@ impl<'p> Writer<'p> {
             }
             Output::Delta(delta) => {
                 let mut delta = delta.lock().unwrap_or_else(PoisonError::into_inner);
+                let (delta, journal) = &mut *delta;
                 for piece in &tile.pieces {
-                    self.add_chunks(&mut delta, piece)?;
+                    if let Some(whole) = self.add_chunks(delta, piece)? {
+                        journal.add(&[whole])?;
+                    }
                 }
             }
         }
@@ -193,25 +197,37 @@ impl<'p> Writer<'p> {
                 ledger.begun.remove(tensor);
                 crc
             };
-            whole.push(WrittenTensor { tensor: *tensor, crc });
+            whole.push(WrittenTensor { tensor: *tensor, crc, base: None });
         }
         ledger.tensors.extend(&whole);
         whole
     }
 
-    fn add_chunks(&self, delta: &mut DeltaWriter, piece: &Piece) -> Result<(), MergeError> {
+    /// Adds the chunks of a piece to a delta; the tensor, where it is whole by them.
+    fn add_chunks(
+        &self,
+        delta: &mut DeltaWriter,
+        piece: &Piece,
+    ) -> Result<Option<WrittenTensor>, MergeError> {
         let Piece { span, content: Content::Delta(chunks) } = piece else {
             unreachable!("a sink codes exactly for a delta")
         };
         let width = element_bytes(self.plan.steps[span.tensor].dtype);
         let first = span.offset / width / CHUNK;
+        let mut whole = None;
         for (number, chunk) in (first..).zip(chunks) {
-            delta.add(span.tensor, number, &chunk.coded)?;
             if let Some((crc, length)) = chunk.base {
                 self.ledger().begun.entry(span.tensor).or_default().add(number, length, crc);
             }
+            if let Some(crc) = delta.add(span.tensor, number, &chunk.coded)? {
+                let mut ledger = self.ledger();
+                let base = ledger.begun.remove(&span.tensor).map(|pieces| pieces.crc());
+                let written = WrittenTensor { tensor: span.tensor, crc, base };
+                ledger.tensors.push(written);
+                whole = Some(written);
+            }
         }
-        Ok(())
+        Ok(whole)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
