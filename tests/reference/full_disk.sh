@@ -1,7 +1,7 @@
 #!/bin/bash
 # Fills a disk under a merge for real, makes room, and goes on: full_disk.sh ALUDEL WORK
 #
-# Needs root, for a file system in memory of 60 MB. Three models of 40 MB are made with Python's numpy and safetensors. Each form of output is first
+# Needs root, for a file system in memory of 100 MB. Three models of 40 MB are made with Python's numpy and safetensors. Each form of output is first
 # written whole; then onto the small disk, on which another file takes the room while the merge runs; then with --resume after that file is gone.
 # Ends with an error where the second run fails, takes nothing over, or writes other bytes.
 set -euo pipefail
@@ -25,7 +25,7 @@ models:
   - {model: a, parameters: {weight: 0.6, density: 0.5}}
   - {model: b, parameters: {weight: 0.4, density: 0.5}}
 YML
-mount -t tmpfs -o size=60m tmpfs disk
+mount -t tmpfs -o size=100m tmpfs disk
 trap 'umount disk' EXIT
 for form in dense fp8 sparse-delta; do
     rm -rf whole disk/*; find disk -mindepth 1 -delete

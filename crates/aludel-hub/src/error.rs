@@ -118,6 +118,12 @@ pub enum Error {
         /// Megabytes free.
         free: u64,
     },
+    /// It lies in another place, and was not found there.
+    #[error("{detail}")]
+    Elsewhere {
+        /// Why.
+        detail: String,
+    },
     /// The operating system refused.
     #[error("cannot {action} {path}: {source}", path = .path.display())]
     Io {

@@ -22,6 +22,8 @@ pub struct Hub {
     settings: Option<Settings>,
     on_event: Arc<dyn Fn(Event<'_>) + Send + Sync>,
     headers_only: bool,
+    /// Finds what is neither on disk nor on the hub.
+    elsewhere: Option<Arc<Elsewhere>>,
     /// Folders of stand-ins, removed with the last clone.
     stand_ins: Arc<Mutex<Vec<TempDir>>>,
 }
@@ -57,6 +59,9 @@ pub enum Event<'a> {
     },
 }
 
+/// Finds the folder of what lies in another place, by its address; `None` for a text that is no address, and why it is not there.
+type Elsewhere = dyn Fn(&str) -> Option<Result<PathBuf, String>> + Send + Sync;
+
 /// Chooses the files that are needed of those that there are, or says why they are of no use.
 pub(crate) type Needed = fn(&[String]) -> Result<Vec<String>, String>;
 
@@ -72,12 +77,29 @@ pub struct Located {
 impl Hub {
     /// Looks on disk only.
     pub fn none() -> Self {
-        Self { settings: None, on_event: Arc::new(|_| {}), headers_only: false, stand_ins: Arc::default() }
+        Self {
+            settings: None,
+            on_event: Arc::new(|_| {}),
+            headers_only: false,
+            elsewhere: None,
+            stand_ins: Arc::default(),
+        }
     }
 
     /// Looks on disk, in the cache and on the hub of these settings, and tells `on_event` what happens.
     pub fn new(settings: Settings, on_event: impl Fn(Event<'_>) + Send + Sync + 'static) -> Self {
         Self { settings: Some(settings), on_event: Arc::new(on_event), ..Self::none() }
+    }
+
+    /// The same hub, that asks `find` first: it gives the folder of what lies in another place, by its address; `None` for a text that is no
+    /// address, or why it is not there.
+    #[must_use]
+    pub fn with_elsewhere(
+        mut self,
+        find: impl Fn(&str) -> Option<Result<PathBuf, String>> + Send + Sync + 'static,
+    ) -> Self {
+        self.elsewhere = Some(Arc::new(find));
+        self
     }
 
     /// The same hub, that brings no weights but only the headers of those in safetensors, for as long as it or a clone of it lives.
@@ -104,6 +126,11 @@ impl Hub {
 
     fn find(&self, text: &str, revision: Option<&str>, needed: Needed) -> Result<Located, Error> {
         let on_disk = |path: PathBuf| Located { path, missing_bytes: 0 };
+        if let Some(found) =
+            self.elsewhere.as_ref().filter(|_| revision.is_none()).and_then(|find| find(text))
+        {
+            return found.map(on_disk).map_err(|detail| Error::Elsewhere { detail });
+        }
         let (name, is_forced) = match text.strip_prefix(SCHEME) {
             Some(name) => (name, true),
             None => (text, false),

@@ -1,12 +1,13 @@
 //! Lists, reads and puts the files of an address.
 //!
-//! In: an address. Out: its files. A file is put there once: whoever comes second is told that it is there, by a condition that the
-//! storage checks itself. A file that is fetched has its name only when it is complete.
+//! In: an address. Out: its files. A file that is created is put there once: whoever comes second is told that it is there, by a condition that
+//! the storage checks itself. A file of any length is put there in parts, and seen when all of it is there. A file that is fetched has its name
+//! only when it is complete.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -42,9 +43,11 @@ pub struct Object {
     pub name: String,
     /// Its length.
     pub bytes: u64,
+    /// What the storage tells its content from another by: its tag, or when it was put there.
+    pub version: String,
 }
 
-/// Files are put there whole and from memory, and none is longer than this.
+/// Files that are created are put there whole and from memory, and none is longer than this.
 pub const MOST_BYTES: u64 = 1 << 30;
 
 impl Storage {
@@ -76,6 +79,8 @@ impl Storage {
         builder = builder
             .with_bucket_name(address.bucket())
             .with_conditional_put(S3ConditionalPut::ETagMatch)
+            // Not every storage knows how to remove several at once.
+            .with_disable_bulk_delete(true)
             .with_retry(retries())
             .with_http_connector(Connector);
         if let Some(endpoint) = &settings.endpoint {
@@ -111,14 +116,18 @@ impl Storage {
         let found = self.runtime.block_on(self.store.list(prefix).try_collect::<Vec<_>>());
         let found = found.map_err(|error| self.failed("list", &self.address.to_string(), &error))?;
         let start = self.address.key("");
-        let objects: BTreeMap<String, u64> = found
+        let version =
+            |tag: Option<String>, time: &dyn std::fmt::Display| tag.unwrap_or_else(|| time.to_string());
+        let objects: BTreeMap<String, (u64, String)> = found
             .into_iter()
             .filter_map(|object| {
                 let name = object.location.as_ref().strip_prefix(&start)?;
-                (!name.contains('/')).then(|| (name.to_owned(), object.size))
+                let version = version(object.e_tag.clone(), &object.last_modified);
+                (!name.contains('/')).then(|| (name.to_owned(), (object.size, version)))
             })
             .collect();
-        Ok(objects.into_iter().map(|(name, bytes)| Object { name, bytes }).collect())
+        let object = |(name, (bytes, version))| Object { name, bytes, version };
+        Ok(objects.into_iter().map(object).collect())
     }
 
     /// The length of a file; `None` where there is none.
@@ -209,6 +218,56 @@ impl Storage {
         self.create(name, fs::read(path).map_err(Error::io("read", path))?)
     }
 
+    /// Puts a file of any length there, in the place of one of its name; it is seen when all of it is there. No more of it than one part is held
+    /// in memory. `on_bytes` is told how many bytes are there.
+    ///
+    /// # Errors
+    /// As [`Storage::list`]; [`Error::Io`].
+    pub fn put(&self, name: &str, path: &Path, on_bytes: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        let read = |error| Error::io("read", path)(error);
+        let mut file = fs::File::open(path).map_err(read)?;
+        let bytes = file.metadata().map_err(read)?.len();
+        let failed = |error: object_store::Error| self.failed("write", &self.shown(name), &error);
+        if bytes <= PART_BYTES {
+            let payload = PutPayload::from(fs::read(path).map_err(read)?);
+            self.runtime.block_on(self.store.put(&self.key(name), payload)).map_err(failed)?;
+            on_bytes(bytes);
+            return Ok(());
+        }
+        // A file has 10,000 parts at the most.
+        let part = PART_BYTES.max(bytes.div_ceil(10_000).next_multiple_of(1 << 20));
+        self.runtime.block_on(async {
+            let mut upload = self.store.put_multipart(&self.key(name)).await.map_err(failed)?;
+            let mut done = 0;
+            while done < bytes {
+                let mut piece = vec![0; part.min(bytes - done) as usize];
+                let sent = match file.read_exact(&mut piece) {
+                    Ok(()) => upload.put_part(PutPayload::from(piece)).await.map_err(failed),
+                    Err(error) => Err(read(error)),
+                };
+                if let Err(error) = sent {
+                    // What is there of it costs its owner; where even this fails, the bucket's rules remove it some day.
+                    let _ = upload.abort().await;
+                    return Err(error);
+                }
+                done = bytes.min(done + part);
+                on_bytes(done);
+            }
+            upload.complete().await.map(drop).map_err(failed)
+        })
+    }
+
+    /// Removes a file; nothing happens where there is none.
+    ///
+    /// # Errors
+    /// As [`Storage::list`].
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        match self.runtime.block_on(self.store.delete(&self.key(name))) {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("write", &self.shown(name), &error)),
+        }
+    }
+
     fn key(&self, name: &str) -> Key {
         Key::from(self.address.key(name))
     }
@@ -240,6 +299,9 @@ impl Storage {
         }
     }
 }
+
+/// Bytes of a part; S3 takes none below 5 MiB but the last.
+const PART_BYTES: u64 = 8 << 20;
 
 fn retries() -> RetryConfig {
     RetryConfig {

@@ -720,7 +720,7 @@ pub(crate) struct ResumableFlags {
 }
 
 /// What to do without, to measure what it is good for.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct PipelineFlags {
     /// Read, compute and write in turn instead of all at once; slower, and for measuring by how much
     #[arg(long)]

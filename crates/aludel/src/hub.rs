@@ -6,6 +6,7 @@ use aludel_document::Problem;
 use aludel_hub::{Event, Hub, Settings};
 use aludel_merge::plan::Bytes;
 
+use crate::elsewhere;
 use crate::failure::Refusal;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
@@ -31,6 +32,7 @@ pub(crate) fn open(printer: &Printer) -> Hub {
         }
         _ => {}
     })
+    .with_elsewhere(move |text| elsewhere::model(text, printer))
 }
 
 /// The folder or file of a model that the command line or a run names, with a revision after an `@` where it has one.

@@ -9,6 +9,7 @@
 
 mod args;
 mod commands;
+mod elsewhere;
 mod failure;
 mod hub;
 mod printer;

@@ -85,25 +85,31 @@ fn fetch(
 }
 
 fn storage(path: &Path) -> Result<Option<Storage>, Refusal> {
-    let address = path.to_str().map(Address::parse).transpose().map_err(refused)?.flatten();
-    address.map(Storage::open).transpose().map_err(refused)
+    open(path).map_err(refused)
 }
 
-fn folder() -> Result<PathBuf, Refusal> {
+/// The storage of an address; `None` for a path.
+pub(crate) fn open(path: &Path) -> Result<Option<Storage>, aludel_storage::Error> {
+    let address = path.to_str().map(Address::parse).transpose()?.flatten();
+    address.map(Storage::open).transpose()
+}
+
+/// The folder of this machine for what lies in storage.
+pub(crate) fn folder() -> Result<PathBuf, Refusal> {
     let none = "there is no folder for what is fetched: set HOME or XDG_CACHE_HOME";
     Ok(user_cache().ok_or_else(|| refused(none))?.join("storage"))
 }
 
 /// A name for a folder.
-fn name(of: &[u8]) -> String {
+pub(crate) fn name(of: &[u8]) -> String {
     hexadecimal(&Sha256::digest(of)[..12])
 }
 
-fn refused(error: impl ToString) -> Refusal {
+pub(crate) fn refused(error: impl ToString) -> Refusal {
     problem(Problem::general(error.to_string()))
 }
 
-fn problem(problem: Problem) -> Refusal {
+pub(crate) fn problem(problem: Problem) -> Refusal {
     Refusal { recipe: None, problems: problem.into() }
 }
 

@@ -26,15 +26,20 @@ fn open(bucket: &Bucket, text: &str) -> Storage {
     with(text, &keys).unwrap()
 }
 
-fn object(name: &str, bytes: u64) -> Object {
-    Object { name: name.to_owned(), bytes }
+fn object(name: &str, bytes: u64) -> (String, u64) {
+    (name.to_owned(), bytes)
+}
+
+/// Names and lengths.
+fn listed(storage: &Storage) -> Vec<(String, u64)> {
+    storage.list().unwrap().into_iter().map(|Object { name, bytes, .. }| (name, bytes)).collect()
 }
 
 #[test]
 fn files_are_put_once_and_come_back_whole_and_in_part() {
     let bucket = Bucket::start();
     let storage = open(&bucket, "s3://shelf/some where/cache");
-    assert_eq!(storage.list().unwrap(), []);
+    assert_eq!(listed(&storage), []);
     assert_eq!(storage.length("a").unwrap(), None);
     let content: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
     assert!(storage.create("a", content.clone()).unwrap());
@@ -48,7 +53,7 @@ fn files_are_put_once_and_come_back_whole_and_in_part() {
     open(&bucket, "s3://shelf/some where/cache/below").create("x", b"x".to_vec()).unwrap();
     open(&bucket, "s3://shelf/some where/cache-2").create("y", b"y".to_vec()).unwrap();
     let expected = [object("a", 300_000), object("b", 5), object("c", 5), object("d", 5), object("e", 5)];
-    assert_eq!(storage.list().unwrap(), expected);
+    assert_eq!(listed(&storage), expected);
     assert_eq!(bucket.names()[0], "some where/cache-2/y");
     assert_eq!(storage.length("a").unwrap(), Some(300_000));
     assert_eq!(storage.range("a", 1000..1010).unwrap(), content[1000..1010]);
@@ -59,7 +64,32 @@ fn files_are_put_once_and_come_back_whole_and_in_part() {
     assert!(fs::read(folder.path().join("a")).unwrap() == content && seen == 300_000);
     assert!(matches!(storage.fetch("nowhere", folder.path(), &mut |_| {}), Err(Error::Absent { .. })));
     assert_eq!(folder.path().read_dir().unwrap().count(), 2, "nothing half-fetched is left");
-    assert_eq!(open(&bucket, "s3://shelf").list().unwrap(), [], "files directly in the bucket");
+    assert_eq!(listed(&open(&bucket, "s3://shelf")), [], "files directly in the bucket");
+}
+
+#[test]
+fn a_file_of_many_parts_is_seen_when_all_of_it_is_there() {
+    let bucket = Bucket::start();
+    let storage = open(&bucket, "s3://shelf/model");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights");
+    for bytes in [0usize, 5, 8 << 20, (8 << 20) + 1, 20_000_000] {
+        let content: Vec<u8> = (0..bytes as u32).map(|n| (n / 3 % 251) as u8).collect();
+        fs::write(&path, &content).unwrap();
+        let mut told = Vec::new();
+        storage.put("w", &path, &mut |bytes| told.push(bytes)).unwrap();
+        assert_eq!(told.last(), Some(&(bytes as u64)));
+        assert_eq!(told.len(), bytes.div_ceil(8 << 20).max(1));
+        bucket.change(|objects| assert!(objects["model/w"] == content, "{bytes} bytes"));
+    }
+    let version = storage.list().unwrap()[0].version.clone();
+    fs::write(&path, "another").unwrap();
+    storage.put("w", &path, &mut |_| {}).unwrap();
+    assert_ne!(storage.list().unwrap()[0].version, version);
+    storage.remove("w").unwrap();
+    storage.remove("w").unwrap();
+    assert_eq!(bucket.names(), [""; 0]);
+    assert!(matches!(storage.put("w", &folder.path().join("none"), &mut |_| {}), Err(Error::Io { .. })));
 }
 
 #[test]
@@ -69,7 +99,7 @@ fn a_busy_storage_is_asked_again() {
     bucket.be_busy(2);
     assert!(storage.create("a", b"1".to_vec()).unwrap());
     bucket.be_busy(1);
-    assert_eq!(storage.list().unwrap(), [object("a", 1)]);
+    assert_eq!(listed(&storage), [object("a", 1)]);
     assert_eq!((bucket.requests("PUT"), bucket.requests("GET")), (3, 2));
 }
 

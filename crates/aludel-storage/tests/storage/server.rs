@@ -18,10 +18,14 @@ pub(crate) struct Bucket {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<u8>>,
+    /// Parts of objects that are not complete, by their keys.
+    parts: BTreeMap<String, BTreeMap<usize, Vec<u8>>>,
     /// What was asked for, as `METHOD /path`.
     log: Vec<String>,
     /// So many requests to come are answered with 503.
     busy: usize,
+    /// Whether nothing may be put there.
+    is_read_only: bool,
 }
 
 /// Whose requests are answered.
@@ -59,9 +63,19 @@ impl Bucket {
         self.state.lock().unwrap().busy = requests;
     }
 
+    pub(crate) fn be_read_only(&self, is_read_only: bool) {
+        self.state.lock().unwrap().is_read_only = is_read_only;
+    }
+
+    /// The requests that begin so, in order.
+    pub(crate) fn asked(&self, beginning: &str) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.log.iter().filter(|line| line.starts_with(beginning)).cloned().collect()
+    }
+
     /// How many requests there were that begin so.
     pub(crate) fn requests(&self, beginning: &str) -> usize {
-        self.state.lock().unwrap().log.iter().filter(|line| line.starts_with(beginning)).count()
+        self.asked(beginning).len()
     }
 }
 
@@ -86,7 +100,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         .headers
         .get("authorization")
         .and_then(|text| text.split_once("Credential=")?.1.split('/').next());
-    if signer != Some(KEY) {
+    if signer != Some(KEY) || (state.is_read_only && request.method == "PUT") {
         let text = b"<Error><Code>InvalidAccessKeyId</Code><Message>no such key</Message></Error>";
         return answer(&mut out, "403 Forbidden", &[], text);
     }
@@ -108,9 +122,32 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
                 b"<Error><Code>PreconditionFailed</Code></Error>",
             )
         }
+        "POST" if request.query.contains_key("uploads") => {
+            state.parts.insert(key, BTreeMap::new());
+            let text = "<InitiateMultipartUploadResult><Bucket>shelf</Bucket><Key>k</Key><UploadId>1</UploadId></InitiateMultipartUploadResult>";
+            answer(&mut out, "200 OK", &[], text.as_bytes())
+        }
+        "PUT" if request.query.contains_key("partNumber") => {
+            let number = request.query["partNumber"].parse().unwrap();
+            let tag = tag(&request.body);
+            state.parts.entry(key).or_default().insert(number, request.body);
+            answer(&mut out, "200 OK", &[("ETag".into(), tag)], b"")
+        }
+        "POST" => {
+            let parts = state.parts.remove(&key).unwrap_or_default();
+            state.objects.insert(key, parts.into_values().flatten().collect());
+            let text = "<CompleteMultipartUploadResult><Location>l</Location><Bucket>shelf</Bucket><Key>k</Key><ETag>\"x\"</ETag></CompleteMultipartUploadResult>";
+            answer(&mut out, "200 OK", &[], text.as_bytes())
+        }
+        "DELETE" => {
+            state.parts.remove(&key);
+            state.objects.remove(&key);
+            answer(&mut out, "204 No Content", &[], b"")
+        }
         "PUT" => {
+            let tag = tag(&request.body);
             state.objects.insert(key, request.body);
-            answer(&mut out, "200 OK", &[("ETag".into(), "\"x\"".into())], b"")
+            answer(&mut out, "200 OK", &[("ETag".into(), tag)], b"")
         }
         _ => answer(&mut out, "405 Method Not Allowed", &[], b""),
     }
@@ -123,7 +160,7 @@ fn read(stream: &TcpStream) -> std::io::Result<Request> {
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap_or_default());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let query = query.split('&').filter_map(|pair| pair.split_once('='));
+    let query = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let query = query.map(|(name, value)| (name.to_owned(), plain(value))).collect();
     let path = plain(path);
     let mut headers = BTreeMap::new();
@@ -153,7 +190,7 @@ fn get(out: &mut impl Write, request: &Request, object: Option<&Vec<u8>>) -> std
         }
         None => ("200 OK", &object[..], Vec::new()),
     };
-    headers.push(("ETag".to_owned(), "\"x\"".to_owned()));
+    headers.push(("ETag".to_owned(), tag(object)));
     headers.push(("Last-Modified".to_owned(), MODIFIED_HTTP.to_owned()));
     if request.method == "HEAD" {
         headers.push(("Content-Length".to_owned(), object.len().to_string()));
@@ -176,7 +213,8 @@ fn list(out: &mut impl Write, request: &Request, objects: &BTreeMap<String, Vec<
     }
     for (key, object) in page {
         text.push_str(&format!(
-            "<Contents><Key>{key}</Key><LastModified>{MODIFIED}</LastModified><ETag>\"x\"</ETag><Size>{}</Size></Contents>",
+            "<Contents><Key>{key}</Key><LastModified>{MODIFIED}</LastModified><ETag>{}</ETag><Size>{}</Size></Contents>",
+            tag(object),
             object.len()
         ));
     }
@@ -198,6 +236,13 @@ fn answer(
 fn head(out: &mut impl Write, status: &str, headers: &[(String, String)]) -> std::io::Result<()> {
     let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(out, "HTTP/1.1 {status}\r\n{headers}Connection: close\r\n\r\n")
+}
+
+/// Another for another content.
+fn tag(content: &[u8]) -> String {
+    let hash =
+        content.iter().fold(0u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("\"{hash:x}-{}\"", content.len())
 }
 
 /// Undoes the escapes of an address.

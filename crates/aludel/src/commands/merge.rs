@@ -1,15 +1,20 @@
 //! `aludel merge`: plans, runs the plan, and reports.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aludel_checkpoint::{DigestCache, check_target};
 use aludel_document::Problem;
 use aludel_kernels::cuda::Device;
-use aludel_merge::execute::{self, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, parts_of};
+use aludel_merge::execute::{
+    self, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, forget_finished, is_finished,
+    mark_begun, mark_finished, parts_of,
+};
 use aludel_merge::plan::{Bytes, Form, Part, Plan, PlanOptions, Role};
+use aludel_merge::sequence::Run;
 
-use crate::args::{MergeArguments, OutputForm, ResumableFlags};
+use crate::args::{MergeArguments, OutputForm, ResumableFlags, WritingFlags};
+use crate::elsewhere::Destination;
 use crate::failure::{Interrupted, Refusal};
 use crate::hub;
 use crate::printer::Printer;
@@ -27,25 +32,22 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     if part.is_some() {
         check_target(&arguments.output, arguments.writing.folder.force)?;
     }
+    let destination = Destination::of(&arguments.output)?;
+    if let Some(destination) = &destination {
+        if part.is_some() || arguments.stages.intermediate_dir.is_some() {
+            let message = "an output in object storage is written in one piece and one merge";
+            let problem = Problem::general(message).with_hint("leave --part and --intermediate-dir out");
+            return Err(Refusal { recipe: None, problems: problem.into() }.into());
+        }
+        return merge_elsewhere(destination, arguments, printer);
+    }
     let target = match part {
         Some(Part { number, of }) => parts_of(&arguments.output).join(format!("{number}-of-{of}")),
         None => arguments.output.clone(),
     };
-    let options = PlanOptions {
-        hub: hub::open(printer),
-        part: part.unwrap_or(Part::WHOLE),
-        form: match arguments.form {
-            OutputForm::Dense => Form::Dense,
-            OutputForm::SparseDelta => Form::SparseDelta,
-            OutputForm::Fp8 => Form::Fp8,
-        },
-        ..plan_options(
-            &arguments.planning,
-            arguments.seed.seed,
-            Some(&target),
-            arguments.writing.folder.force,
-        )
-    };
+    let part = part.unwrap_or(Part::WHOLE);
+    let options =
+        PlanOptions { part, ..options(arguments, &target, arguments.writing.folder.force, printer) };
     let Some(results) = &arguments.stages.intermediate_dir else {
         let plan = recipe::plan(&arguments.recipe, &options)?;
         let device = gpu::for_merges(arguments.device)?;
@@ -53,22 +55,85 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
         return if printer.talk().json { printer.json(&report) } else { Ok(()) };
     };
     if arguments.writing.resume {
-        let problem = Problem::general(
-            "--resume goes on with one merge, and --intermediate-dir makes several",
-        )
-        .with_hint(
-            "give the folders of the results that are there already as models, and leave out their recipes",
-        );
-        return Err(Refusal { recipe: None, problems: problem.into() }.into());
+        check_target(&arguments.output, arguments.writing.folder.force)?;
     }
+    // Results that are there already are in nobody's way: those of this recipe are gone on with, others are refused in their turn.
+    let options = PlanOptions { replace: options.replace || arguments.writing.resume, ..options };
     let sequence = recipe::Runs::of(&arguments.recipe, &options, results)?;
     let device = gpu::for_merges(arguments.device)?;
+    let reports = merge_all(&sequence, arguments, device.as_ref(), printer)?;
+    if printer.talk().json { printer.json(&reports) } else { Ok(()) }
+}
+
+/// Merges into a folder of this machine, and puts what is there where the output is to be.
+fn merge_elsewhere(
+    destination: &Destination,
+    arguments: &MergeArguments,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    let (staged, resumes) = (destination.staged(), arguments.writing.resume);
+    // What is staged is this program's own, and gives way.
+    let plan = recipe::plan(&arguments.recipe, &options(arguments, staged, true, printer))?;
+    let is_merged = resumes && is_finished(&plan, staged);
+    destination.check(arguments.writing.folder.force || is_merged)?;
+    let mut report = None;
+    if !is_merged {
+        let folder = WritingFlags { force: true, no_sync: arguments.writing.folder.no_sync };
+        let device = gpu::for_merges(arguments.device)?;
+        let writing = ResumableFlags { folder, resume: resumes, pipeline: arguments.writing.pipeline };
+        mark_begun(&plan, staged)?;
+        let merged = merge(&plan, staged, &writing, device, printer)?;
+        mark_finished(&plan, staged)?;
+        report = Some(Report { output: PathBuf::from(destination.address()), ..merged });
+    }
+    let put = destination.put(is_merged, printer);
+    put.map_err(|error| error.context("the output is whole here and not there: `--resume` goes on with it"))?;
+    forget_finished(staged);
+    match report.filter(|_| printer.talk().json) {
+        Some(report) => printer.json(&report),
+        None => Ok(()),
+    }
+}
+
+/// What the plan of a merge depends on.
+fn options(arguments: &MergeArguments, target: &Path, replace: bool, printer: &Printer) -> PlanOptions {
+    PlanOptions {
+        hub: hub::open(printer),
+        form: match arguments.form {
+            OutputForm::Dense => Form::Dense,
+            OutputForm::SparseDelta => Form::SparseDelta,
+            OutputForm::Fp8 => Form::Fp8,
+        },
+        ..plan_options(&arguments.planning, arguments.seed.seed, Some(target), replace)
+    }
+}
+
+/// Merges one after the other. Results in between are marked until the last has been written: a run that goes on passes over them.
+fn merge_all(
+    sequence: &recipe::Runs,
+    arguments: &MergeArguments,
+    device: Option<&Arc<Device>>,
+    printer: &Printer,
+) -> anyhow::Result<Vec<Report>> {
+    let target = |run: &Run| run.target().cloned().unwrap_or_else(|| arguments.output.clone());
     let mut reports = Vec::new();
     for run in sequence.runs() {
-        let target = run.target().map_or(arguments.output.as_path(), |target| target);
-        reports.push(merge(&sequence.plan(run)?, target, &arguments.writing, device.clone(), printer)?);
+        let (plan, target) = (sequence.plan(run)?, target(run));
+        if arguments.writing.resume && run.name().is_some() && is_finished(&plan, &target) {
+            let line = format!("{} is there from an earlier run", target.display());
+            printer.say(Verbosity::Normal, &line);
+            continue;
+        }
+        if run.name().is_some() {
+            mark_begun(&plan, &target)?;
+        }
+        reports.push(merge(&plan, &target, &arguments.writing, device.cloned(), printer)?);
+        if run.name().is_some() {
+            mark_finished(&plan, &target)?;
+        }
     }
-    if printer.talk().json { printer.json(&reports) } else { Ok(()) }
+    sequence.runs().iter().filter(|run| run.name().is_some()).for_each(|run| forget_finished(&target(run)));
+    Ok(reports)
 }
 
 /// Merges as planned; the report is the result where JSON is asked for.

@@ -14,6 +14,7 @@ mod delta;
 mod determinism;
 mod diff;
 mod distill;
+mod elsewhere;
 mod extract;
 mod fp8;
 mod gpu;

@@ -101,6 +101,57 @@ fn what_is_left_is_checked_and_only_gone_on_with_by_the_same_merge() {
     assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
 }
 
+/// The same of a delta, and of a chain of merges with its result in between on disk.
+#[test]
+fn deltas_and_chains_killed_at_any_time_have_the_same_bytes() {
+    let sandbox = models();
+    let chain = format!("name: mixed\n{DARE}---\n{}", DARE.replace("models/a,", "mixed,"));
+    sandbox.write("chain.yml", chain);
+    for (recipe, more, folders) in [
+        ("r.yml", &["--output", "sparse-delta"][..], &["out"][..]),
+        ("chain.yml", &["-I", "between"], &["out", "between/mixed"]),
+    ] {
+        let run = |resumes: bool| {
+            let mut command = sandbox.process(&["merge", recipe, "out", "--shard-size", "5MB", "-q"]);
+            command.args(more).args(resumes.then_some("--resume"));
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        let contents = || {
+            // Cards of chains name digests and times of nothing else.
+            folders.iter().map(|folder| sandbox.contents(folder)).collect::<Vec<_>>()
+        };
+        let remove = || {
+            for folder in ["out", "between"] {
+                let _ = std::fs::remove_dir_all(sandbox.path(folder));
+            }
+        };
+        let start = std::time::Instant::now();
+        assert!(run(false).status().unwrap().success());
+        let (whole, expected) = (start.elapsed(), contents());
+        remove();
+        let (mut kills, mut round) = (0u32, 0u32);
+        while kills < 12 {
+            let mut child = run(true).spawn().unwrap();
+            std::thread::sleep(whole.mul_f64(f64::from(round * 37 % 100) / 100.0));
+            round += 1;
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                kills += 1;
+            }
+            child.wait().unwrap();
+            if sandbox.path("out").exists() {
+                assert!(contents() == expected, "{recipe} after {kills} kills");
+                remove();
+            }
+        }
+        assert!(run(true).status().unwrap().success());
+        assert!(contents() == expected, "{recipe}");
+        assert!(!sandbox.names(".").iter().any(|name| name.starts_with(".out")));
+        remove();
+    }
+}
+
 /// Weights and their scales are written together, and gone on with together or not at all.
 #[test]
 fn an_output_in_fp8_goes_on_with_whole_pairs() {
