@@ -146,8 +146,12 @@ fn models_weights_and_bases_that_a_method_has_no_use_for_are_told() {
             cases.push((method, density, "for lm_head.weight, but has to lie between 0 and 1"));
         }
     }
-    for method in ["linear", "multislerp", "task_arithmetic"] {
-        cases.push((method, one(""), "models[0].model: `METHOD` needs `weight` for model"));
+    for (method, models) in [
+        ("linear", "models: [{model: @a}]\n".to_owned()),
+        ("multislerp", one("")),
+        ("task_arithmetic", one("")),
+    ] {
+        cases.push((method, models, "models[0].model: `METHOD` needs `weight` for model"));
     }
     for method in ["task_arithmetic", "slerp", "model_stock", "sce", "ram", "ramplus_tl", "nearswap", "expo"]
     {

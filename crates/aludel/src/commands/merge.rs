@@ -125,6 +125,8 @@ fn merge_all(
             continue;
         }
         if run.name().is_some() {
+            // Before the mark of what is there: a run that is refused changes nothing.
+            check_target(&target, arguments.writing.folder.force)?;
             mark_begun(&plan, &target)?;
         }
         reports.push(merge(&plan, &target, &arguments.writing, device.cloned(), printer)?);

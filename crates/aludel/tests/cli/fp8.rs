@@ -31,6 +31,7 @@ write    8.8 kB
 memory   [..] at the most, 2 threads, tiles of 262144 elements
 merging 2 models by linear into out: 28.6 kB to read, 8.8 kB to write
 merged 2 models into out (8.8 kB) in [..]
+copied 1.00 bytes for each byte written
 
 "#]]);
     sandbox.aludel(&["convert", "whole", "converted", "--dtype", "fp8", "-q"]).assert().code(0);

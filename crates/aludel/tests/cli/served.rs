@@ -102,7 +102,7 @@ fn troubled(request: usize) -> Trouble {
         5 => Trouble::Dropped,
         7 => Trouble::Cut,
         8 => Trouble::Late(40),
-        9 if request < 100 => Trouble::Says("<html>no gateway</html>"),
+        9 if request < 11 => Trouble::Says("<html>no gateway</html>"),
         _ => Trouble::None,
     }
 }

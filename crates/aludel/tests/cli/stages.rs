@@ -109,7 +109,6 @@ fn results_in_between_are_not_made_twice() {
     sandbox.write("other.yml", other);
     sandbox.aludel(&["merge", "other.yml", "out", "-I", "between", "--resume"]).assert().code(3).stderr_eq(
         str![[r#"
-merging 2 models by linear into between/mixed: 15.6 kB to read, 6.8 kB to write
 error: between/mixed exists: it is not empty; name another folder or replace this one with `--force`
 
 "#]],

@@ -10,7 +10,7 @@ fn a_model_gets_the_tokenizer_of_another() {
     let arguments =
         ["tokensurgeon", "models/a", "models/b", "out", "--k", "4", "--device", "cpu", "--batch-size", "-1"];
     sandbox.aludel(&arguments).assert().code(0).stdout_eq("").stderr_eq(str![[r#"
-warning: --device has no effect: merges are computed on the CPU
+warning: --device has no effect: `aludel merge --device cuda` is what computes on a GPU
 merging 2 models by tokensurgeon into out: 8.4 kB to read, 7.8 kB to write
 left out model.layers.0.input_layernorm.weight and 18 more: the donor gives its tokenizer alone
 merged 2 models into out (7.8 kB) in [..]: [..]/s read, [..]/s written[..]
