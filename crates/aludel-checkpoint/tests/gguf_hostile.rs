@@ -1,55 +1,17 @@
 //! Damages the GGUF fixtures in every way that fits in a loop: each file is converted or refused, without a panic and
 //! without more memory than a small multiple of its size.
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
-#![expect(unsafe_code, reason = "an allocator that counts can only be declared so")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use aludel_checkpoint::gguf::{Conversion, ConvertOptions, Header};
 use aludel_checkpoint::{Error, OutputFolder};
 
-/// Counts the bytes that the current thread holds, and the most it held.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<i64> = const { Cell::new(0) };
-    static MOST: Cell<i64> = const { Cell::new(0) };
-}
-
-fn count(change: i64) {
-    // A thread that is ending has no counters left; nothing is measured then.
-    let _ = HELD.try_with(|held| {
-        held.set(held.get() + change);
-        let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
-    });
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; the counters neither allocate nor panic.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
-        // SAFETY: the caller's promises are the ones asked for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as i64));
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most bytes held at once while `work` runs, over those held before.
+/// The most bytes that this thread held at once while `work` ran, over those held before.
 fn most_held<T>(work: impl FnOnce() -> T) -> (T, i64) {
-    let before = HELD.get();
-    MOST.set(before);
-    let result = work();
-    (result, MOST.get() - before)
+    let mut result = None;
+    let held = allocation_counter::measure(|| result = Some(work()));
+    (result.unwrap(), held.bytes_max as i64)
 }
 
 fn fixture(name: &str) -> Vec<u8> {
