@@ -3,8 +3,10 @@
 //! In: the process's arguments. Out: structures whose parts are well formed on their own; what they mean together, and with
 //! the terminal and the defaults, is for [`crate::settings`] to say.
 
+mod cache;
 mod combine;
 mod extract;
+mod flags;
 mod mergekit;
 mod tokensurgeon;
 
@@ -13,9 +15,18 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::{Size, Tile};
+use crate::settings::Size;
+pub(crate) use cache::{
+    CacheCommand, CacheConvertArguments, CacheInfoArguments, CacheLayout, CacheMode, CacheVerifyArguments,
+    CaptureArguments,
+};
 pub(crate) use combine::{CombinationName, CombineArguments, SignName};
 pub(crate) use extract::ExtractArguments;
+pub(crate) use flags::{
+    ComputingFlags, DeviceName, FloatName, PlanningFlags, ReadingFlags, ResumableFlags, SeedFlag, StagesFlag,
+    WeightName, WritingFlags,
+};
+use flags::{magnitude, part, share};
 pub(crate) use mergekit::MergekitFlags;
 pub(crate) use tokensurgeon::{Approximations, SubwordMethod, Tables, TokensurgeonArguments, WeightScheme};
 
@@ -351,167 +362,6 @@ pub(crate) struct DistillArguments {
     pub(crate) computing: ComputingFlags,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum CacheCommand {
-    /// Run a teacher over the data of a run, and store what it says of every token
-    Capture(CaptureArguments),
-    /// Say what a cache is of, and how large
-    Info(CacheInfoArguments),
-    /// Check every byte of a cache, and with a run how far it lies from the live teacher
-    Verify(CacheVerifyArguments),
-    /// Make a cache of rows that another tool stored, or rows of a cache for other tools
-    Convert(CacheConvertArguments),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
-pub(crate) struct CaptureArguments {
-    /// A run in YAML that names its teacher, or `-` for standard input
-    pub(crate) run: PathBuf,
-    /// The cache to write, or to go on with
-    pub(crate) cache: PathBuf,
-    /// What is stored of each token
-    #[arg(long, value_enum, default_value_t = CacheMode::TopK)]
-    pub(crate) mode: CacheMode,
-    /// Tokens of a row, with `top_k`
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub(crate) k: u32,
-    /// Draws of a row, with `sampled`
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    pub(crate) draws: u32,
-    /// Key of the draws' random numbers
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Temperatures that rows can be taken at [default: those of the run's objective]
-    #[arg(long, value_name = "T", value_delimiter = ',', value_parser = above_zero)]
-    pub(crate) temperatures: Option<Vec<f32>>,
-    /// Write one part of several, as in `2/8`: each by a process of its own, on any machine
-    #[arg(long, value_name = "I/N", value_parser = part, default_value = "1/1")]
-    pub(crate) part: aludel_cache::Part,
-    /// Bytes of one file of the cache
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    pub(crate) shard_size: Size,
-    /// Leave it to the system when the files reach the disk
-    #[arg(long)]
-    pub(crate) no_sync: bool,
-    /// Run the teacher over the data and store nothing: how fast a capture can be at the most
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    #[command(flatten)]
-    pub(crate) computing: ComputingFlags,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CacheInfoArguments {
-    /// The cache
-    pub(crate) cache: PathBuf,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
-pub(crate) struct CacheVerifyArguments {
-    /// The cache
-    pub(crate) cache: PathBuf,
-    /// The run that it was captured by: a sample is compared with what its teacher says now
-    #[arg(long, value_name = "RUN")]
-    pub(crate) run: Option<PathBuf>,
-    /// Records of the sample
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub(crate) records: usize,
-    #[command(flatten)]
-    pub(crate) computing: ComputingFlags,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
-pub(crate) struct CacheConvertArguments {
-    /// A cache; or rows of token ids with the likeliest tokens of each position: a .parquet or .jsonl
-    /// file, or a folder of them, such as a capture of DistillKit
-    pub(crate) input: PathBuf,
-    /// The cache to write, or to go on with; or the .parquet file to write
-    pub(crate) output: PathBuf,
-    /// What to make of it [default: `parquet` of a cache, `cache` of anything else]
-    #[arg(long, value_enum, value_name = "LAYOUT")]
-    pub(crate) to: Option<CacheLayout>,
-    /// The run that is trained from the cache: it says what the data are, and by its student what the
-    /// ids mean; adds tokens to the rows of a cache
-    #[arg(long, value_name = "RUN")]
-    pub(crate) run: Option<PathBuf>,
-    /// How DistillKit packed the rows: its compression_config.yaml, or its run's YAML [default:
-    /// compression_config.yaml in the folder]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) compression: Option<PathBuf>,
-    /// Who spoke: a model, whose weights are hashed, or a name [default: the teacher that the run
-    /// names]
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) teacher: Option<PathBuf>,
-    /// Every id is below [default: the tokenizer's]
-    #[arg(long, value_name = "N")]
-    pub(crate) vocabulary: Option<u32>,
-    /// Keep so many of the likeliest tokens of each position [default: as many as the first row has,
-    /// and more are refused; 128 of a cache of all]
-    #[arg(long, value_name = "N")]
-    pub(crate) k: Option<u32>,
-    /// The values are logits: the tokens of a position share the whole probability
-    #[arg(long)]
-    pub(crate) logits: bool,
-    /// Write one part of several, as in `2/8`: each by a process of its own, on any machine
-    #[arg(long, value_name = "I/N", value_parser = part, default_value = "1/1")]
-    pub(crate) part: aludel_cache::Part,
-    /// Bytes of one file of the cache
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    pub(crate) shard_size: Size,
-    /// Replace a file that is there
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Leave it to the system when the files reach the disk
-    #[arg(long)]
-    pub(crate) no_sync: bool,
-}
-
-/// What rows of a teacher are stored as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CacheLayout {
-    /// A teacher cache
-    Cache,
-    /// Everything that a cache has, in columns of lists
-    Parquet,
-    /// The likeliest tokens of each position, as DistillKit reads them
-    Distillkit,
-}
-
-/// What a cache stores of each token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum CacheMode {
-    /// The likeliest tokens with their probabilities
-    TopK,
-    /// Tokens drawn from the teacher's distribution
-    Sampled,
-    /// All logits in 8 bits
-    Int8,
-    /// All logits in 4 bits
-    Int4,
-    /// Hidden states, with the teacher's head beside them
-    Hidden,
-}
-
-fn above_zero(text: &str) -> Result<f32, String> {
-    match text.trim().parse::<f32>() {
-        Ok(number) if (0.01..=1000.0).contains(&number) => Ok(number),
-        _ => Err("write a number from 0.01 to 1000".to_owned()),
-    }
-}
-
-fn part(text: &str) -> Result<aludel_cache::Part, String> {
-    let numbers =
-        text.split_once('/').and_then(|(number, of)| Some((number.parse().ok()?, of.parse().ok()?)));
-    match numbers {
-        Some((number, of)) if (1..=of).contains(&number) => Ok(aludel_cache::Part { number, of }),
-        _ => Err("write the part's number and how many there are, as in `2/8`".to_owned()),
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct ReportArguments {
     /// The folder of a run (`OUTPUT.run`), or its output
@@ -616,120 +466,6 @@ pub(crate) struct GenerateArguments {
     pub(crate) computing: ComputingFlags,
 }
 
-/// Where models are computed.
-#[derive(Debug, Args)]
-pub(crate) struct ComputingFlags {
-    /// Where models are computed
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
-    pub(crate) device: DeviceName,
-    /// Threads that compute; no result depends on it [default: one for each core]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
-}
-
-/// A device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceName {
-    Cpu,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
-        _ => Err("write a number from 0 to 1".to_owned()),
-    }
-}
-
-fn magnitude(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
-        _ => Err("write a number of at least 0".to_owned()),
-    }
-}
-
-/// How models are read that nothing is written of.
-#[derive(Debug, Args)]
-pub(crate) struct ReadingFlags {
-    /// Threads that compute; no result depends on it [default: one for each core]
-    #[arg(long, short = 'j', value_name = "N", alias = "num-threads")]
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// Memory that the work may take beyond the process itself
-    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
-    pub(crate) memory: Size,
-    /// Elements per unit of work; no result depends on it
-    #[arg(long, value_name = "ELEMENTS", hide = true)]
-    pub(crate) tile: Option<Tile>,
-}
-
-/// What shapes a plan.
-#[derive(Debug, Args)]
-pub(crate) struct PlanningFlags {
-    /// Threads that compute [default: one for each core]
-    #[arg(long, short = 'j', value_name = "N", alias = "num-threads")]
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// Memory that the work may take beyond the process itself
-    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
-    pub(crate) memory: Size,
-    /// The most weights in one output file
-    #[arg(long, value_name = "SIZE", default_value = "5GB", alias = "out-shard-size")]
-    pub(crate) shard_size: Size,
-    /// Compute with NaN and infinities in the models instead of refusing them
-    #[arg(long)]
-    pub(crate) allow_nan: bool,
-    /// Elements per unit of work; the output does not depend on it
-    #[arg(long, value_name = "ELEMENTS", hide = true)]
-    pub(crate) tile: Option<Tile>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SeedFlag {
-    /// Key of the random masks of DARE; the same seed gives the same output everywhere
-    #[arg(long, value_name = "N", default_value_t = 0, alias = "random-seed")]
-    pub(crate) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StagesFlag {
-    /// Write each named recipe of a file with several into a folder of its own in DIR, one merge after the other,
-    /// instead of all of them in one pass
-    #[arg(long, short = 'I', value_name = "DIR")]
-    pub(crate) intermediate_dir: Option<PathBuf>,
-}
-
-/// How an output folder comes to be.
-#[derive(Debug, Args)]
-pub(crate) struct WritingFlags {
-    /// Replace the output folder if it exists, once the new one is complete
-    #[arg(short, long)]
-    pub(crate) force: bool,
-    /// Leave it to the system when the files reach the disk: faster, but a power cut soon after may lose them
-    #[arg(long)]
-    pub(crate) no_sync: bool,
-}
-
-/// How an output folder comes to be that may be begun by one run and ended by another.
-#[derive(Debug, Args)]
-pub(crate) struct ResumableFlags {
-    #[command(flatten)]
-    pub(crate) folder: WritingFlags,
-    /// Go on with what a run that was interrupted or failed has left; begin where there is nothing
-    #[arg(long)]
-    pub(crate) resume: bool,
-    #[command(flatten)]
-    pub(crate) pipeline: PipelineFlags,
-}
-
-/// What to do without, to measure what it is good for.
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct PipelineFlags {
-    /// Read, compute and write in turn instead of all at once; slower, and for measuring by how much
-    #[arg(long)]
-    pub(crate) no_overlap: bool,
-    /// Merge small tensors one at a time instead of many at once; slower, and for measuring by how much
-    #[arg(long)]
-    pub(crate) no_group: bool,
-}
-
 const TALK: &str = "Global options";
 
 /// How the program talks.
@@ -755,41 +491,6 @@ pub(crate) enum ColorWhen {
     Auto,
     Always,
     Never,
-}
-
-/// An element type by torch's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FloatName {
-    #[value(alias = "f32", alias = "fp32")]
-    Float32,
-    #[value(alias = "f16", alias = "fp16")]
-    Float16,
-    #[value(alias = "bf16")]
-    Bfloat16,
-}
-
-/// What weights are written as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum WeightName {
-    #[value(alias = "f32", alias = "fp32")]
-    Float32,
-    #[value(alias = "f16", alias = "fp16")]
-    Float16,
-    #[value(alias = "bf16")]
-    Bfloat16,
-    Fp8,
-}
-
-impl WeightName {
-    /// The type that all weights have; `None` where linear ones have another.
-    pub(crate) const fn float(self) -> Option<FloatName> {
-        match self {
-            Self::Float32 => Some(FloatName::Float32),
-            Self::Float16 => Some(FloatName::Float16),
-            Self::Bfloat16 => Some(FloatName::Bfloat16),
-            Self::Fp8 => None,
-        }
-    }
 }
 
 const DIFF_CODES: &str = "\

@@ -4,7 +4,7 @@
 //! as they are; of rows that are equally near, the one that comes first in the table is nearer.
 
 use super::Combination;
-use super::table::{Table, dot, rounding, sweep};
+use super::table::{Table, dot, rounding, summed, sweep};
 use super::triangle::Triangle;
 
 /// What is near.
@@ -210,20 +210,6 @@ fn widened(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-/// In f64, as [`dot`].
 fn distance(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let square = |a: f32, b: f32| {
-        let apart = f64::from(a) - f64::from(b);
-        apart * apart
-    };
-    for (a, b) in a.iter().zip(b) {
-        for (sum, (&a, &b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += square(a, b);
-        }
-    }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| square(a, b)).sum();
-    (sums.iter().sum::<f64>() + rest).sqrt()
+    summed(a, b, |a, b| (a - b) * (a - b)).sqrt()
 }

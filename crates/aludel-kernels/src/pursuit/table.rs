@@ -58,17 +58,22 @@ pub(super) fn rounding(width: usize, norms: f64) -> f64 {
     (width + 4) as f64 * UNIT * 1.01 * norms
 }
 
-/// The inner product in f64: lanes of eight, added in order.
+/// The inner product in f64.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    summed(a, b, |a, b| a * b)
+}
+
+/// The sum of what `term` makes of two vectors' elements, in f64: lanes of eight, added in order.
+pub(super) fn summed(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
     const LANES: usize = 8;
     let mut sums = [0.0; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for (sum, (&a, &b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += f64::from(a) * f64::from(b);
+            *sum += term(f64::from(a), f64::from(b));
         }
     }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| term(f64::from(a), f64::from(b))).sum();
     sums.iter().sum::<f64>() + rest
 }
 
