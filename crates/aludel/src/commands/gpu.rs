@@ -1,11 +1,13 @@
 //! Opens the GPU that merges are computed on, and remembers its kernels in the user's cache.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use aludel_checkpoint::user_cache;
 use aludel_document::Problem;
 use aludel_kernels::cuda::{CudaError, Device, KernelStore};
+use tempfile::NamedTempFile;
 
 use crate::args::MergeDevice;
 use crate::failure::Refusal;
@@ -53,10 +55,13 @@ impl KernelStore for UserStore {
     fn save(&self, name: &str, bytes: &[u8]) {
         let Some(folder) = &self.folder else { return };
         // Under another name first: a process that is killed, or another one, never leaves half a file.
-        let unfinished = folder.join(format!("{name}.{}", std::process::id()));
-        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&unfinished, bytes));
-        if written.and_then(|()| std::fs::rename(&unfinished, folder.join(name))).is_err() {
-            let _ = std::fs::remove_file(unfinished);
-        }
+        let save = || -> std::io::Result<()> {
+            std::fs::create_dir_all(folder)?;
+            let mut file = NamedTempFile::new_in(folder)?;
+            file.write_all(bytes)?;
+            file.persist(folder.join(name))?;
+            Ok(())
+        };
+        let _ = save();
     }
 }
