@@ -6,11 +6,10 @@ mod agreement;
 mod made;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use agreement::compare;
-use aludel_checkpoint::{DigestCache, Dtype};
-use aludel_merge::execute::{Aligned, ExecuteOptions, Pipeline, Report, execute};
+use aludel_checkpoint::Dtype;
+use aludel_merge::execute::{Aligned, ExecuteOptions, Report, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use made::{Given, elements, noise, write};
@@ -25,16 +24,7 @@ fn plan(recipe: &str, options: &PlanOptions) -> Plan {
 }
 
 fn run(plan: &Plan, target: &Path) -> Report {
-    let options = ExecuteOptions {
-        replace: true,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    };
+    let options = ExecuteOptions { replace: true, sync: false, ..ExecuteOptions::default() };
     execute(plan, target, &options).unwrap()
 }
 
@@ -315,16 +305,7 @@ fn values_that_are_no_numbers_are_told_before_anything_is_merged() {
         "merge_method: linear\nalign_experts: true\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n",
         &PlanOptions { allow_non_finite: true, ..PlanOptions::default() },
     );
-    let options = ExecuteOptions {
-        replace: false,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    };
+    let options = ExecuteOptions { sync: false, ..ExecuteOptions::default() };
     let error = execute(&plan, Path::new("out"), &options).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -2,10 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
-use aludel_checkpoint::DigestCache;
-use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
+use aludel_merge::execute::{ExecuteOptions, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
@@ -22,16 +20,7 @@ fn plan(recipe: &str) -> Result<Plan, Problems> {
 fn merged(recipe: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("out");
-    let options = ExecuteOptions {
-        replace: false,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    };
+    let options = ExecuteOptions { sync: false, ..ExecuteOptions::default() };
     execute(&plan(recipe).map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     std::fs::read(target.join("model.safetensors")).unwrap()
 }

@@ -5,11 +5,10 @@
 mod agreement;
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use agreement::{HALVES, compare, is_whole};
-use aludel_checkpoint::{DigestCache, Dtype};
-use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
+use aludel_checkpoint::Dtype;
+use aludel_merge::execute::{ExecuteOptions, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use serde_json::Value;
@@ -52,16 +51,7 @@ fn replay(folder: &Path, case: &Path, output: &Path, out_dtype: Option<(&str, Dt
     let plan =
         Plan::new(&recipe.map_err(|p| p.to_string())?, &options).map_err(|problems| problems.to_string())?;
     let target = output.join(case.file_name().unwrap());
-    let run = ExecuteOptions {
-        replace: true,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    };
+    let run = ExecuteOptions { replace: true, sync: false, ..ExecuteOptions::default() };
     execute(&plan, &target, &run).map_err(|error| error.to_string())?;
     compare(&target, &case.join("expected.safetensors"), &description, out_dtype.map(|(_, dtype)| dtype))
 }

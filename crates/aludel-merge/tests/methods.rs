@@ -2,12 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
-use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
+use aludel_checkpoint::{Checkpoint, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
 use aludel_kernels::element::Element;
 use aludel_kernels::random::{StreamKey, uniform};
-use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
+use aludel_merge::execute::{ExecuteOptions, execute};
 use aludel_merge::plan::{Plan, PlanOptions, Step};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
@@ -267,16 +266,7 @@ fn merged(recipe: &str, shape: &[usize], models: &[Vec<f32>]) -> Vec<f32> {
     }
     let plan = Plan::new(&Recipe::parse(&text).unwrap(), &PlanOptions::default());
     let target = folder.path().join("out");
-    let options = ExecuteOptions {
-        replace: false,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    };
+    let options = ExecuteOptions { sync: false, ..ExecuteOptions::default() };
     execute(&plan.map_err(|problems| problems.to_string()).unwrap(), &target, &options).unwrap();
     let checkpoint = Checkpoint::open(&target).unwrap();
     let entry = checkpoint.tensor("w").unwrap();

@@ -5,10 +5,9 @@
 mod made;
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use aludel_checkpoint::{DigestCache, Dtype};
-use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
+use aludel_checkpoint::Dtype;
+use aludel_merge::execute::{ExecuteOptions, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use made::{elements, noise, write};
@@ -58,16 +57,7 @@ fn merged(
 }
 
 fn run(plan: &Plan, target: &Path) -> Result<(), String> {
-    let options = ExecuteOptions {
-        replace: false,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    };
+    let options = ExecuteOptions { sync: false, ..ExecuteOptions::default() };
     execute(plan, target, &options).map(|_| ()).map_err(|error| error.to_string())
 }
 

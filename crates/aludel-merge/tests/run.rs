@@ -4,9 +4,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
-use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor};
+use aludel_checkpoint::{Checkpoint, Dtype, Layout, OutputFolder, OutputTensor};
 use aludel_kernels::element::Element;
 use aludel_kernels::random::{StreamKey, uniform};
 use aludel_merge::execute::{ExecuteOptions, MergeError, Pipeline, Report, execute};
@@ -79,16 +78,7 @@ fn run(plan: &Plan, target: &Path) -> Result<Report, MergeError> {
 }
 
 fn run_by(plan: &Plan, target: &Path, pipeline: Pipeline) -> Result<Report, MergeError> {
-    let options = ExecuteOptions {
-        replace: true,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline,
-    };
+    let options = ExecuteOptions { replace: true, sync: false, pipeline, ..ExecuteOptions::default() };
     execute(plan, target, &options)
 }
 

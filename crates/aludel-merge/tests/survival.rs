@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use aludel_checkpoint::DigestCache;
-use aludel_merge::execute::{ExecuteOptions, MergeError, Pipeline, Progress, Report, execute};
+use aludel_merge::execute::{ExecuteOptions, MergeError, Progress, Report, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use made::{elements, model};
@@ -36,14 +36,12 @@ fn run(
 ) -> Result<Report, MergeError> {
     let digests = DigestCache::disabled();
     let options = ExecuteOptions {
-        replace: false,
         digests,
         cancel,
         on_progress,
         sync: false,
         resume: true,
-        device: None,
-        pipeline: Pipeline::default(),
+        ..ExecuteOptions::default()
     };
     execute(plan, target, &options)
 }

@@ -96,13 +96,8 @@ fn replay(case: &Path, target: &Path, out_dtype: Option<(&str, Dtype)>) -> Resul
     .map_err(|problems| problems.to_string())?;
     let options = aludel_merge::execute::ExecuteOptions {
         replace: true,
-        digests: aludel_checkpoint::DigestCache::disabled(),
-        cancel: &std::sync::atomic::AtomicBool::new(false),
-        on_progress: &|_| {},
         sync: false,
-        resume: false,
-        device: None,
-        pipeline: aludel_merge::execute::Pipeline::default(),
+        ..aludel_merge::execute::ExecuteOptions::default()
     };
     aludel_merge::execute::execute(&plan, target, &options).map_err(|error| error.to_string())?;
     compare(target, &case.join("expected.safetensors"), &expected, out_dtype.map(|(_, dtype)| dtype))?;

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
-use aludel_kernels::cpu::{Evaluation, Scratch, WaveKind};
+use aludel_kernels::cpu::{Scratch, WaveKind};
 
 use super::MergeError;
 use super::queue::Queue;
@@ -87,18 +87,13 @@ impl Run<'_> {
             self.counters.sweeps.fetch_add(1, Relaxed);
             return Ok(Vec::new());
         };
-        let (mut evaluation, mut wave) = Evaluation::start(queue.job(planned, formula, columns));
-        loop {
+        let evaluation = self.all_passes(queue.job(planned, formula, columns), |wave, unit| {
             // No larger than a tile, so every wave is one unit.
             let out = if wave.kind() == WaveKind::Write { &mut *out } else { &mut [] };
-            source.run(&wave, 0, scratch, out)?;
-            self.counters.read.fetch_add(task::bytes_read(self.plan, step, &wave, elements), Relaxed);
-            match evaluation.advance(&wave) {
-                Some(next) => wave = next,
-                None => break,
-            }
-        }
-        self.counters.sweeps.fetch_add(evaluation.sweeps() as u64, Relaxed);
-        Ok(evaluation.figures())
+            source.run(wave, unit, scratch, out)?;
+            self.counters.read.fetch_add(task::bytes_read(self.plan, step, wave, elements), Relaxed);
+            Ok(true)
+        })?;
+        Ok(evaluation.map_or_else(Vec::new, |evaluation| evaluation.figures()))
     }
 }

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aludel_kernels::cpu::{Evaluation, Scratch, WaveKind};
+use aludel_kernels::cpu::{Scratch, WaveKind};
 use aludel_kernels::cuda::{Batch, CudaError, Device, Lane, Tensor, Verdict};
 
-use super::queue::{Queue, compiled, job};
+use super::queue::Queue;
 use super::share::{BATCHES, Share};
 use super::writer::{Sink, Span};
 use super::{DeviceReport, MergeError, Run};
@@ -74,7 +74,17 @@ struct Piece {
 
 enum Work {
     Begin(Range<usize>, Option<Batch>),
-    Move { flight: usize, batch: Arc<Batch>, first: usize, piece: Piece, is_output: bool },
+    Move(Move),
+}
+
+/// A piece on its way between a file and a batch's memory.
+struct Move {
+    flight: usize,
+    batch: Arc<Batch>,
+    /// Of the share's steps, the batch's first one.
+    first: usize,
+    piece: Piece,
+    is_output: bool,
 }
 
 impl<'d> Lanes<'d> {
@@ -116,19 +126,20 @@ impl<'d> Lanes<'d> {
         while let Some(work) = self.claim(|| queue.is_stopped() || run.options.cancel.load(Relaxed)) {
             match work {
                 Work::Begin(steps, earlier) => self.begin(steps, earlier)?,
-                Work::Move { flight, batch, first, piece, is_output: false } => {
-                    self.read(run, &mut lane, &batch, first, &piece)?;
-                    if self.is_last(flight) {
-                        self.compute(run, flight, &batch, first, sink)?;
-                    }
-                }
-                Work::Move { flight, batch, first, piece, is_output: true } => {
-                    if !self.write(run, &mut lane, &batch, first, &piece, sink)? {
+                Work::Move(moved) if moved.is_output => {
+                    if !self.write(run, &mut lane, &moved, sink)? {
                         return Ok(()); // The writer has failed and says why.
                     }
-                    drop(batch);
+                    let flight = moved.flight;
+                    drop(moved);
                     if self.is_last(flight) {
                         self.end(flight);
+                    }
+                }
+                Work::Move(moved) => {
+                    self.read(run, &mut lane, &moved)?;
+                    if self.is_last(moved.flight) {
+                        self.compute(run, queue, &moved, sink)?;
                     }
                 }
             }
@@ -195,14 +206,8 @@ impl<'d> Lanes<'d> {
         Ok(())
     }
 
-    fn read(
-        &self,
-        run: &Run<'_>,
-        lane: &mut Lane,
-        batch: &Batch,
-        first: usize,
-        piece: &Piece,
-    ) -> Result<(), MergeError> {
+    fn read(&self, run: &Run<'_>, lane: &mut Lane, moved: &Move) -> Result<(), MergeError> {
+        let Move { batch, first, piece, .. } = moved;
         let source = run.source(self.share.steps[first + piece.tensor].0, 0);
         let Range { start, end } = piece.bytes;
         let place = (piece.tensor, piece.input);
@@ -213,22 +218,22 @@ impl<'d> Lanes<'d> {
         Ok(())
     }
 
-    /// Has a batch computed whose inputs are in place, and computes here what the device leaves.
+    /// Has the batch computed whose inputs are in place by this move, and computes here what the device leaves.
     fn compute(
         &self,
         run: &Run<'_>,
-        flight: usize,
-        batch: &Batch,
-        first: usize,
+        queue: &Queue<'_>,
+        last: &Move,
         sink: &Sink<'_>,
     ) -> Result<(), MergeError> {
+        let &Move { flight, ref batch, first, .. } = last;
         let verdicts = batch.compute()?;
         let mut pieces = Vec::new();
         for (at, (tensor, verdict)) in batch.tensors().iter().zip(verdicts).enumerate() {
             if verdict != Verdict::Done {
                 self.left.fetch_add(1, Relaxed);
                 // The device's passes come to nothing.
-                if !on_the_cpu(run, self.share.steps[first + at].0, sink)? {
+                if !on_the_cpu(run, queue, self.share.steps[first + at].0, sink)? {
                     return Ok(());
                 }
                 continue;
@@ -260,11 +265,10 @@ impl<'d> Lanes<'d> {
         &self,
         run: &Run<'_>,
         lane: &mut Lane,
-        batch: &Batch,
-        first: usize,
-        piece: &Piece,
+        moved: &Move,
         sink: &Sink<'_>,
     ) -> Result<bool, MergeError> {
+        let Move { batch, first, piece, .. } = moved;
         let step = self.share.steps[first + piece.tensor].0;
         let Range { start, end } = piece.bytes;
         let tile = run.plan.work.tile as usize * batch.tensors()[piece.tensor].output.size();
@@ -316,7 +320,7 @@ impl State {
         let piece = flight.pieces[flight.next].clone();
         flight.next += 1;
         let (batch, first) = (Arc::clone(&flight.batch), flight.steps.start);
-        Some(Work::Move { flight: flight.number, batch, first, piece, is_output })
+        Some(Work::Move(Move { flight: flight.number, batch, first, piece, is_output }))
     }
 }
 
@@ -335,7 +339,7 @@ fn pieces_of(bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// Computes a step on this thread; `false` when the writer is gone.
-fn on_the_cpu(run: &Run<'_>, index: usize, sink: &Sink<'_>) -> Result<bool, MergeError> {
+fn on_the_cpu(run: &Run<'_>, queue: &Queue<'_>, index: usize, sink: &Sink<'_>) -> Result<bool, MergeError> {
     let step = &run.plan.steps[index];
     let Action::Compute { formula, columns } = step.action else {
         unreachable!("a device takes nothing but formulas");
@@ -343,31 +347,18 @@ fn on_the_cpu(run: &Run<'_>, index: usize, sink: &Sink<'_>) -> Result<bool, Merg
     let source = run.source(index, 0);
     let width = source.output_width();
     let mut scratch = Scratch::default();
-    let (mut evaluation, mut wave) =
-        Evaluation::start(job(run.plan, step, columns, compiled(run.plan, formula)));
-    loop {
-        for unit in 0..wave.units() {
-            if wave.kind() != WaveKind::Write {
-                source.run(&wave, unit, &mut scratch, &mut [])?;
-                continue;
-            }
-            let elements = wave.unit(unit).elements;
-            let length = (elements.end - elements.start) as usize * width;
-            let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
-            source.run(&wave, unit, &mut scratch, &mut tile)?;
-            let span = Span { tensor: index, offset: elements.start * width as u64, length };
-            if !sink.write(&[span], tile)? {
-                return Ok(false);
-            }
+    let evaluated = run.all_passes(queue.job(step, formula, columns), |wave, unit| {
+        if wave.kind() != WaveKind::Write {
+            source.run(wave, unit, &mut scratch, &mut [])?;
+            return Ok(true);
         }
-        match evaluation.advance(&wave) {
-            Some(next) => wave = next,
-            None => {
-                run.counters.sweeps.fetch_add(evaluation.sweeps() as u64, Relaxed);
-                return Ok(true);
-            }
-        }
-    }
+        let elements = wave.unit(unit).elements;
+        let length = (elements.end - elements.start) as usize * width;
+        let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
+        source.run(wave, unit, &mut scratch, &mut tile)?;
+        sink.write(&[Span { tensor: index, offset: elements.start * width as u64, length }], tile)
+    })?;
+    Ok(evaluated.is_some())
 }
 
 impl From<CudaError> for MergeError {

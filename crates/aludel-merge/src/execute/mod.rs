@@ -19,6 +19,7 @@ mod kept;
 mod lanes;
 mod measure;
 mod part;
+mod passes;
 mod provenance;
 mod queue;
 mod reader;
@@ -76,6 +77,23 @@ pub struct ExecuteOptions<'a> {
     pub device: Option<Arc<Device>>,
     /// What goes on at once.
     pub pipeline: Pipeline,
+}
+
+/// Nothing gives way, nothing is remembered or told, and nobody stops it.
+impl Default for ExecuteOptions<'_> {
+    fn default() -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self {
+            replace: false,
+            digests: DigestCache::disabled(),
+            cancel: &NEVER,
+            on_progress: &|_| {},
+            sync: true,
+            resume: false,
+            device: None,
+            pipeline: Pipeline::default(),
+        }
+    }
 }
 
 /// What goes on at once in a merge. All of it is for speed; to do without is for measuring what it is good for.

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use aludel_kernels::cpu::{Compiled, Evaluation, Geometry, Job, level};
 use aludel_kernels::element::{Element, Encoding};
+use aludel_kernels::formula::Formula;
+use aludel_kernels::random::StreamKey;
 
 use super::MergeError;
 use super::active::{Active, Work};
@@ -320,30 +322,33 @@ impl<'p> Queue<'p> {
 
     /// What is computed of a step.
     pub(super) fn job(&self, step: &Step, formula: usize, columns: u64) -> Job {
-        let compiled =
+        let formula =
             if self.has_groups { Arc::clone(&self.compiled[formula]) } else { compiled(self.plan, formula) };
-        job(self.plan, step, columns, compiled)
+        Job {
+            streams: streams_of(self.plan, step, formula.formula()),
+            geometry: Geometry { elements: step.elements(), columns },
+            output: output_of(step),
+            tile: self.plan.work.tile,
+            allow_non_finite: self.plan.allow_non_finite,
+            level: level(),
+            formula,
+        }
     }
 }
 
 /// One of a plan's formulas, to be compiled anew.
-pub(super) fn compiled(plan: &Plan, formula: usize) -> Arc<Compiled> {
+fn compiled(plan: &Plan, formula: usize) -> Arc<Compiled> {
     Arc::new(Compiled::new(Arc::clone(&plan.formulas[formula].formula)))
 }
 
-/// What is computed of a step, by what is compiled of its formula.
-pub(super) fn job(plan: &Plan, step: &Step, columns: u64, formula: Arc<Compiled>) -> Job {
-    Job {
-        streams: (0..formula.formula().streams() as u32)
-            .map(|stream| stream_key(plan.seed, &step.tensor, stream))
-            .collect(),
-        geometry: Geometry { elements: step.elements(), columns },
-        output: encoding_of(step.dtype).unwrap_or(Encoding::Plain(Element::F32)),
-        tile: plan.work.tile,
-        allow_non_finite: plan.allow_non_finite,
-        level: level(),
-        formula,
-    }
+/// The keys of the random numbers of a step's formula.
+pub(super) fn streams_of(plan: &Plan, step: &Step, formula: &Formula) -> Vec<StreamKey> {
+    (0..formula.streams() as u32).map(|stream| stream_key(plan.seed, &step.tensor, stream)).collect()
+}
+
+/// How the output of a step is stored; a step that measures has none.
+pub(super) fn output_of(step: &Step) -> Encoding {
+    encoding_of(step.dtype).unwrap_or(Encoding::Plain(Element::F32))
 }
 
 struct StopOnPanic<'q, 'p> {

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aludel_kernels::cpu::Geometry;
 use aludel_kernels::cuda::{CudaError, Device, Tensor};
 use aludel_kernels::element::Encoding;
 
-use super::queue::{compiled, job};
+use super::queue::{output_of, streams_of};
 use crate::plan::{Action, Plan, element_of};
 
 /// The steps that a device takes.
@@ -89,15 +90,10 @@ fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
     };
     let inputs = step.inputs.iter().map(stored).collect::<Option<Vec<_>>>();
     let inputs = inputs.ok_or("an input is made while it is read")?;
-    let job = job(plan, step, columns, compiled(plan, formula));
-    let Encoding::Plain(output) = job.output else {
+    let Encoding::Plain(output) = output_of(step) else {
         return Err("it is stored in FP8");
     };
-    Ok(Tensor {
-        formula: Arc::clone(&plan.formulas[formula].formula),
-        geometry: job.geometry,
-        streams: job.streams,
-        inputs,
-        output,
-    })
+    let formula = Arc::clone(&plan.formulas[formula].formula);
+    let geometry = Geometry { elements: step.elements(), columns };
+    Ok(Tensor { streams: streams_of(plan, step, &formula), formula, geometry, inputs, output })
 }

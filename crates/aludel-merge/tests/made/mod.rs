@@ -2,11 +2,10 @@
 #![allow(dead_code, reason = "each test program compiles this module for itself and uses a part of it")]
 
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
-use aludel_checkpoint::{Checkpoint, DigestCache, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
+use aludel_checkpoint::{Checkpoint, Dtype, Layout, OutputFolder, OutputTensor, WeightMap};
 use aludel_kernels::element::Element;
-use aludel_merge::execute::{ExecuteOptions, Pipeline, execute};
+use aludel_merge::execute::{ExecuteOptions, execute};
 use aludel_merge::plan::{Plan, PlanOptions};
 use aludel_merge::problem::Problems;
 use aludel_merge::recipe::Recipe;
@@ -80,16 +79,7 @@ pub(crate) fn noise(elements: usize, seed: u64) -> Vec<f32> {
 
 /// Runs what measures, without progress.
 pub(crate) fn quietly<T>(run: impl FnOnce(&ExecuteOptions<'_>) -> T) -> T {
-    run(&ExecuteOptions {
-        replace: false,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    })
+    run(&ExecuteOptions { sync: false, ..ExecuteOptions::default() })
 }
 
 /// Merges, and gives the first value of every tensor of the output.
@@ -107,16 +97,7 @@ pub(crate) fn merge(recipe: &str, target: &Path) -> Result<(), Problems> {
 
 /// Carries out a plan.
 pub(crate) fn execute_plan(plan: &Plan, target: &Path) {
-    let options = ExecuteOptions {
-        replace: true,
-        digests: DigestCache::disabled(),
-        cancel: &AtomicBool::new(false),
-        on_progress: &|_| {},
-        sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
-    };
+    let options = ExecuteOptions { replace: true, sync: false, ..ExecuteOptions::default() };
     execute(plan, target, &options).unwrap();
 }
 

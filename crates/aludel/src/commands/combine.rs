@@ -1,9 +1,8 @@
 //! `aludel merge-lora`: combines adapters into one.
 
-use aludel_checkpoint::DigestCache;
 use aludel_document::Problem;
 use aludel_merge::adapter::combine::{self, Mixing, Of, Report, Settings, Sign};
-use aludel_merge::execute::{ExecuteOptions, Pipeline};
+use aludel_merge::execute::ExecuteOptions;
 use aludel_merge::plan::{Bytes, PlanOptions};
 
 use crate::args::{CombinationName, CombineArguments, SignName};
@@ -47,13 +46,10 @@ fn combine(arguments: &CombineArguments, printer: &Printer) -> anyhow::Result<Re
     let progress = Progress::new(printer);
     let execute = ExecuteOptions {
         replace: arguments.writing.force,
-        digests: DigestCache::disabled(),
         cancel: signals.cancel(),
         on_progress: &|state| progress.show(Stage::bytes("combining", state.bytes_read, state.bytes_to_read)),
         sync: !arguments.writing.no_sync,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
+        ..ExecuteOptions::default()
     };
     let result = combine::combine(&settings, &arguments.output, &options, &execute);
     drop(progress);

@@ -2,7 +2,7 @@
 
 use aludel_checkpoint::DigestCache;
 use aludel_merge::adapter::extract::{self, Report, Settings};
-use aludel_merge::execute::{ExecuteOptions, Pipeline};
+use aludel_merge::execute::ExecuteOptions;
 use aludel_merge::plan::PlanOptions;
 
 use crate::args::ExtractArguments;
@@ -76,9 +76,7 @@ fn extract(arguments: &ExtractArguments, printer: &Printer) -> anyhow::Result<Re
             });
         },
         sync: !arguments.writing.no_sync,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
+        ..ExecuteOptions::default()
     };
     let result = extract::extract(&settings, &arguments.output(), &options, &execute);
     drop(progress);

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use aludel_checkpoint::DigestCache;
-use aludel_merge::execute::{ExecuteOptions, MergeError, Pipeline};
+use aludel_merge::execute::{ExecuteOptions, MergeError};
 
 use crate::failure;
 use crate::printer::Printer;
@@ -19,14 +18,10 @@ pub(super) fn run<T>(
     let signals = Signals::listen()?;
     let progress = Progress::new(printer);
     let result = measure(&ExecuteOptions {
-        replace: false,
-        digests: DigestCache::disabled(),
         cancel: signals.cancel(),
         on_progress: &|state| progress.show(Stage::bytes(label, state.bytes_read, state.bytes_to_read)),
         sync: false,
-        resume: false,
-        device: None,
-        pipeline: Pipeline::default(),
+        ..ExecuteOptions::default()
     });
     drop(progress);
     result.map_err(|error| failure::of_merging(error, signals.received(), None))
