@@ -132,7 +132,7 @@ impl Batch {
         let (mut kernel, mut selecting, mut reducing) = (0, 0, 0);
         for pass in 0..group.prepared[0].passes.len() {
             let kernels = &group.prepared[0].passes[pass];
-            let (first_selecting, first_reducing) = (selecting, reducing);
+            let first_reducing = reducing;
             for (at, of_pass) in kernels.selecting.iter().enumerate() {
                 let nodes = |tensor: usize| &group.prepared[tensor].passes[pass].selecting[at].sweep;
                 let run = Select { kernels: of_pass, number: selecting, scalars: group.scalars[kernel] };
@@ -153,7 +153,7 @@ impl Batch {
                 self.launch(of_pass, blocks, &arguments)?;
                 (kernel, reducing) = (kernel + 1, reducing + 1);
             }
-            self.settle(group, pass, (first_selecting, first_reducing), &mut values)?;
+            self.settle(group, pass, first_reducing, &mut values)?;
         }
         let nodes = |tensor: usize| &group.prepared[tensor].writing;
         self.bind(group, group.scalars[kernel], &nodes, &values)?;
@@ -281,7 +281,7 @@ impl Batch {
         &self,
         group: &Group,
         pass: usize,
-        (_, first_reducing): (usize, usize),
+        first_reducing: usize,
         values: &mut [Values],
     ) -> Result<(), CudaError> {
         let kernels = &group.prepared[0].passes[pass];
