@@ -196,7 +196,7 @@ fn cache_folder() -> Option<PathBuf> {
     }
 }
 
-const PIECE_BYTES: usize = 1 << 20;
+const PIECE_BYTES: usize = 256 << 10;
 
 const MOST_ENTRIES: usize = 4096;
 

@@ -26,6 +26,9 @@ const THREADS_PER_WRITER: usize = 4;
 /// Threads that one reader keeps up with: it asks and waits, and copies nothing.
 const THREADS_PER_READER: usize = 8;
 
+/// Threads for which one finds digests: it takes as long over a file as a merge on two threads that needs one pass.
+const THREADS_PER_HASHER: usize = 2;
+
 /// Tiles that are read ahead where the memory allows.
 const AHEAD: usize = 4;
 
@@ -62,6 +65,11 @@ impl Work {
     /// Threads that write.
     pub(crate) const fn writers(&self) -> usize {
         writers(self.threads)
+    }
+
+    /// Threads that find digests of inputs, beside those that compute.
+    pub(crate) const fn hashers(&self) -> usize {
+        self.threads.div_ceil(THREADS_PER_HASHER)
     }
 
     /// Threads that read ahead.
