@@ -13,7 +13,7 @@ use aludel_kernels::cpu::{Scratch, WaveKind};
 use aludel_kernels::cuda::{Batch, CudaError, Device, Lane, Tensor, Verdict};
 
 use super::queue::Queue;
-use super::share::{BATCHES, Share};
+use super::share::{BATCHES, Share, alternating};
 use super::writer::{Sink, Span};
 use super::{DeviceReport, MergeError, Run};
 use crate::plan::Action;
@@ -246,6 +246,8 @@ impl<'d> Lanes<'d> {
             let of_tensor = pieces_of(bytes, whole_tiles.min(PIECE as u64));
             pieces.extend(of_tensor.map(|bytes| Piece { tensor: at, input: 0, bytes }));
         }
+        let shard = |piece: &Piece| run.plan.shard(self.share.steps[first + piece.tensor].0);
+        let pieces = alternating(pieces, shard);
         let mut state = self.lock();
         let is_over = pieces.is_empty();
         if let Some(flight) = state.flights.iter_mut().find(|known| known.number == flight) {

@@ -80,16 +80,13 @@ impl<'p> Queue<'p> {
 
     /// The steps from this one on that are small enough to be handed out together.
     fn group(&self, step: usize) -> Option<Range<usize>> {
-        let shard = |step: usize| {
-            let is_written = step < self.plan.layout.tensors().len();
-            is_written.then(|| self.plan.layout.placement(step).shard)
-        };
+        let shard = self.plan.shard(step);
         let mut elements = 0u64;
         let fits = |&next: &usize| {
             elements = elements.saturating_add(self.plan.steps[next].elements());
             elements <= self.plan.work.tile
                 && !self.is_done(next)
-                && shard(next) == shard(step)
+                && self.plan.shard(next) == shard
                 && !self.has_scales(next)
         };
         let count = (step..self.plan.steps.len()).take_while(fits).count();

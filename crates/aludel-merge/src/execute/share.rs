@@ -16,7 +16,7 @@ use crate::plan::{Action, Plan, element_of};
 /// The steps that a device takes.
 #[derive(Debug, Default)]
 pub(super) struct Share {
-    /// In the plan's order: the step, what is computed, and the bytes that it takes of the device's memory.
+    /// The step, what is computed, and the bytes that it takes of the device's memory; steps of all output files alternate.
     pub steps: Vec<(usize, Tensor, u64)>,
     /// Why the CPU computes the others, and how many for each reason.
     pub kept: BTreeMap<&'static str, usize>,
@@ -46,6 +46,7 @@ impl Share {
                 Err(reason) => share.keep(reason),
             }
         }
+        share.steps = alternating(share.steps, |&(step, ..)| plan.shard(step));
         Ok(share)
     }
 
@@ -68,6 +69,25 @@ impl Share {
     fn keep(&mut self, reason: &'static str) {
         *self.kept.entry(reason).or_default() += 1;
     }
+}
+
+/// The same items, in an order in which the groups alternate and each one's items keep theirs: who writes to one file waits for who else
+/// writes to it, so several are written at once.
+pub(super) fn alternating<T, G: Ord>(items: Vec<T>, group: impl Fn(&T) -> G) -> Vec<T> {
+    let mut counts: BTreeMap<G, u64> = BTreeMap::new();
+    items.iter().for_each(|item| *counts.entry(group(item)).or_default() += 1);
+    let mut seen: BTreeMap<G, u64> = BTreeMap::new();
+    let mut placed: Vec<(u64, T)> = Vec::with_capacity(items.len());
+    for item in items {
+        let group = group(&item);
+        let count = counts[&group];
+        let before = seen.entry(group).or_default();
+        // Of the group's way from 0 to 1 in as many steps as it has items, the middle of this one.
+        placed.push((((2 * *before + 1) << 24) / (2 * count), item));
+        *before += 1;
+    }
+    placed.sort_by_key(|&(place, _)| place);
+    placed.into_iter().map(|(_, item)| item).collect()
 }
 
 /// A step as the device computes it, or why it does not.
@@ -96,4 +116,17 @@ fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
     let formula = Arc::clone(&plan.formulas[formula].formula);
     let geometry = Geometry { elements: step.elements(), columns };
     Ok(Tensor { streams: streams_of(plan, step, &formula), formula, geometry, inputs, output })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_alternate_and_keep_their_order() {
+        let items = vec![(0, 'a'), (0, 'b'), (0, 'c'), (0, 'd'), (1, 'e'), (1, 'f')];
+        let order: String = alternating(items, |item| item.0).iter().map(|item| item.1).collect();
+        assert_eq!(order, "aebcfd");
+        assert!(alternating(Vec::new(), |&item: &u8| item).is_empty());
+    }
 }

@@ -405,6 +405,11 @@ impl Plan {
         &self.sources[input.source].checkpoint
     }
 
+    /// The file that a step is written to, if it is.
+    pub(crate) fn shard(&self, step: usize) -> Option<usize> {
+        (step < self.layout.tensors().len()).then(|| self.layout.placement(step).shard)
+    }
+
     /// Bytes that a step reads, each pass counted.
     pub(crate) fn bytes_read(&self, step: usize) -> u64 {
         let elements = self.steps[step].elements();
