@@ -152,6 +152,11 @@ impl Bars {
     fn between_cases(&self) -> impl Iterator<Item = &OverCase> {
         [&self.peak_over, &self.step_over].into_iter().flatten().chain(&self.wall_over)
     }
+
+    /// Whether one of the bars is over this case.
+    pub(crate) fn names(&self, case: &str) -> bool {
+        self.between_cases().any(|over| over.case == case)
+    }
 }
 
 /// A bar between two cases.

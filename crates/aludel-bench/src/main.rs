@@ -41,7 +41,7 @@ struct Arguments {
 enum Command {
     /// Write the synthetic models of a spec: base, a, b and c
     Make {
-        /// llama-tiny, llama-163m, llama-wide-head, llama-1.1b, llama-5.5b, llama-405b-layer or experts-128; with -zero, files of zeros that take no room
+        /// llama-tiny, llama-163m, llama-wide-head, llama-1.1b, llama-5.5b, llama-7b, llama-405b-layer or experts-128; with -zero, files of zeros that take no room
         spec: ModelSpec,
         folder: PathBuf,
         #[arg(long, default_value_t = 1)]
@@ -93,6 +93,9 @@ struct RunArguments {
     /// Rounds [default: the definition's]
     #[arg(long)]
     runs: Option<usize>,
+    /// What the program was built from [default: the commit of the repository that this folder is in]
+    #[arg(long)]
+    commit: Option<String>,
     /// Where records are kept
     #[arg(long, default_value = "benches/record")]
     record: PathBuf,
@@ -128,13 +131,27 @@ fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         reference_version: arguments.reference_version.clone().or_else(|| own.map(|own| own.name.clone())),
         runs,
         machine: Machine::here(),
+        commit: arguments.commit.clone().unwrap_or_else(record::commit),
     };
     let order: Vec<String> = definition.cases.iter().map(|case| case.name.clone()).collect();
-    for case in cases {
-        let path = runner.run(case)?.save(&arguments.record, &order)?;
-        println!("{}: recorded in {}", case.name, path.display());
+    for compared in compared(&cases) {
+        let path = runner.run(&compared)?.save(&arguments.record, &order)?;
+        let names: Vec<&str> = compared.iter().map(|case| case.name.as_str()).collect();
+        println!("{}: recorded in {}", names.join(", "), path.display());
     }
     Ok(())
+}
+
+/// Cases in sets, each with those that its bars compare with one another.
+fn compared<'a>(cases: &[&'a Case]) -> Vec<Vec<&'a Case>> {
+    let mut sets: Vec<Vec<&Case>> = Vec::new();
+    for &case in cases {
+        let is_near = |other: &&Case| case.bars.names(&other.name) || other.bars.names(&case.name);
+        let (near, far) = sets.into_iter().partition(|set: &Vec<&Case>| set.iter().any(is_near));
+        sets = far;
+        sets.push(near.into_iter().flatten().chain([case]).collect());
+    }
+    sets
 }
 
 fn definition_path(named: &Path) -> PathBuf {

@@ -96,6 +96,9 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_gb: u64,
     pub(crate) system: String,
+    /// The first NVIDIA GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gpu: Option<String>,
     /// Processes that were running or waiting to, averaged over the minute before the first run.
     pub(crate) load: Option<f64>,
 }
@@ -165,11 +168,6 @@ fn extremes(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> Option<(f64,
 impl Machine {
     /// This machine, as far as it tells.
     pub(crate) fn here() -> Self {
-        let field = |file: &str, key: &str| {
-            let text = fs::read_to_string(file).ok()?;
-            let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-            Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
-        };
         let kibibytes =
             field("/proc/meminfo", "MemTotal").and_then(|text| first_word(&text)?.parse::<f64>().ok());
         // The part after the dash names who built the kernel.
@@ -180,6 +178,7 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gb: kibibytes.map_or(0, |kibibytes| (kibibytes * 1024.0 / 1e9).round() as u64),
             system: format!("{} {kernel}", std::env::consts::OS).trim_end().to_owned(),
+            gpu: gpu(),
             load: field("/proc/loadavg", "").and_then(|text| first_word(&text)?.parse().ok()),
         }
     }
@@ -190,6 +189,19 @@ impl Machine {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
         words.collect::<Vec<_>>().join("-")
     }
+}
+
+/// What follows a key in a file of lines.
+fn field(file: impl AsRef<Path>, key: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(line.trim_start_matches([' ', '\t', ':']).trim().to_owned())
+}
+
+/// What the first NVIDIA GPU is called by its driver.
+fn gpu() -> Option<String> {
+    let mut folders = fs::read_dir("/proc/driver/nvidia/gpus").ok()?.filter_map(Result::ok);
+    folders.find_map(|folder| field(folder.path().join("information"), "Model"))
 }
 
 fn first_word(text: &str) -> Option<&str> {
@@ -287,6 +299,7 @@ pub(crate) mod tests {
                 cores: 2,
                 memory_gb: 8,
                 system: "linux 6.1".into(),
+                gpu: None,
                 load: None,
             },
             commit: "abc".into(),

@@ -108,8 +108,9 @@ fn caption(record: &Record) -> String {
     let machine = &record.machine;
     let tools = [Some(record.aludel.as_str()), record.reference.as_deref()];
     let tools: Vec<&str> = tools.into_iter().flatten().collect();
+    let gpu = machine.gpu.as_ref().map_or(String::new(), |gpu| format!(", {gpu}"));
     format!(
-        "\n{}. {}, {} cores, {} GB, {}; {}; commit {}; {}. Made by\n```sh\n{}\n```\n",
+        "\n{}. {}, {} cores, {} GB, {}{gpu}; {}; commit {}; {}. Made by\n```sh\n{}\n```\n",
         record.title,
         machine.cpu,
         machine.cores,

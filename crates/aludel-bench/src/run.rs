@@ -17,7 +17,7 @@ use crate::definition::{Case, Definition, Digests, Job};
 use crate::disk::{SlowDisk, uncache};
 use crate::make::make;
 use crate::measure::{Sample, Stage, expand, without_folders};
-use crate::record::{CaseRecord, Machine, Record, Summary, commit, median, now, output};
+use crate::record::{CaseRecord, Machine, Record, Summary, median, now, output};
 use crate::shape::ModelSpec;
 use crate::verify::{Distance, check_tensors, compare, fingerprint};
 
@@ -33,6 +33,8 @@ pub(crate) struct Runner<'a> {
     pub(crate) reference_version: Option<String>,
     pub(crate) runs: usize,
     pub(crate) machine: Machine,
+    /// What the program was built from.
+    pub(crate) commit: String,
 }
 
 /// The folders and files of one case.
@@ -104,35 +106,11 @@ struct Results {
     distance: Option<Distance>,
 }
 
-impl Runner<'_> {
-    /// Runs one case and makes a record of it.
-    ///
-    /// Errors: a command fails, or an answer is wrong.
-    pub(crate) fn run(&self, case: &Case) -> anyhow::Result<Record> {
-        let measured = self.case(case).with_context(|| format!("case {}", case.name))?;
-        Ok(Record {
-            definition: self.definition.name.clone(),
-            title: self.definition.title.clone(),
-            date: now(),
-            machine: self.machine.clone(),
-            commit: commit(),
-            aludel: output(self.aludel, &["--version"]).unwrap_or_else(|| "unknown".to_owned()),
-            reference: self.reference.and(self.reference_version.clone()),
-            command: self.published_command(),
-            cases: vec![measured],
-        })
-    }
-
-    fn case(&self, case: &Case) -> anyhow::Result<CaseRecord> {
-        let places = self.prepare(case)?;
-        let mut results = Results::default();
-        for round in 0..self.runs {
-            eprintln!("{}: round {} of {}", case.name, round + 1, self.runs);
-            self.round(case, &places, round, &mut results)?;
-        }
-        let Results { tensors, ours, reference, floor, distance, .. } = results;
+impl Results {
+    fn record(self, case: &Case) -> CaseRecord {
+        let Self { tensors, ours, reference, floor, distance, .. } = self;
         let summary = Summary::of(&ours, &reference, &floor);
-        Ok(CaseRecord {
+        CaseRecord {
             name: case.name.clone(),
             model: case.model.clone(),
             digests: case.digests,
@@ -143,6 +121,37 @@ impl Runner<'_> {
             distance,
             bars: case.bars.clone(),
             summary,
+        }
+    }
+}
+
+impl Runner<'_> {
+    /// Runs cases in turn, round by round, so that what disturbs the machine for a while disturbs all of them, and makes a record
+    /// of them.
+    ///
+    /// Errors: a command fails, or an answer is wrong.
+    pub(crate) fn run(&self, cases: &[&Case]) -> anyhow::Result<Record> {
+        let of = |case: &Case| format!("case {}", case.name);
+        let mut runs = Vec::new();
+        for &case in cases {
+            runs.push((case, self.prepare(case).with_context(|| of(case))?, Results::default()));
+        }
+        for round in 0..self.runs {
+            for (case, places, results) in &mut runs {
+                eprintln!("{}: round {} of {}", case.name, round + 1, self.runs);
+                self.round(case, places, round, results).with_context(|| of(case))?;
+            }
+        }
+        Ok(Record {
+            definition: self.definition.name.clone(),
+            title: self.definition.title.clone(),
+            date: now(),
+            machine: self.machine.clone(),
+            commit: self.commit.clone(),
+            aludel: output(self.aludel, &["--version"]).unwrap_or_else(|| "unknown".to_owned()),
+            reference: self.reference.and(self.reference_version.clone()),
+            command: self.published_command(),
+            cases: runs.into_iter().map(|(case, _, results)| results.record(case)).collect(),
         })
     }
 
@@ -157,7 +166,6 @@ impl Runner<'_> {
         }
         fs::write(&places.recipe, recipe)?;
         places.clear()?;
-        forget(&places.cache)?;
         if case.digests == Digests::Warm {
             self.warm(case, &places)?;
         }
@@ -288,7 +296,10 @@ impl Places {
         let at = |name: &str| models.join(name);
         Ok(Self {
             recipe: at(&format!("{}.yml", case.name)),
-            cache: at("cache"),
+            cache: at(match case.digests {
+                Digests::Cold => "cache-cold",
+                Digests::Warm => "cache-warm",
+            }),
             ours: at("out"),
             reference: at("out-reference"),
             copy: at("copy.safetensors"),

@@ -53,13 +53,14 @@ impl FromStr for ModelSpec {
             "llama-1.1b" => TINY_LLAMA,
             // As wide and almost as deep as Llama 7B: five times the weights in little more tensors, as in real models.
             "llama-5.5b" => WIDE_LLAMA,
+            "llama-7b" => Shape { layers: 32, ..WIDE_LLAMA },
             "llama-163m" => SMOL_LLAMA,
             "llama-wide-head" => WIDE_HEAD,
             "experts-128" => EXPERTS,
             "llama-405b-layer" => LARGEST_LAYER,
             _ => bail!(
                 "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-1.1b, \
-                 llama-5.5b, llama-405b-layer and experts-128, each also with -zero"
+                 llama-5.5b, llama-7b, llama-405b-layer and experts-128, each also with -zero"
             ),
         };
         Ok(Self { name: name.to_owned(), shape, zero })
@@ -193,6 +194,7 @@ mod tests {
     #[test]
     fn the_large_shapes_hold_what_their_names_say() {
         assert_eq!(parameters("llama-1.1b"), 1_100_048_384, "the published count of TinyLlama");
+        assert_eq!(parameters("llama-7b"), 6_738_415_616, "the published count of Llama 7B");
         assert_eq!(parameters("llama-163m"), 134_515_008 + 49_152 * 576, "SmolLM2-135M and one more matrix");
         let times = parameters("llama-5.5b") as f64 / parameters("llama-1.1b") as f64;
         assert!((times - 5.0).abs() < 0.05, "{times}");
@@ -205,8 +207,8 @@ mod tests {
 
     #[test]
     fn an_unknown_shape_is_refused_by_name() {
-        let error = "llama-7b".parse::<ModelSpec>().unwrap_err();
-        assert!(error.to_string().contains("`llama-7b`"), "{error}");
+        let error = "llama-8b".parse::<ModelSpec>().unwrap_err();
+        assert!(error.to_string().contains("`llama-8b`"), "{error}");
         assert!("llama-tiny-zero".parse::<ModelSpec>().unwrap().zero);
     }
 }
