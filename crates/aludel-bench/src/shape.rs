@@ -50,6 +50,7 @@ impl FromStr for ModelSpec {
             "llama-tiny" => TINY,
             // The same tensors in four layers: for profiles and for comparing two builds.
             "llama-0.3b" => Shape { layers: 4, ..TINY_LLAMA },
+            "llama-0.6b" => Shape { layers: 11, ..TINY_LLAMA },
             "llama-1.1b" => TINY_LLAMA,
             // As wide and almost as deep as Llama 7B: five times the weights in little more tensors, as in real models.
             "llama-5.5b" => WIDE_LLAMA,
@@ -59,7 +60,7 @@ impl FromStr for ModelSpec {
             "experts-128" => EXPERTS,
             "llama-405b-layer" => LARGEST_LAYER,
             _ => bail!(
-                "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-1.1b, \
+                "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-0.6b, llama-1.1b, \
                  llama-5.5b, llama-7b, llama-405b-layer and experts-128, each also with -zero"
             ),
         };

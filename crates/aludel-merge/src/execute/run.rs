@@ -69,7 +69,9 @@ impl<'a> Run<'a> {
             let coder = Coder::of(self.plan, Weights { sources: &self.plan.sources, maps: &self.maps });
             let overlaps = self.options.pipeline.overlaps;
             let (outlet, sink) = writer.ends(coder, overlaps);
-            let count = if overlaps { work.writers() } else { 0 };
+            // One for each file at the most: who writes to a file waits for who else writes to it.
+            let writers = work.writers().min(self.plan.layout.shards().len().max(1));
+            let count = if overlaps { writers } else { 0 };
             let writing: Vec<_> = (0..count)
                 .map(|_| {
                     let outlet = outlet.clone();
