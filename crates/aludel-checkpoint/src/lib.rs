@@ -14,6 +14,7 @@
 //! - `torch`: the files of `torch.save`, read without running them.
 //! - `weight_files`: which files of a folder hold its weights.
 //! - `side_files`: which other files of a model folder travel with its weights.
+//! - `home`: paths that begin with `~/`.
 //! - `config`: `config.json` as an ordered JSON object.
 //! - `checkpoint`: a model folder, opened by reading headers only.
 //! - `source`: what a merge reads: a checkpoint, with quantised tensors decoded, or a GGUF file.
@@ -44,6 +45,7 @@ mod file_state;
 mod folder;
 pub mod gguf;
 mod header;
+mod home;
 mod index;
 mod journal;
 mod layout;
@@ -74,6 +76,7 @@ pub use encoded::Encoded;
 pub use error::Error;
 pub use file_state::FileStates;
 pub use folder::{OutputFolder, check_target, remove_stale};
+pub use home::expand_home;
 pub use journal::{Journal, WrittenTensor};
 pub use layout::{Layout, OutputTensor, Placement, Shard};
 pub use map::WeightMap;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aludel_checkpoint::{free_space, needed_adapter_files, needed_files};
+use aludel_checkpoint::{expand_home, free_space, needed_adapter_files, needed_files};
 use tempfile::TempDir;
 
 use crate::cache::Place;
@@ -136,7 +136,7 @@ impl Hub {
             None => (text, false),
         };
         let owned = || (text.to_owned(), revision.unwrap_or_default().to_owned());
-        let path = expanded(text);
+        let path = expand_home(text);
         let exists = !is_forced && path.exists();
         if exists && revision.is_some() {
             let (model, revision) = owned();
@@ -191,14 +191,6 @@ impl fmt::Debug for Hub {
             .field("settings", &self.settings)
             .field("headers_only", &self.headers_only)
             .finish_non_exhaustive()
-    }
-}
-
-/// A leading `~/` is the user's home folder.
-fn expanded(text: &str) -> PathBuf {
-    match (text.strip_prefix("~/"), std::env::home_dir()) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(text),
     }
 }
 

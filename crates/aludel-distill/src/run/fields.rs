@@ -3,8 +3,9 @@
 //! In: a cursor on a mapping. Out: typed values. A field that cannot be read is reported and its default stands in for it,
 //! so that everything after it is still looked at; the run is given out only when nothing was reported.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use aludel_checkpoint::expand_home;
 use aludel_document::{Content, Cursor, Key, Problem, Problems, Scalar, listed, nearest, quoted};
 use aludel_kernels::loss::objective::TEMPERATURES;
 
@@ -179,9 +180,7 @@ pub(crate) fn path(value: &Cursor<'_>) -> Result<PathBuf, Problem> {
     if text.contains('\0') {
         return Err(value.problem(format!("{} is no path: it holds a zero byte", quoted(text))));
     }
-    let home = std::env::home_dir().filter(|home| home.to_str().is_some()); // A record of the run is text.
-    Ok(match (text.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => Path::new(text).to_owned(),
-    })
+    let path = expand_home(text);
+    // A record of the run is text.
+    Ok(if path.to_str().is_some() { path } else { PathBuf::from(text) })
 }

@@ -47,6 +47,19 @@ pub(super) const SLICE: &[Key] = &[
 /// The keys of one entry of a slice's `sources`.
 pub(super) const SOURCE: &[Key] = &[Key::read("model"), Key::read("layer_range"), Key::read("parameters")];
 
+/// The keys of a model that is written as a mapping.
+pub(super) const REFERENCE: &[Key] = &[
+    Key::read("model"),
+    Key::read("lora"),
+    Key::later(
+        "override_architecture",
+        "remove it: names and shapes of tensors say what is merged, whatever the architecture is called",
+    ),
+];
+
+/// The keys of its path, where that is a mapping too.
+pub(super) const MODEL_PATH: &[Key] = &[Key::read("path"), Key::read("revision")];
+
 /// The keys of one entry of a filtered value.
 pub(super) const FILTERED: &[Key] = &[Key::read("filter"), Key::read("value")];
 

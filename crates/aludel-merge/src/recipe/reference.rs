@@ -1,12 +1,14 @@
-//! Reads references to models: `path`, or `path@revision`, with an adapter after a `+`, if any.
+//! Reads references to models: `path`, or `path@revision`, with an adapter after a `+`, if any; or the same as a mapping.
 //!
 //! It looks at no disk and no hub.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use aludel_document::{Content, Cursor, quoted};
+use aludel_checkpoint::expand_home;
+use aludel_document::{Content, Cursor, Key, quoted};
 
-use crate::problem::Problem;
+use super::keys::{MODEL_PATH, REFERENCE};
+use crate::problem::{Problem, Problems};
 
 /// A model, as a recipe names it. Two references are equal when they are written alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,7 +35,7 @@ impl ModelReference {
     /// The path, with a leading `~/` replaced by the user's home folder.
     pub fn path(&self) -> PathBuf {
         let path = self.split.map_or(self.text.as_str(), |at| &self.text[..at]);
-        expand_home(path, std::env::home_dir().as_deref())
+        expand_home(path)
     }
 
     /// The revision asked for, which only a hub could answer to.
@@ -43,9 +45,7 @@ impl ModelReference {
 
     pub(super) fn read(cursor: &Cursor<'_>) -> Result<Self, Problem> {
         if matches!(cursor.node.content, Content::Mapping(_)) {
-            return Err(cursor
-                .problem("a model written as a mapping is not supported by this version yet")
-                .with_hint("write its path as text"));
+            return Self::from_text(&text_of_mapping(cursor)?, cursor);
         }
         Self::from_text(cursor.text("the path of a model")?, cursor)
     }
@@ -85,10 +85,47 @@ fn check(part: &str, text: &str) -> Result<(), (String, &'static str)> {
     }
 }
 
-fn expand_home(path: &str, home: Option<&Path>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(path),
+/// The text of mergekit's long form, `{model: {path: a, revision: b}, lora: {path: c}}`, in which either path may be a text.
+fn text_of_mapping(cursor: &Cursor<'_>) -> Result<String, Problem> {
+    known(cursor, REFERENCE)?;
+    let hint = "write it as `{model: path/of/the/model}`, or as the path alone";
+    let missing = || cursor.problem("`model` is missing").with_hint(hint);
+    let model = text_of_path(&cursor.field("model").ok_or_else(missing)?)?;
+    match cursor.field("lora") {
+        Some(adapter) => Ok(format!("{model}+{}", text_of_path(&adapter)?)),
+        None => Ok(model),
+    }
+}
+
+fn text_of_path(cursor: &Cursor<'_>) -> Result<String, Problem> {
+    if !matches!(cursor.node.content, Content::Mapping(_)) {
+        return without(&['+'], cursor).map(str::to_owned);
+    }
+    known(cursor, MODEL_PATH)?;
+    let path = cursor.field("path").ok_or_else(|| cursor.problem("`path` is missing"))?;
+    let path = without(&['+', '@'], &path)?;
+    match cursor.field("revision") {
+        Some(revision) => Ok(format!("{path}@{}", without(&['+', '@'], &revision)?)),
+        None => Ok(path.to_owned()),
+    }
+}
+
+fn known(cursor: &Cursor<'_>, keys: &[Key]) -> Result<(), Problem> {
+    let mut problems = Problems::new();
+    cursor.check_keys(keys, "", &mut problems);
+    problems.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// A text that has none of the marks which part a reference.
+fn without<'a>(marks: &[char], cursor: &Cursor<'a>) -> Result<&'a str, Problem> {
+    let text = cursor.text("the path of a model")?;
+    match text.chars().find(|mark| marks.contains(mark)) {
+        Some(mark) => {
+            let hint =
+                "a revision stands under `revision` beside `path`, an adapter under `lora` beside `model`";
+            Err(cursor.problem(format!("{} has a `{mark}`", quoted(text))).with_hint(hint))
+        }
+        None => Ok(text),
     }
 }
 
@@ -135,10 +172,16 @@ mod tests {
     }
 
     #[test]
-    fn a_tilde_is_the_home_folder() {
-        assert_eq!(expand_home("~/m/x", Some(Path::new("/home/u"))), PathBuf::from("/home/u/m/x"));
-        assert_eq!(expand_home("~/m/x", None), PathBuf::from("~/m/x"));
-        assert_eq!(expand_home("a/~/x", Some(Path::new("/home/u"))), PathBuf::from("a/~/x"));
+    fn a_mapping_is_the_same_as_the_text() {
+        for (yaml, text) in [
+            ("{model: a/b}", "a/b"),
+            ("{model: a/b@v1, lora: null}", "a/b@v1"),
+            ("{model: {path: a/b}}", "a/b"),
+            ("{model: {path: a/b, revision: v1}, lora: {path: c, revision: 2}}", "a/b@v1+c@2"),
+            ("{model: {path: a}, lora: c@v2}", "a+c@v2"),
+        ] {
+            assert_eq!(read(yaml).unwrap(), read(text).unwrap(), "{yaml}");
+        }
     }
 
     #[test]
@@ -155,9 +198,24 @@ mod tests {
             ("''", "1:1: the path of the model is empty"),
             ("~", "1:1: expected the path of a model, found nothing"),
             ("[a]", "1:1: expected the path of a model, found a list"),
+            ("{path: a}", "1:2 path: unknown key `path` (known here: `model`, `lora`)"),
             (
-                "{model: a}",
-                "1:1: a model written as a mapping is not supported by this version yet (write its path as text)",
+                "{lora: a}",
+                "1:1: `model` is missing (write it as `{model: path/of/the/model}`, or as the path alone)",
+            ),
+            ("{model: {revision: a}}", "1:9 model: `path` is missing"),
+            ("{model: {path: ''}}", "1:1: the path of the model is empty"),
+            (
+                "{model: a+b}",
+                "1:9 model: `a+b` has a `+` (a revision stands under `revision` beside `path`, an adapter under `lora` beside `model`)",
+            ),
+            (
+                "{model: {path: a@b}}",
+                "1:16 model.path: `a@b` has a `@` (a revision stands under `revision` beside `path`, an adapter under `lora` beside `model`)",
+            ),
+            (
+                "{model: a, override_architecture: LlamaForCausalLM}",
+                "1:12 override_architecture: `override_architecture` is not supported by this version yet (remove it: names and shapes of tensors say what is merged, whatever the architecture is called)",
             ),
         ] {
             assert_eq!(read(yaml).unwrap_err(), problem, "{yaml}");

@@ -2,7 +2,7 @@
 //!
 //! In: the nodes of the two keys, which exclude each other. Out: a [`Tokenizer`]. Which tokens models have is not known here.
 
-use aludel_document::{Content, Cursor, Located, Scalar, quoted};
+use aludel_document::{Cursor, Located, Scalar, quoted};
 
 use super::keys::{TOKEN, TOKEN_ROW, TOKENIZER};
 use super::read::{located, optional, read_truth};
@@ -127,11 +127,12 @@ impl Token {
 
 impl TokenRow {
     fn read(cursor: &Cursor<'_>, problems: &mut Problems) -> Option<Self> {
-        let Content::Mapping(_) = cursor.node.content else {
+        let is_row = ["kind", "token", "token_id"].iter().any(|key| cursor.field(key).is_some());
+        if !is_row {
             let model = problems.take(ModelReference::read(cursor))?;
             let is_zero = model.text() == "zero";
             return Some(if is_zero { Self::Zero } else { Self::Of { model, token: None } });
-        };
+        }
         cursor.check_keys(TOKEN_ROW, "", problems);
         let kind = cursor.field("kind");
         let hint = "the kinds are `model_token` and `zero`";
@@ -244,7 +245,7 @@ mod tests {
     fn tokens_have_rows_of_every_kind() {
         let tokenizer = read(
             "tokenizer:\n  source: union\n  pad_to_multiple_of: 8\n  tokens:\n    <a>: {source: m/a}\n    '<b>': {source: {kind: zero}, force: true}\n    \
-             <c>: {source: {kind: model_token, model: m/b, token: '</s>'}}\n    12: {source: {kind: model_token, model: m/b, token_id: 7}}\n    d: {source: zero}\n",
+             <c>: {source: {kind: model_token, model: m/b, token: '</s>'}}\n    12: {source: {kind: model_token, model: m/b, token_id: 7}}\n    d: {source: zero}\n    e: {source: {model: {path: m/a}}}\n",
         )
         .unwrap()
         .unwrap();
@@ -263,6 +264,7 @@ mod tests {
                 ("<c>".to_owned(), of("m/b", Some(TokenName::Text("</s>".into()))), false),
                 ("12".to_owned(), of("m/b", Some(TokenName::Id(7))), false),
                 ("d".to_owned(), TokenRow::Zero, false),
+                ("e".to_owned(), of("m/a", None), false),
             ]
         );
     }
@@ -308,7 +310,7 @@ mod tests {
                 "3:41 tokenizer.tokens.x.source.kind: `mean` is no kind of row (the kinds are `model_token` and `zero`)",
             ),
             (
-                "tokenizer: {tokens: {x: {source: {model: a}}}}",
+                "tokenizer: {tokens: {x: {source: {model: a, token: y}}}}",
                 "3:34 tokenizer.tokens.x.source: `kind` is missing (the kinds are `model_token` and `zero`)",
             ),
             (

@@ -111,14 +111,6 @@ fn what_is_no_mapping_is_one_problem() {
 
 #[test]
 fn what_mergekit_has_and_this_version_lacks_is_named() {
-    let models = "merge_method: linear\nmodels: [{model: a}]\n";
-    let refused = |rest: &str| problems(&format!("{models}{rest}"));
-    assert_eq!(
-        refused("base_model: {model: b}"),
-        [
-            "3:13 base_model: a model written as a mapping is not supported by this version yet (write its path as text)"
-        ]
-    );
     assert_eq!(
         problems("merge_method: linear\nmodels:\n- model: a\n  layer_range: [0, 2]"),
         [
