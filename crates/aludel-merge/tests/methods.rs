@@ -123,7 +123,11 @@ fn models_weights_and_bases_that_a_method_has_no_use_for_are_told() {
             one("weight: 1") + "parameters: {rescale_mode: l3}\n",
             "4:28 parameters.rescale_mode: expected one of `l1`, `l2`, `linf`, `density`, found the text `l3`",
         ),
-        ("ties", one("weight: [{filter: mlp, value: 1}]"), "no filter of `weight` selects lm_head.weight"),
+        (
+            "ties",
+            one("weight: [{filter: mlp, value: 1}]"),
+            ", and no filter of it selects lm_head.weight (add an entry without a filter to `weight`)",
+        ),
         (
             "della",
             one("weight: 1, density: 0.5, epsilon: -1"),
@@ -161,6 +165,22 @@ fn models_weights_and_bases_that_a_method_has_no_use_for_are_told() {
             plan(&format!("merge_method: {method}\n{rest}dtype: float32\n")).unwrap_err().to_string();
         let expected = expected.replace("METHOD", method);
         assert!(problems.contains(&expected), "{method}: {problems:?} does not contain {expected:?}");
+    }
+}
+
+/// A model has hundreds of tensors, and one mistake in a recipe is one.
+#[test]
+fn what_holds_for_every_tensor_is_told_once() {
+    let recipe = |parameters: &str| {
+        format!(
+            "merge_method: ties\nbase_model: @base\nmodels: [{{model: @a, parameters: {{{parameters}}}}}]\ndtype: float32\n"
+        )
+    };
+    for (parameters, count) in
+        [("weight: [{filter: mlp, value: 1}]", 1), ("density: 0.5", 1), ("weight: 1, density: 1.5", 1)]
+    {
+        let problems = plan(&recipe(parameters)).unwrap_err();
+        assert_eq!(problems.count(), count, "{parameters}: {problems}");
     }
 }
 
@@ -381,4 +401,99 @@ fn sce_of_equal_models() {
     assert!(whole.iter().zip(&x).all(|(got, x)| (got - x).abs() < 1e-6), "{whole:?}");
     let none = [base.clone(), base.clone(), base.clone(), base.clone()];
     assert_eq!(merged(&recipe(1.0, 0.0), &[60], &none), base);
+}
+
+/// What the task vectors of three models of one element each come to, by each way of electing signs.
+#[test]
+fn signs_are_elected_by_sum_by_count_or_by_all() {
+    // Weighted task vectors of each element: both signs with the larger sum and the smaller count, one sign, zeros among one sign, none, and a sum of 0, which counts as positive.
+    let vectors = [[3.0, 1.0, 0.0, 0.0, -2.0], [-1.0, 2.0, 4.0, 0.0, -1.0], [-1.0, 0.5, 0.0, 0.0, 3.0]];
+    let models: Vec<Vec<f32>> = std::iter::once(vec![10.0; 5])
+        .chain(vectors.iter().map(|vector| vector.iter().map(|x| 10.0 + x).collect()))
+        .collect();
+    for (consensus, normalize, expected) in [
+        ("sum", false, [3.0, 3.5, 4.0, 0.0, 3.0]),
+        ("sum", true, [3.0, 3.5 / 3.0, 4.0, 0.0, 3.0]),
+        ("count", false, [-2.0, 3.5, 4.0, 0.0, -3.0]),
+        ("count", true, [-1.0, 3.5 / 3.0, 4.0, 0.0, -1.5]),
+        ("unanimous", false, [0.0, 3.5, 4.0, 0.0, 0.0]),
+        ("unanimous", true, [0.0, 3.5 / 3.0, 4.0, 0.0, 0.0]),
+    ] {
+        for method in ["ties", "dare_ties", "breadcrumbs_ties", "della"] {
+            let recipe = format!(
+                "merge_method: {method}\nbase_model: @0\nmodels: [{{model: @1}}, {{model: @2}}, {{model: @3}}]\nparameters: {{weight: 1, \
+                 consensus: {consensus}, normalize: {normalize}{}}}\n",
+                if method.starts_with("breadcrumbs") { ", gamma: 0" } else { "" }
+            );
+            let got = merged(&recipe, &[5], &models);
+            let off =
+                got.iter().zip(expected).map(|(got, expected)| (f64::from(*got) - 10.0 - expected).abs());
+            assert!(off.fold(0.0, f64::max) < 1e-6, "{method}, {consensus}, {normalize}: {got:?}");
+        }
+    }
+}
+
+/// Each mode restores what it is called for; what is too small to be divided by stays as it is.
+#[test]
+fn rescaling_restores_a_norm_or_the_mean() {
+    let whole = noise(7, 4000);
+    let l1 = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+    let l2 = |x: &[f32]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let largest = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
+    let recipe = |mode: &str| {
+        format!(
+            "merge_method: dare_linear\nbase_model: @0\nmodels: [{{model: @1}}]\nparameters: {{weight: 1, density: 0.3, {mode}}}\n"
+        )
+    };
+    let of = |mode: &str, factor: f32| {
+        let vector = whole.iter().map(|x| x * factor).collect();
+        merged(&recipe(mode), &[4000], &[vec![0.0; 4000], vector])
+    };
+    let kept = of("rescale: false", 1.0);
+    let same = |got: f64, expected: f64| (got / expected - 1.0).abs() < 1e-6;
+    assert!(same(l1(&of("rescale_mode: l1", 1.0)), l1(&whole)));
+    assert!(same(l2(&of("rescale_mode: l2", 1.0)), l2(&whole)));
+    assert!(same(largest(&of("rescale_mode: linf", 1.0)), largest(&whole)));
+    assert!(of("rescale_mode: density", 1.0).iter().zip(&kept).all(|(got, kept)| *got == kept / 0.3));
+    for mode in ["l1", "l2", "linf"] {
+        let tiny = of(&format!("rescale_mode: {mode}"), 1e-12);
+        let plain = of("rescale: false", 1e-12);
+        assert!(tiny == plain && plain.iter().any(|&x| x != 0.0), "{mode}");
+    }
+}
+
+/// mergekit fails where nothing is kept, and drops everything where breadcrumbs leave nothing out at the top.
+#[test]
+fn what_keeps_nothing_is_the_base_and_what_drops_nothing_is_the_model() {
+    let (base, x) = (noise(1, 90), noise(2, 90));
+    let models = [base.clone(), x.clone()];
+    let recipe = |method: &str, parameters: &str| {
+        format!(
+            "merge_method: {method}\nbase_model: @0\nmodels: [{{model: @1}}]\nparameters: {{weight: 1, {parameters}}}\n"
+        )
+    };
+    for method in ["ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"] {
+        for density in ["0", "0.01"] {
+            if density == "0" || !method.starts_with("dare") {
+                let kept_none =
+                    merged(&recipe(method, &format!("density: {density}, rescale: true")), &[90], &models);
+                assert_eq!(kept_none, base, "{method}, {density}");
+            }
+        }
+    }
+    for method in ["breadcrumbs", "breadcrumbs_ties"] {
+        let kept = |density: f64| {
+            let got = merged(&recipe(method, &format!("density: {density}, gamma: 0")), &[90], &models);
+            got.iter().zip(&base).map(|(got, base)| got - base).collect::<Vec<f32>>()
+        };
+        let third = kept(1.0 / 3.0);
+        assert_eq!(third.iter().filter(|&&x| x != 0.0).count(), 30, "{method}");
+        let least_kept = third.iter().filter(|&&x| x != 0.0).fold(f32::MAX, |least, x| least.min(x.abs()));
+        let left_out = kept(1.0).into_iter().zip(&third).filter(|(_, kept)| **kept == 0.0);
+        let most_left_out = left_out.fold(0.0_f32, |most, (x, _)| most.max(x.abs()));
+        assert!(least_kept >= most_left_out, "{method}: the largest are kept");
+        let all = kept(1.0);
+        let off = all.iter().zip(x.iter().zip(&base)).map(|(got, (x, base))| (got - (x - base)).abs());
+        assert!(off.fold(0.0, f32::max) < 1e-6, "{method}");
+    }
 }

@@ -147,12 +147,15 @@ impl<'a> Tensor<'a> {
             Some((entry, member)) => (&entry.reference.place, format!("model `{}`", member.name)),
             None => (&self.recipe.merge_method.place, "the merge".to_owned()),
         };
-        let problem = Problem::at(place.clone(), format!("`{method}` needs `{name}` for {owner}"));
+        let message = format!("`{method}` needs `{name}` for {owner}");
+        // A hint is the same for all tensors, so that the planner says it once.
         if self.scope.is_given(name, entry) {
-            problem
-                .with_hint(format!("no filter of `{name}` selects {tensor}: add an entry without a filter"))
+            let message = format!("{message}, and no filter of it selects {tensor}");
+            Problem::at(place.clone(), message)
+                .with_hint(format!("add an entry without a filter to `{name}`"))
         } else {
-            problem.with_hint(format!("add `{name}:` under its `parameters:`, or at the top for all models"))
+            let hint = format!("add `{name}:` under its `parameters:`, or at the top for all models");
+            Problem::at(place.clone(), message).with_hint(hint)
         }
     }
 
