@@ -53,14 +53,23 @@ impl Plan {
     fn print_output(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shards = self.layout.shards().len();
         let files = self.side_files.names.len() + self.side_files.written.len();
-        let copied = self.steps.iter().filter(|step| step.action == Action::Copy).count();
+        let copied = |from_one: bool| {
+            let is_copied =
+                |step: &&Step| step.action == Action::Copy && (step.inputs.len() == 1) == from_one;
+            self.steps.iter().filter(is_copied).count()
+        };
         writeln!(f, "output   {} tensors in {shards} file(s), {files} side file(s)", self.steps.len())?;
         let scaled = self.steps.iter().filter(|step| step.action == Action::Scales).count();
         if scaled > 0 {
             writeln!(f, "fp8      {scaled} weights, each with a tensor of scales")?;
         }
-        if copied > 0 {
-            writeln!(f, "copied   {copied} tensors of other types, which all models have to agree on")?;
+        for (copied, how) in [
+            (copied(true), "tensors as they are"),
+            (copied(false), "tensors of other types, which all models have to agree on"),
+        ] {
+            if copied > 0 {
+                writeln!(f, "copied   {copied} {how}")?;
+            }
         }
         Ok(())
     }
