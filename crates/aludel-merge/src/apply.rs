@@ -88,7 +88,7 @@ pub fn apply(folder: &Path, target: &Path, options: &Options<'_>) -> Result<Appl
         bases,
         layout: &layout,
         placed: placed(&delta, &layout),
-        weights: Weights { sources, maps: &maps },
+        weights: Weights::new(sources, &maps),
         shards: output.shards(&layout)?,
         options,
     };

@@ -8,9 +8,9 @@ mod made;
 use std::path::{Path, PathBuf};
 
 use agreement::compare;
-use aludel_checkpoint::Dtype;
+use aludel_checkpoint::{Checkpoint, Dtype};
 use aludel_merge::execute::{Aligned, ExecuteOptions, Report, execute};
-use aludel_merge::plan::{Plan, PlanOptions};
+use aludel_merge::plan::{Form, Plan, PlanOptions};
 use aludel_merge::recipe::Recipe;
 use made::{Given, elements, noise, write};
 use serde_json::{Value, json};
@@ -247,6 +247,40 @@ fn a_copy_in_another_order_is_merged_as_if_it_were_in_the_first() {
         assert_eq!(elements(&at("average")), elements(&at("itself")));
     }
     assert_eq!(made, 3 * METHODS.len());
+}
+
+/// Experts that are stored in FP8 are put in order by what their numbers and scales stand for, and the scales go with them.
+#[test]
+fn experts_in_fp8_are_put_in_order_with_their_scales() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let passed = |name: &str| {
+        format!("merge_method: passthrough\nmodels: [{{model: '{}'}}]\ndtype: bfloat16\n", at(name).display())
+    };
+    for (name, orders) in [("x", AS_THEY_ARE), ("y", MOVED), ("copy", AS_THEY_ARE)] {
+        mixture(&at("plain"), "apart", Dtype::F32, 1, orders);
+        let options = PlanOptions { form: Form::Fp8, ..PlanOptions::default() };
+        run(&plan(&passed("plain"), &options), &at(name));
+        let stored = Checkpoint::open(&at(name)).unwrap();
+        let of_expert = &stored.tensors()["model.layers.0.mlp.experts.2.up_proj.weight"];
+        assert_eq!(of_expert.dtype, Dtype::F8_E4M3);
+    }
+    let recipe = |second: &str| {
+        let model = |name: &str| format!("{{model: '{}'}}", at(name).display());
+        format!(
+            "merge_method: linear\nalign_experts: true\nmodels: [{}, {}]\nparameters: {{weight: 0.5}}\ndtype: float32\n",
+            model("x"),
+            model(second)
+        )
+    };
+    let report = run(&plan(&recipe("y"), &PlanOptions::default()), &at("aligned"));
+    for (aligned, moved) in report.aligned.iter().zip(MOVED) {
+        let back = (0..EXPERTS).map(|place| moved.iter().position(|&e| e == place).unwrap());
+        assert_eq!(aligned.order, back.collect::<Vec<_>>());
+    }
+    assert_eq!(report.aligned.len(), 2);
+    run(&plan(&recipe("copy"), &PlanOptions::default()), &at("expected"));
+    assert_eq!(elements(&at("aligned")), elements(&at("expected")));
 }
 
 /// The bytes of a model's weight files.

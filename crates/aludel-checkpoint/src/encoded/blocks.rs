@@ -42,12 +42,23 @@ impl Blocks {
         }
     }
 
-    pub(super) fn release(&self, map: &WeightMap, shape: &[usize], elements: Range<u64>, is_end: bool) {
-        // Rows of a head that is not passed are read later, in another order than the file's.
-        let unit = match self.change {
+    /// The bytes of the blocks that hold some elements.
+    pub(super) fn locate(&self, shape: &[usize], elements: &Range<u64>) -> Range<u64> {
+        let unit = self.unit(shape);
+        let whole = elements.start / unit * unit..elements.end.next_multiple_of(unit).min(self.elements());
+        self.bytes_of(&self.covering(&whole))
+    }
+
+    /// Elements that lie in another order than the file's among themselves: rows of a head that is not passed are read later.
+    fn unit(&self, shape: &[usize]) -> u64 {
+        match self.change {
             Change::UnpairRotary { rows } => rows * columns(shape),
             _ => 1,
-        };
+        }
+    }
+
+    pub(super) fn release(&self, map: &WeightMap, shape: &[usize], elements: Range<u64>, is_end: bool) {
+        let unit = self.unit(shape);
         let block = self.block.elements();
         let start = elements.start / unit * unit / block * block;
         if is_end {
@@ -88,16 +99,18 @@ impl Blocks {
         let mut start = covering.start;
         while start < covering.end {
             let end = covering.end.min(start + piece);
-            values.clear();
-            self.block.decode_copied(
-                map.bytes(&self.stored, self.bytes_of(&(start..end))),
-                &mut room,
-                &mut values,
-            );
+            let bytes = map.bytes(&self.stored, self.bytes_of(&(start..end)));
             let wanted = start.max(elements.start)..end.min(elements.end);
-            let from = &values[(wanted.start - start) as usize..(wanted.end - start) as usize];
             let at = (wanted.start - elements.start) as usize;
-            to[at..at + from.len()].copy_from_slice(from);
+            let to = &mut to[at..at + (wanted.end - wanted.start) as usize];
+            if wanted == (start..end) {
+                self.block.decode_into(bytes, &mut room, to);
+            } else {
+                values.resize((end - start) as usize, 0.0);
+                self.block.decode_into(bytes, &mut room, &mut values);
+                let first = (wanted.start - start) as usize;
+                to.copy_from_slice(&values[first..first + to.len()]);
+            }
             start = end;
         }
     }

@@ -98,6 +98,16 @@ impl Encoded {
         }
     }
 
+    /// The stored tensor in which the elements lie one after another, and the bytes that they are computed from; `None` where they are in no
+    /// such order. Scales are left out: they are few.
+    pub fn locate(&self, elements: &Range<u64>) -> Option<(&TensorEntry, Range<u64>)> {
+        match &self.form {
+            Form::Strided(_) => None,
+            Form::Blocks(blocks) => Some((blocks.stored(), blocks.locate(&self.shape, elements))),
+            Form::Scaled(scaled) => Some((scaled.stored(), elements.clone())),
+        }
+    }
+
     /// Gives back the pages that hold what these elements are computed from, as they have been passed in order; `is_end` where
     /// they are the last.
     pub fn release(&self, map: &WeightMap, elements: Range<u64>, is_end: bool) {

@@ -5,7 +5,6 @@
 //! computed in f32.
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -108,7 +107,7 @@ impl Scaled {
     }
 
     pub(super) fn fill(&self, map: &WeightMap, shape: &[usize], elements: Range<u64>, to: &mut [f32]) {
-        let table = if self.stored.dtype == Dtype::F8_E5M2 { &*E5M2 } else { &*E4M3 };
+        let is_e5m2 = self.stored.dtype == Dtype::F8_E5M2;
         let columns = shape.last().map_or(1, |&side| side as u64).max(1);
         let block = self.scale.block.last().copied().unwrap_or(1);
         let bytes = map.bytes(&self.stored, elements.clone());
@@ -119,8 +118,12 @@ impl Scaled {
             let end = ((column / block + 1) * block).min(columns).min(column + elements.end - next);
             let scale = self.scale.value(map, self.scale_of(shape, row, column));
             let at = (next - elements.start) as usize..(next - elements.start + end - column) as usize;
-            for (value, byte) in to[at.clone()].iter_mut().zip(&bytes[at]) {
-                *value = table[usize::from(*byte)] * scale;
+            // One decoder to a loop, so that the compiler can make vector code of it.
+            let pairs = to[at.clone()].iter_mut().zip(&bytes[at]);
+            if is_e5m2 {
+                pairs.for_each(|(value, &byte)| *value = e5m2(byte) * scale);
+            } else {
+                pairs.for_each(|(value, &byte)| *value = e4m3(byte) * scale);
             }
             next += end - column;
         }
@@ -160,30 +163,33 @@ fn power_of_two(exponent: u8) -> f32 {
     }
 }
 
-static E4M3: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|byte| decode(byte as u8, 3)));
-static E5M2: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|byte| decode(byte as u8, 2)));
+/// The value of a byte of sign, four bits of exponent and three of mantissa, which is exact in f32. It is the kind of machine learning: without
+/// infinities, and with NaN where exponent and mantissa are all ones.
+#[inline]
+fn e4m3(byte: u8) -> f32 {
+    let magnitude = u32::from(byte & 0x7f);
+    // The exponent counts from -7 here, and from -127 in f32.
+    let normal = f32::from_bits((magnitude << 20) + (120 << 23));
+    let value = if magnitude < 1 << 3 { magnitude as f32 * (1.0 / 512.0) } else { normal };
+    let value = if magnitude == 0x7f { f32::NAN } else { value };
+    signed(value, byte)
+}
 
-/// The value of a byte of sign, exponent and so many bits of mantissa. All are exact in f32. E4M3 is the kind of machine
-/// learning: without infinities, and with NaN where exponent and mantissa are all ones.
-fn decode(byte: u8, mantissa_bits: u32) -> f32 {
-    let exponent_bits = 7 - mantissa_bits;
-    let mantissa = u32::from(byte) & ((1 << mantissa_bits) - 1);
-    let exponent = u32::from(byte & 0x7f) >> mantissa_bits;
-    let bias = (1i32 << (exponent_bits - 1)) - 1;
-    let all_ones = exponent == (1 << exponent_bits) - 1;
-    let magnitude = match (all_ones, mantissa_bits) {
-        (true, 3) if mantissa == 7 => f32::NAN,
-        (true, 2) if mantissa == 0 => f32::INFINITY,
-        (true, 2) => f32::NAN,
-        _ => {
-            let (significand, power) = match exponent {
-                0 => (mantissa, 1 - bias),
-                _ => (mantissa | 1 << mantissa_bits, exponent as i32 - bias),
-            };
-            significand as f32 * 2f32.powi(power - mantissa_bits as i32)
-        }
-    };
-    if byte & 0x80 == 0 { magnitude } else { -magnitude }
+/// The value of a byte of sign, five bits of exponent and two of mantissa, which is exact in f32.
+#[inline]
+fn e5m2(byte: u8) -> f32 {
+    let magnitude = u32::from(byte & 0x7f);
+    let normal = f32::from_bits((magnitude << 21) + (112 << 23));
+    let value = if magnitude < 1 << 2 { magnitude as f32 * (1.0 / 65536.0) } else { normal };
+    // Infinity and NaN have the largest exponent in f32 too.
+    let value = if magnitude >= 0x7c { f32::from_bits(magnitude << 21 | 0x7f80_0000) } else { value };
+    signed(value, byte)
+}
+
+/// The value with the sign of the byte.
+#[inline]
+fn signed(value: f32, byte: u8) -> f32 {
+    f32::from_bits(value.to_bits() | u32::from(byte & 0x80) << 24)
 }
 
 #[cfg(test)]
@@ -200,10 +206,10 @@ mod tests {
             (0x7e, 448.0),
             (0xb8, -1.0),
         ] {
-            assert_eq!(E4M3[byte], value, "{byte:#04x}");
+            assert_eq!(e4m3(byte), value, "{byte:#04x}");
         }
-        assert!(E4M3[0x7f].is_nan() && E4M3[0xff].is_nan());
-        assert!(E4M3[0x80].is_sign_negative() && E4M3[0x80] == 0.0);
+        assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
+        assert!(e4m3(0x80).is_sign_negative() && e4m3(0x80) == 0.0);
         for (byte, value) in [
             (0x01, 2f32.powi(-16)),
             (0x3c, 1.0),
@@ -211,9 +217,32 @@ mod tests {
             (0x7c, f32::INFINITY),
             (0xfc, f32::NEG_INFINITY),
         ] {
-            assert_eq!(E5M2[byte], value, "{byte:#04x}");
+            assert_eq!(e5m2(byte), value, "{byte:#04x}");
         }
-        assert!(E5M2[0x7d].is_nan());
+        assert!(e5m2(0x7d).is_nan());
+    }
+
+    /// Every byte, by the definition of its format in f64.
+    #[test]
+    fn every_byte_is_its_significand_times_a_power_of_two() {
+        for byte in 0..=255_u8 {
+            for (got, bits, bias) in [(e4m3(byte), 3, 7), (e5m2(byte), 2, 15)] {
+                let (exponent, mantissa) =
+                    (i32::from(byte & 0x7f) >> bits, u32::from(byte) & ((1 << bits) - 1));
+                let (significand, power) = if exponent == 0 {
+                    (mantissa, 1 - bias)
+                } else {
+                    (mantissa | 1 << bits, exponent - bias)
+                };
+                let value = f64::from(significand) * 2f64.powi(power - bits);
+                let value = if byte & 0x80 == 0 { value } else { -value };
+                let is_special = if bits == 3 { byte & 0x7f == 0x7f } else { byte & 0x7f >= 0x7c };
+                assert!(
+                    if is_special { !got.is_finite() } else { f64::from(got) == value },
+                    "{byte:#04x}: {got}"
+                );
+            }
+        }
     }
 
     #[test]

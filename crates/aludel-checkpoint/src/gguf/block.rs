@@ -70,16 +70,22 @@ impl BlockType {
         Ok(())
     }
 
-    /// As [`BlockType::decode`], for bytes at any address: they are copied to an aligned place in `room`. Blocks that candle
-    /// refuses become NaN, which whoever computes with them tells.
-    pub(crate) fn decode_copied(self, bytes: &[u8], room: &mut Vec<u8>, values: &mut Vec<f32>) {
-        room.resize(bytes.len() + BLOCK_ALIGNMENT, 0);
-        let skip = room.as_ptr().align_offset(BLOCK_ALIGNMENT).min(BLOCK_ALIGNMENT);
-        let aligned = &mut room[skip..skip + bytes.len()];
-        aligned.copy_from_slice(bytes);
-        let all = values.len() + bytes.len() / self.bytes() as usize * self.elements() as usize;
-        if self.decode(aligned, values).is_err() {
-            values.resize(all, f32::NAN);
+    /// Decodes whole blocks at any address into as many elements: where an address is no multiple of what candle asks for, they are
+    /// copied into `room` first. Blocks that candle refuses become NaN, which whoever computes with them tells.
+    ///
+    /// # Panics
+    /// Where `to` is of another length.
+    pub(crate) fn decode_into(self, bytes: &[u8], room: &mut Vec<u8>, to: &mut [f32]) {
+        let is_aligned = bytes.as_ptr().align_offset(BLOCK_ALIGNMENT) == 0;
+        let bytes = if is_aligned { bytes } else { aligned(bytes, room) };
+        match self {
+            Self::F32 => each(bytes, to, f32::from_le_bytes),
+            Self::F16 => each(bytes, to, |word| f16::from_le_bytes(word).to_f32()),
+            Self::BF16 => each(bytes, to, |word| bf16::from_le_bytes(word).to_f32()),
+            _ => match self.dequantise(bytes) {
+                Ok(values) => to.copy_from_slice(&values),
+                Err(_) => to.fill(f32::NAN),
+            },
         }
     }
 
@@ -100,6 +106,19 @@ impl BlockType {
         // A test holds every type against the table; the first row is never reached by a type that is missing.
         TYPES.iter().find(|known| known.block == self).unwrap_or(&TYPES[0])
     }
+}
+
+fn each<const BYTES: usize>(bytes: &[u8], to: &mut [f32], value: impl Fn([u8; BYTES]) -> f32) {
+    to.iter_mut().zip(words(bytes)).for_each(|(to, word)| *to = value(word));
+}
+
+/// A copy of bytes at an aligned place in `room`.
+fn aligned<'r>(bytes: &[u8], room: &'r mut Vec<u8>) -> &'r [u8] {
+    room.resize(bytes.len() + BLOCK_ALIGNMENT, 0);
+    let skip = room.as_ptr().align_offset(BLOCK_ALIGNMENT).min(BLOCK_ALIGNMENT);
+    let copy = &mut room[skip..skip + bytes.len()];
+    copy.copy_from_slice(bytes);
+    copy
 }
 
 /// What candle's block structures ask of an address: Q8_K begins with an f32.

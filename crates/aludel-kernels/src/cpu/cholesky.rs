@@ -76,11 +76,11 @@ impl Symmetric {
         &mut tile[row % TILE * TILE + column % TILE]
     }
 
-    /// Factors the matrix, in its own memory.
+    /// Factors the matrix, in its own memory. `goes_on` is asked every few million products; `None` where it says no.
     ///
     /// # Errors
     /// [`Indefinite`] where a pivot is not positive beyond what rounding may have left of it.
-    pub fn factor(mut self) -> Result<Factor, Indefinite> {
+    pub fn factor(mut self, goes_on: impl Fn() -> bool) -> Result<Option<Factor>, Indefinite> {
         let count = self.side.div_ceil(TILE);
         // What rounding may leave of a pivot, as a share of the diagonal.
         let share = self.side as f64 * f64::EPSILON;
@@ -100,6 +100,9 @@ impl Symmetric {
                 *transposed = transposed_tile(below, -1.0);
             }
             for i in j + 1..count {
+                if !goes_on() {
+                    return Ok(None);
+                }
                 let (rows, others) = self.tiles.split_at_mut(place(i, j + 1));
                 let left = &rows[place(i, j)];
                 for (k, to) in (j + 1..=i).zip(others) {
@@ -107,7 +110,7 @@ impl Symmetric {
                 }
             }
         }
-        Ok(Factor { tiles: self.tiles })
+        Ok(Some(Factor { tiles: self.tiles }))
     }
 }
 
@@ -277,7 +280,7 @@ mod tests {
     fn what_is_solved_fits_the_matrix() {
         for (side, rows) in [(1, 1), (5, 3), (64, 4), (65, 7), (130, 64), (200, 9)] {
             let values = gram(side, side + 3, 0.5);
-            let factor = symmetric(side, &values).factor().unwrap();
+            let factor = symmetric(side, &values).factor(|| true).unwrap().unwrap();
             let mut panel = Panel::zeros(rows, side);
             let wanted = |row: usize, column: usize| value(row * side + column + 5);
             for row in 0..rows {
@@ -303,14 +306,15 @@ mod tests {
     #[test]
     fn a_matrix_that_is_not_positive_definite_is_told_from_one_that_is() {
         // Fewer vectors than the side: the row after them depends on those before it.
-        let failed = symmetric(100, &gram(100, 70, 0.0)).factor().unwrap_err();
+        let failed = symmetric(100, &gram(100, 70, 0.0)).factor(|| true).unwrap_err();
         assert!(failed.at >= 70, "{failed:?}");
-        assert!(symmetric(100, &gram(100, 70, 1e-3)).factor().is_ok());
+        assert!(symmetric(100, &gram(100, 70, 1e-3)).factor(|| true).is_ok());
+        assert!(symmetric(100, &gram(100, 70, 1e-3)).factor(|| false).unwrap().is_none());
         let mut negative = symmetric(3, &gram(3, 9, 0.0));
         negative.set_diagonal(1, -1.0);
-        assert_eq!(negative.factor().unwrap_err(), Indefinite { at: 1 });
+        assert_eq!(negative.factor(|| true).unwrap_err(), Indefinite { at: 1 });
         let mut unknown = symmetric(3, &gram(3, 9, 0.0));
         unknown.set_diagonal(2, f64::NAN);
-        assert_eq!(unknown.factor().unwrap_err(), Indefinite { at: 2 });
+        assert_eq!(unknown.factor(|| true).unwrap_err(), Indefinite { at: 2 });
     }
 }

@@ -26,6 +26,13 @@ pub(super) fn decode(element: Element, bytes: &[u8], to: &mut [f32]) {
     }
 }
 
+/// Decodes any number of stored elements, for those who read them outside of a pass; `bytes` and `to` are equally many.
+pub fn decode_stored(element: Element, bytes: &[u8], to: &mut [f32]) {
+    for (bytes, to) in bytes.chunks(BLOCK * element.size()).zip(to.chunks_mut(BLOCK)) {
+        decode(element, bytes, to);
+    }
+}
+
 /// Through an aligned copy, because the library's conversion (F16C where there is one) takes 16-bit slices.
 fn decode_f16(bytes: &[u8], to: &mut [f32]) {
     let mut halves = [0u16; BLOCK];
@@ -107,6 +114,13 @@ pub(super) fn any_non_finite(element: Element, bytes: &[u8]) -> bool {
     }
 }
 
+/// As [`any_non_finite`], of values that are decoded.
+#[inline(always)]
+pub(super) fn any_non_finite_value(values: &[f32]) -> bool {
+    // A fold without an end before the last: the compiler makes vector code of it.
+    values.iter().fold(0, |most, value| most.max(value.to_bits() & 0x7f80_0000)) == 0x7f80_0000
+}
+
 #[inline(always)]
 fn largest<const N: usize, T: Ord + Default + Copy>(raw: &[[u8; N]], exponent: impl Fn([u8; N]) -> T) -> T {
     raw.iter().fold(T::default(), |most, &raw| most.max(exponent(raw)))
@@ -127,7 +141,11 @@ mod tests {
                 assert!(got.iter().zip(expected).all(|(a, b)| a == b || (a.is_nan() && b.is_nan())));
                 let non_finite = expected.iter().any(|v| !v.is_finite());
                 assert_eq!(any_non_finite(element, bytes), non_finite);
+                assert_eq!(any_non_finite_value(expected), non_finite);
             }
+            let mut all = vec![0.0; expected.len()];
+            decode_stored(element, &stored, &mut all);
+            assert!(all.iter().zip(&expected).all(|(a, b)| a == b || (a.is_nan() && b.is_nan())));
         }
     }
 

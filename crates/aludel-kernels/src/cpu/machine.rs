@@ -181,7 +181,7 @@ impl<'a> Machine<'a> {
             self.source.make(input, segment.start, &mut to[segment.lanes()]);
         }
         if self.wave.is_checked(input) {
-            self.met_non_finite |= to.iter().any(|x| !x.is_finite());
+            self.met_non_finite |= codec::any_non_finite_value(to);
         }
     }
 

@@ -32,6 +32,7 @@ mod x86_random;
 
 pub use block::{BLOCK, CHUNK, Geometry, NonFinite, Source};
 pub use cholesky::{Factor, Indefinite, Panel, Symmetric};
+pub use codec::decode_stored;
 pub use compiled::Compiled;
 pub use dispatch::{Level, level};
 pub use evaluation::{Evaluation, Job};

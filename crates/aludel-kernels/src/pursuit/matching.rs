@@ -29,7 +29,7 @@ pub fn matched(table: &dyn Table, norms: &[f32], vectors: &[f32], most: usize) -
     let mut open: Vec<usize> = (0..pursuits.len()).collect();
     for _ in 0..most {
         open.retain(|&vector| !pursuits[vector].is_over);
-        if open.is_empty() {
+        if open.is_empty() || !table.is_wanted() {
             break;
         }
         let left: Vec<f32> = open.iter().flat_map(|&vector| &pursuits[vector].left).copied().collect();

@@ -18,6 +18,11 @@ pub trait Table: Sync {
 
     /// Reads a row, in no order.
     fn row(&self, row: usize, to: &mut [f32]);
+
+    /// Whether results are wanted still, which is asked every few million products. Where they are not, they are anything.
+    fn is_wanted(&self) -> bool {
+        true
+    }
 }
 
 /// Rows of a block: with their width they fill a part of the second cache.
@@ -45,6 +50,9 @@ pub(super) fn sweep(table: &dyn Table, vectors: &[f32], mut see: impl FnMut(usiz
     each_block(table, |first, rows| {
         let height = rows.len() / width;
         let products = &mut products[..count * height];
+        if !table.is_wanted() {
+            return;
+        }
         multiply_here(vectors, rows, width, products);
         for (vector, products) in products.chunks_exact(height).enumerate() {
             see(vector, first, products);

@@ -207,3 +207,33 @@ fn weights_are_least_squares_with_and_without_a_sum_of_one() {
         assert!((tied.iter().map(|(_, weight)| weight).sum::<f64>() - 1.0).abs() < 1e-12);
     }
 }
+
+/// A table whose results nobody waits for.
+struct Unwanted(Rows);
+
+impl Table for Unwanted {
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+    fn width(&self) -> usize {
+        self.0.width()
+    }
+    fn read(&self, first: usize, to: &mut [f32]) {
+        self.0.read(first, to);
+    }
+    fn row(&self, _: usize, _: &mut [f32]) {
+        unreachable!("nothing has been chosen");
+    }
+    fn is_wanted(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn what_is_not_wanted_is_given_up() {
+    let table = Unwanted(rows(300, 24, 1));
+    let (norms, vectors) = (norms(&table), values(5 * 24, 2));
+    assert!(matched(&table, &norms, &vectors, 8).iter().all(Vec::is_empty));
+    let near = neighbours(&table, &norms, &vectors, 4, Metric::Cosine, Weighting::Barycentric);
+    assert!(near.iter().all(Vec::is_empty));
+}

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aludel_kernels::cpu::{BLOCK, low_rank};
 
-use super::{Derivation, Passed, Readable, Stored, Weights};
+use super::{Derivation, Passed, Readable, Show, Stored, Weights};
 
 /// Which way a module's weight lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,10 @@ impl Derivation for Adapted {
         if let Some(magnitude) = &self.magnitude {
             self.scale(weights, magnitude, &right, start, to);
         }
+    }
+
+    fn locate(&self, weights: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        self.weight.locate(weights, elements, show);
     }
 
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {
@@ -267,7 +271,7 @@ mod tests {
             let plan = Plan::new(&Recipe::parse(&recipe).unwrap(), &PlanOptions::default()).unwrap();
             let maps = plan.sources.iter().map(|source| WeightMap::open(&source.checkpoint).unwrap());
             let maps: Vec<_> = maps.collect();
-            let weights = Weights { sources: &plan.sources, maps: &maps };
+            let weights = Weights::new(&plan.sources, &maps);
             let mut count = 0;
             for step in &plan.steps {
                 let Some(made) = &step.inputs[0].made else { continue };

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::alignment::{Alignment, Experts};
-use super::{Derivation, Passed, Readable, Stored, Weights};
+use super::{Derivation, Passed, Readable, Show, Stored, Weights};
 
 /// A tensor of a layer's experts in another order.
 #[derive(Debug)]
@@ -67,8 +67,15 @@ impl Derivation for Reordered {
         }
     }
 
+    fn locate(&self, weights: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        let Some(aligned) = self.alignment.order.known() else { return };
+        for (tensor, elements) in self.pieces(&aligned.order, elements.clone()) {
+            tensor.locate(weights, &elements, show);
+        }
+    }
+
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {
-        let Some(Ok(aligned)) = self.alignment.order.get() else { return };
+        let Some(aligned) = self.alignment.order.known() else { return };
         let length = self.alignment.moving[self.moving].length;
         for (tensor, elements) in self.pieces(&aligned.order, passed.elements.clone()) {
             let is_end = passed.is_end || elements.end.is_multiple_of(length);

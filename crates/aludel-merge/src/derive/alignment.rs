@@ -7,9 +7,9 @@
 //! without data.
 //!
 //! Elements are read once, a strip of all experts at a time; products and sums are in f64 in an order of their own, whoever
-//! computes them. The order is found when it is first asked for and then kept.
+//! computes them. The order is found when it is first asked for and then kept; a run that is stopped keeps none.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use aludel_kernels::cpu::{BLOCK, Panel, TILE, Tile};
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,22 @@ pub(crate) struct Alignment {
     pub moving: Vec<Moving>,
     /// Bytes of all that is read for it.
     pub bytes: u64,
-    pub order: OnceLock<Result<Aligned, String>>,
+    pub order: Order,
+}
+
+/// An order, once it is known.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    known: OnceLock<Result<Aligned, String>>,
+    /// Held by the thread that seeks it.
+    turn: Mutex<()>,
+}
+
+impl Order {
+    /// The order, where it is known.
+    pub(super) fn known(&self) -> Option<&Aligned> {
+        self.known.get()?.as_ref().ok()
+    }
 }
 
 /// The order of the experts of a layer of a model, and how much it has brought.
@@ -114,14 +129,25 @@ impl Alignment {
     /// # Errors
     /// Why there is none, for people: the end of "tensor `...`".
     pub(crate) fn order(&self, weights: &Weights<'_>) -> Result<&Aligned, String> {
-        self.order.get_or_init(|| self.found(weights)).as_ref().map_err(Clone::clone)
+        let Order { known, turn } = &self.order;
+        let _turn = known.get().is_none().then(|| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let found = match known.get() {
+            Some(found) => found,
+            None => {
+                let common = self.common(weights).ok_or("have no order: the run was stopped")?;
+                known.get_or_init(|| self.found(common))
+            }
+        };
+        found.as_ref().map_err(Clone::clone)
     }
 
-    fn found(&self, weights: &Weights<'_>) -> Result<Aligned, String> {
+    /// What the experts have in common; `None` where the run was stopped.
+    fn common(&self, weights: &Weights<'_>) -> Option<Common> {
         let mut common = Common::new(self.count, self.width());
-        for moving in &self.moving {
-            common.add(weights, moving);
-        }
+        self.moving.iter().all(|moving| common.add(weights, moving)).then_some(common)
+    }
+
+    fn found(&self, common: Common) -> Result<Aligned, String> {
         let Common { mut products, squares, .. } = common;
         let mut table = Vec::with_capacity(self.count * self.count);
         for place in 0..self.count {
@@ -190,12 +216,17 @@ impl Common {
         }
     }
 
-    fn add(&mut self, weights: &Weights<'_>, moving: &Moving) {
+    /// Whether the run was not stopped before all was added.
+    fn add(&mut self, weights: &Weights<'_>, moving: &Moving) -> bool {
         for start in (0..moving.length).step_by(self.width) {
+            if weights.is_stopped() {
+                return false;
+            }
             let columns = (moving.length - start).min(self.width as u64) as usize;
             self.read(weights, moving, start, columns);
             self.multiply(columns);
         }
+        true
     }
 
     /// Reads a strip of both models, filled up to whole tiles with zeros.
@@ -244,5 +275,38 @@ impl Common {
                 self.products.add_product(first / TILE, reference, inner, &self.tile);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use aludel_checkpoint::WeightMap;
+
+    use crate::derive::Weights;
+    use crate::plan::{Plan, PlanOptions, alignments};
+    use crate::recipe::Recipe;
+
+    #[test]
+    fn a_run_that_is_stopped_keeps_no_order() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/alignment/models");
+        let model = |name: &str| format!("{{model: '{}'}}", models.join(name).display());
+        let recipe = format!(
+            "merge_method: linear\nalign_experts: true\nmodels: [{}, {}]\nparameters: {{weight: 0.5}}\n",
+            model("mixtral-a"),
+            model("mixtral-b")
+        );
+        let plan = Plan::new(&Recipe::parse(&recipe).unwrap(), &PlanOptions::default()).unwrap();
+        let maps: Vec<_> =
+            plan.sources.iter().map(|source| WeightMap::open(&source.checkpoint).unwrap()).collect();
+        let weights = Weights::new(&plan.sources, &maps);
+        let alignment = alignments(&plan.steps)[0];
+        let stop = AtomicBool::new(true);
+        assert!(alignment.order(&weights.until(&stop)).is_err());
+        assert!(alignment.order.known().is_none());
+        let found = alignment.order(&weights).unwrap();
+        assert_eq!(alignment.order(&weights.until(&stop)), Ok(found), "what is known is known");
     }
 }

@@ -1,10 +1,12 @@
 //! Draws tensors at random, and adds noise to others: numbers that depend on a stream's key and an element's position alone.
 
+use std::ops::Range;
+
 use aludel_kernels::cpu::BLOCK;
 use aludel_kernels::normal::fill_normal;
 use aludel_kernels::random::{StreamKey, uniform};
 
-use super::{Derivation, Passed, Readable, Stored, Weights};
+use super::{Derivation, Passed, Readable, Show, Stored, Weights};
 
 /// A tensor of random numbers.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,10 @@ impl Derivation for Noisy {
         let noise = &mut noise[..to.len()];
         fill_normal(self.key, start, self.deviation, noise);
         to.iter_mut().zip(noise).for_each(|(to, noise)| *to += *noise);
+    }
+
+    fn locate(&self, weights: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        self.weight.locate(weights, elements, show);
     }
 
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {

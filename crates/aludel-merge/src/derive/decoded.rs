@@ -2,9 +2,11 @@
 //!
 //! The arithmetic is [`Encoded`]'s; here it becomes an input of a merge.
 
+use std::ops::Range;
+
 use aludel_checkpoint::Encoded;
 
-use super::{Derivation, Passed, Stored, Weights};
+use super::{Derivation, Passed, Show, Stored, Weights};
 
 /// A tensor that is decoded while it is read.
 #[derive(Debug)]
@@ -36,6 +38,12 @@ impl Derivation for Decoded {
     fn make(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]) {
         let elements = start..start + to.len() as u64;
         self.encoded.fill(&weights.maps[self.stored.source], elements, to);
+    }
+
+    fn locate(&self, _: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        if let Some((entry, bytes)) = self.encoded.locate(elements) {
+            show(self.stored.source, entry, bytes);
+        }
     }
 
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {

@@ -68,11 +68,15 @@ impl Fitted {
 
     fn solver(&self, weights: &Weights<'_>) -> Result<Arc<Solver>, String> {
         let mut held = self.solver.lock().unwrap_or_else(PoisonError::into_inner);
-        held.get_or_insert_with(|| self.factored(weights).map(Arc::new)).clone()
+        if let Some(known) = &*held {
+            return known.clone();
+        }
+        let solver = self.factored(weights).transpose().ok_or("was not fitted: the run was stopped")?;
+        held.insert(solver.map(Arc::new)).clone()
     }
 
-    /// Puts `S` together and factors it.
-    fn factored(&self, weights: &Weights<'_>) -> Result<Solver, String> {
+    /// Puts `S` together and factors it; `None` where the run was stopped.
+    fn factored(&self, weights: &Weights<'_>) -> Result<Option<Solver>, String> {
         let side = self.columns;
         let mut sum = Symmetric::zeros(side);
         let mut diagonal = vec![0.0; side];
@@ -92,14 +96,14 @@ impl Fitted {
         for (row, value) in diagonal.iter().enumerate() {
             sum.set_diagonal(row, value + raised * self.sum_of_weights());
         }
-        let factor = sum.factor().map_err(|indefinite| {
+        let factor = sum.factor(|| !weights.is_stopped()).map_err(|indefinite| {
             format!(
                 "cannot be fitted: the Gram matrices together are not positive definite at input {}: choose a smaller \
                  `alpha` than {}, or a larger `ridge` than {:e}",
                 indefinite.at, self.alpha, self.ridge
             )
         })?;
-        Ok(Solver { factor, raised })
+        Ok(factor.map(|factor| Solver { factor, raised }))
     }
 
     /// The diagonal of a layer's Gram matrix.
@@ -117,14 +121,20 @@ impl Fitted {
         Ok(diagonal)
     }
 
-    /// The rows of a panel.
-    fn panel(&self, weights: &Weights<'_>, number: usize) -> Vec<f32> {
+    /// The rows of a panel; `None` where the run was stopped.
+    fn panel(&self, weights: &Weights<'_>, number: usize) -> Option<Vec<f32>> {
+        if weights.is_stopped() {
+            return None;
+        }
         let first = number * self.height;
         let rows = self.height.min(self.rows - first);
         match self.solver(weights) {
-            Ok(solver) => self.solved(weights, &solver, first, rows),
+            Ok(solver) => {
+                let values = self.solved(weights, &solver, first, rows);
+                (!weights.is_stopped()).then_some(values)
+            }
             // Whoever made no use of `prepare` gets what is no number.
-            Err(_) => vec![f32::NAN; rows * self.columns],
+            Err(_) => Some(vec![f32::NAN; rows * self.columns]),
         }
     }
 
@@ -163,6 +173,9 @@ impl Fitted {
         let mut strip = vec![0.0; TILE * STRIP];
         let mut tile: Box<Tile> = Box::new([0.0; TILE * TILE]);
         for (inner, top) in (0..side).step_by(TILE).enumerate() {
+            if weights.is_stopped() {
+                return;
+            }
             let rows = TILE.min(side - top);
             for left in (0..side).step_by(STRIP) {
                 let width = STRIP.min(side - left);

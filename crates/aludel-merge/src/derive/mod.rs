@@ -37,9 +37,10 @@ use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use aludel_checkpoint::{TensorEntry, WeightMap};
-use aludel_kernels::cpu::BLOCK;
+use aludel_kernels::cpu::{BLOCK, decode_stored};
 use aludel_kernels::element::Element;
 use serde::{Serialize, Serializer};
 
@@ -73,12 +74,20 @@ pub(crate) trait Derivation: Debug + Send + Sync {
     }
 
     /// Makes consecutive elements of the tensor from `start` on, flat and row-major, at most a block of them: the same bits
-    /// however they are cut into ranges. They are finite where all that is stored is.
+    /// however they are cut into ranges. They are finite where all that is stored is. When the run is stopped they are anything.
     fn make(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]);
+
+    /// Shows where what these elements are made of lies, as far as that is in their order and so worth reading ahead of them.
+    fn locate(&self, weights: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        let _ = (weights, elements, show);
+    }
 
     /// Gives back the pages of what was read for these elements, which a sweep has passed.
     fn release(&self, weights: &Weights<'_>, passed: &Passed);
 }
+
+/// Is shown a source, a tensor of it, and bytes of that.
+pub(crate) type Show<'a> = dyn FnMut(usize, &TensorEntry, Range<u64>) + 'a;
 
 /// A stored tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -184,6 +193,18 @@ impl Readable {
         }
     }
 
+    /// As [`Derivation::locate`].
+    pub(crate) fn locate(&self, weights: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        match &self.made {
+            Some(made) => made.locate(weights, elements, show),
+            None => {
+                let (_, entry, element) = weights.tensor(&self.stored);
+                let width = element.size() as u64;
+                show(self.stored.source, entry, elements.start * width..elements.end * width);
+            }
+        }
+    }
+
     /// Gives back the pages of elements that a sweep has passed.
     pub(crate) fn release(&self, weights: &Weights<'_>, passed: &Passed) {
         match &self.made {
@@ -200,9 +221,27 @@ pub(crate) struct Weights<'a> {
     pub sources: &'a [Source],
     /// A map for each source.
     pub maps: &'a [WeightMap],
+    /// Set from outside to stop.
+    stop: &'a AtomicBool,
 }
 
 impl<'a> Weights<'a> {
+    /// Weights that are read to the end.
+    pub(crate) const fn new(sources: &'a [Source], maps: &'a [WeightMap]) -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self { sources, maps, stop: &NEVER }
+    }
+
+    /// The same, read until the run is stopped.
+    pub(crate) const fn until(self, stop: &'a AtomicBool) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// Whether the run has been stopped. What takes long gives up then: elements are of no use any more, and nothing of them is kept.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
     /// A stored tensor, and how it is computed on.
     ///
     /// # Panics
@@ -228,7 +267,7 @@ impl<'a> Weights<'a> {
         let (map, entry, element) = self.tensor(stored);
         let width = element.size() as u64;
         let range = start * width..(start + to.len() as u64) * width;
-        element.decode_into(map.bytes(entry, range), to);
+        decode_stored(element, map.bytes(entry, range), to);
     }
 
     /// As [`Readable::copy`], of a stored tensor.
@@ -240,7 +279,7 @@ impl<'a> Weights<'a> {
             let start = (start as usize + piece * BLOCK) * width;
             let bytes = &mut bytes[..to.len() * width];
             map.copy(entry, start as u64..(start + bytes.len()) as u64, bytes);
-            element.decode_into(bytes, to);
+            decode_stored(element, bytes, to);
         }
     }
 
@@ -291,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_made_tensor_is_read_like_a_stored_one() {
-        let weights = Weights { sources: &[], maps: &[] };
+        let weights = Weights::new(&[], &[]);
         let (made, other) = (Made::by(Counting(10.0)), Made::by(Counting(10.0)));
         let mut values = [0.0; 3];
         let stored = Stored { source: 0, tensor: "w".into() };

@@ -1,6 +1,7 @@
 //! Keeps pieces of a tensor that are made as wholes, from the first element that is asked for until a sweep has passed them.
 //!
-//! In: what makes a piece. Out: elements. Whoever comes first makes a piece, and others wait for it; its bits do not depend on who that is.
+//! In: what makes a piece. Out: elements. Whoever comes first makes a piece, and others wait for it; its bits do not depend on who that is. What
+//! could not be made, as the run was stopped, is not kept.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,11 +33,12 @@ impl Panels {
         ((2 * self.length + Self::LARGEST) * size_of::<f32>()) as u64
     }
 
-    /// Elements from `start` on; `make` makes a panel by its number.
-    pub(crate) fn read(&self, start: u64, to: &mut [f32], make: impl Fn(usize) -> Vec<f32>) {
+    /// Elements from `start` on; `make` makes a panel by its number. Where it makes none, they are zeros, and it is asked again by the next
+    /// read: it has to say so at once.
+    pub(crate) fn read(&self, start: u64, to: &mut [f32], make: impl Fn(usize) -> Option<Vec<f32>>) {
         let (mut at, mut rest) = (start as usize, to);
         while !rest.is_empty() {
-            let panel = self.panel(at / self.length, &make);
+            let Some(panel) = self.panel(at / self.length, &make) else { return rest.fill(0.0) };
             let first = at % self.length;
             let (piece, others) = rest.split_at_mut(rest.len().min(panel.len() - first));
             piece.copy_from_slice(&panel[first..first + piece.len()]);
@@ -45,9 +47,12 @@ impl Panels {
         }
     }
 
-    fn panel(&self, number: usize, make: impl Fn(usize) -> Vec<f32>) -> Arc<[f32]> {
+    fn panel(&self, number: usize, make: impl Fn(usize) -> Option<Vec<f32>>) -> Option<Arc<[f32]>> {
         let mut held = self.held[number].lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(held.get_or_insert_with(|| make(number).into()))
+        if held.is_none() {
+            *held = Some(make(number)?.into());
+        }
+        held.clone()
     }
 
     /// Gives up the panels that a sweep has passed; whether it has passed the whole tensor.
@@ -59,5 +64,23 @@ impl Panels {
             *panel.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         is_all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_made_is_not_kept() {
+        let panels = Panels::new(5, 2);
+        let mut read = [f32::NAN; 4];
+        panels.read(1, &mut read, |number| (number == 0).then(|| vec![1.0, 2.0]));
+        assert_eq!(read, [2.0, 0.0, 0.0, 0.0]);
+        panels.read(1, &mut read, |number| {
+            assert_ne!(number, 0, "it is kept");
+            Some(vec![number as f32; if number == 2 { 1 } else { 2 }])
+        });
+        assert_eq!(read, [2.0, 1.0, 1.0, 2.0]);
     }
 }

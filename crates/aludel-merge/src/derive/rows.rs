@@ -211,7 +211,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sources = [source(&folder.path().join("m"))];
         let maps = [WeightMap::open(&sources[0].checkpoint).unwrap()];
-        let weights = Weights { sources: &sources, maps: &maps };
+        let weights = Weights::new(&sources, &maps);
         let part = |tensor: &str| Part {
             tensor: Readable { stored: Stored { source: 0, tensor: tensor.to_owned() }, made: None },
             elements: 0,

@@ -1,6 +1,8 @@
 //! Puts a tensor of another source in the place of a model's: a module that an adapter has saved whole.
 
-use super::{Derivation, Passed, Readable, Stored, Weights};
+use std::ops::Range;
+
+use super::{Derivation, Passed, Readable, Show, Stored, Weights};
 
 /// A tensor that is another one.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ impl Derivation for Saved {
 
     fn make(&self, weights: &Weights<'_>, start: u64, to: &mut [f32]) {
         self.by.read(weights, start, to);
+    }
+
+    fn locate(&self, weights: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        self.by.locate(weights, elements, show);
     }
 
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {

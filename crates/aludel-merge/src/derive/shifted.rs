@@ -1,9 +1,11 @@
 //! Adds a multiple of one vector to another while it is read: a LoRA with a bias of its own changes its module's bias by
 //! `s` times that.
 
+use std::ops::Range;
+
 use aludel_kernels::cpu::BLOCK;
 
-use super::{Derivation, Passed, Readable, Stored, Weights};
+use super::{Derivation, Passed, Readable, Show, Stored, Weights};
 
 /// `x + scale * by`.
 #[derive(Debug)]
@@ -37,6 +39,10 @@ impl Derivation for Shifted {
         let by = &mut by[..to.len()];
         weights.read(&self.by, start, by);
         to.iter_mut().zip(by).for_each(|(to, by)| *to += *by * self.scale);
+    }
+
+    fn locate(&self, weights: &Weights<'_>, elements: &Range<u64>, show: &mut Show<'_>) {
+        self.vector.locate(weights, elements, show);
     }
 
     fn release(&self, weights: &Weights<'_>, passed: &Passed) {

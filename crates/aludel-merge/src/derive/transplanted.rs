@@ -86,7 +86,11 @@ impl Transplanted {
         Panels::new(rows * columns, height * columns)
     }
 
-    fn panel(&self, weights: &Weights<'_>, number: usize) -> Vec<f32> {
+    /// The rows of a panel; `None` where the run was stopped.
+    fn panel(&self, weights: &Weights<'_>, number: usize) -> Option<Vec<f32>> {
+        if weights.is_stopped() {
+            return None;
+        }
         let height = (Panels::LARGEST / self.columns.max(1)).max(1);
         let first = number * height;
         let rows = &self.rows[first..self.rows.len().min(first + height)];
@@ -103,7 +107,7 @@ impl Transplanted {
         for (row, to) in &mut new {
             self.finish(*row, to);
         }
-        values
+        (!weights.is_stopped()).then_some(values)
     }
 
     fn fill(&self, weights: &Weights<'_>, new: &mut [(u32, &mut [f32])]) {
@@ -127,6 +131,9 @@ impl Transplanted {
             }
             Fill::Pursued(pursued) => {
                 for new in new.chunks_mut(pursued.at_once()) {
+                    if weights.is_stopped() {
+                        return;
+                    }
                     let rows: Vec<u32> = new.iter().map(|(row, _)| *row).collect();
                     for ((_, to), combination) in new.iter_mut().zip(pursued.combinations(weights, &rows)) {
                         let own =
@@ -308,6 +315,10 @@ impl Table for Shared<'_> {
             let is_end = shared.last().is_some_and(|(row, _)| row == last);
             donor.release(self.weights, &Passed { elements: element(*first)..element(*last + 1), is_end });
         }
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.weights.is_stopped()
     }
 
     fn row(&self, row: usize, to: &mut [f32]) {

@@ -115,7 +115,7 @@ pub fn diff(
     let (figures, _) = measure(&plan, execute)?;
     let maps = plan.sources.iter().map(|source| WeightMap::open(&source.checkpoint));
     let maps = maps.collect::<Result<Vec<_>, _>>()?;
-    let weights = Weights { sources: &plan.sources, maps: &maps };
+    let weights = Weights::new(&plan.sources, &maps);
     let is_beyond = values::beyond(settings).map_err(internal)?;
     for (step, figures) in plan.steps.iter().zip(&figures) {
         match values::read(step, figures) {

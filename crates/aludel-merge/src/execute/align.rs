@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{MergeError, Run};
-use crate::derive::{Aligned, Alignment, Weights};
+use crate::derive::{Aligned, Alignment};
 use crate::plan::{Plan, alignments};
 use crate::threads::Threads;
 
@@ -22,7 +22,7 @@ pub(super) fn of_part(plan: &Plan) -> Vec<&Alignment> {
 impl Run<'_> {
     /// Finds the orders of all experts.
     pub(super) fn align(&self) -> Result<Vec<Aligned>, MergeError> {
-        let weights = Weights { sources: &self.plan.sources, maps: &self.maps };
+        let weights = self.weights();
         let alignments = of_part(self.plan);
         if alignments.is_empty() {
             return Ok(Vec::new());

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use aludel_checkpoint::{TensorEntry, WeightMap, element_bytes};
-use aludel_kernels::cpu::{Scratch, Source, Wave};
+use aludel_kernels::cpu::{Scratch, Source, Wave, decode_stored};
 use aludel_kernels::element::Element;
 
 use super::MergeError;
@@ -39,7 +39,7 @@ struct StoredInput<'a> {
 impl<'a> StepSource<'a> {
     pub(super) fn new(
         plan: &'a Plan,
-        maps: &'a [WeightMap],
+        weights: Weights<'a>,
         step: usize,
         kept: u64,
         copied: &'a AtomicU64,
@@ -51,11 +51,11 @@ impl<'a> StepSource<'a> {
             }
             let entry = plan.checkpoint(input).tensor(&input.tensor)?;
             let element = element_of(entry.dtype).unwrap_or(Element::F32);
-            let (map, width) = (&maps[input.source], element_bytes(entry.dtype));
+            let (map, width) = (&weights.maps[input.source], element_bytes(entry.dtype));
             Some(Input::Stored(StoredInput { map, entry, element, width }))
         };
         let inputs = step.inputs.iter().filter_map(input).collect();
-        Self { plan, step, weights: Weights { sources: &plan.sources, maps }, inputs, kept, copied }
+        Self { plan, step, weights, inputs, kept, copied }
     }
 
     /// Bytes of one element of the output.
@@ -64,6 +64,9 @@ impl<'a> StepSource<'a> {
     }
 
     /// Runs a unit of a wave.
+    ///
+    /// # Errors
+    /// What was made while the run was stopped is of no use: [`MergeError::Interrupted`].
     pub(super) fn run(
         &self,
         wave: &Wave,
@@ -73,10 +76,13 @@ impl<'a> StepSource<'a> {
     ) -> Result<(), MergeError> {
         for (input, wanted) in self.inputs.iter().zip(&self.step.inputs) {
             let Input::Made(made) = input else { continue };
-            made.prepare(&self.weights)
-                .map_err(|reason| MergeError::NotMade { tensor: wanted.tensor.clone(), reason })?;
+            let prepared = made.prepare(&self.weights);
+            self.check_made()?;
+            prepared.map_err(|reason| MergeError::NotMade { tensor: wanted.tensor.clone(), reason })?;
         }
-        wave.run(unit, self, scratch, out).map_err(|found| {
+        let done = wave.run(unit, self, scratch, out);
+        self.check_made()?;
+        done.map_err(|found| {
             let input = &self.step.inputs[found.input];
             let mut model = self.plan.sources[input.source].model.clone();
             if let Some(made) = &input.made {
@@ -89,6 +95,12 @@ impl<'a> StepSource<'a> {
                 value: found.value,
             }
         })
+    }
+
+    /// Whether inputs that are made could be.
+    fn check_made(&self) -> Result<(), MergeError> {
+        let is_made = self.inputs.iter().any(|input| matches!(input, Input::Made(_)));
+        if is_made && self.weights.is_stopped() { Err(MergeError::Interrupted) } else { Ok(()) }
     }
 
     /// Copies elements that are the same in all inputs.
@@ -115,17 +127,22 @@ impl<'a> StepSource<'a> {
         input.map.copy(input.entry, bytes, to);
     }
 
-    /// Adds where the elements of some of the stored inputs lie.
+    /// Adds where the elements of some of the inputs lie, or what they are made of.
     pub(super) fn locate(&self, inputs: &[u16], elements: &Range<u64>, windows: &mut Windows) {
         for &input in inputs {
             let input = usize::from(input);
-            if let Input::Stored(stored) = &self.inputs[input] {
-                windows.add(self.step.inputs[input].source, stored.entry, stored.range(elements));
+            match &self.inputs[input] {
+                Input::Stored(stored) => {
+                    windows.add(self.step.inputs[input].source, stored.entry, stored.range(elements));
+                }
+                Input::Made(made) => made.locate(&self.weights, elements, &mut |source, entry, bytes| {
+                    windows.add(source, entry, bytes);
+                }),
             }
         }
     }
 
-    /// As [`Self::locate`], of all stored inputs.
+    /// As [`Self::locate`], of all inputs.
     pub(super) fn locate_all(&self, elements: &Range<u64>, windows: &mut Windows) {
         let inputs: Vec<u16> = (0..self.inputs.len() as u16).collect();
         self.locate(&inputs, elements, windows);
@@ -203,7 +220,7 @@ impl Source for StepSource<'_> {
         match &self.inputs[input] {
             Input::Stored(input) => {
                 let elements = start..start + to.len() as u64;
-                input.element.decode_into(input.map.bytes(input.entry, input.range(&elements)), to);
+                decode_stored(input.element, input.map.bytes(input.entry, input.range(&elements)), to);
             }
             Input::Made(made) => made.make(&self.weights, start, to),
         }

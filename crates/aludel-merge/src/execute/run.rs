@@ -66,7 +66,7 @@ impl<'a> Run<'a> {
         let weights = Instant::now();
         let mut computing = 0.0;
         std::thread::scope(|scope| {
-            let coder = Coder::of(self.plan, Weights { sources: &self.plan.sources, maps: &self.maps });
+            let coder = Coder::of(self.plan, self.weights());
             let overlaps = self.options.pipeline.overlaps;
             let (outlet, sink) = writer.ends(coder, overlaps);
             // One for each file at the most: who writes to a file waits for who else writes to it.
@@ -182,7 +182,12 @@ impl<'a> Run<'a> {
 
     /// The inputs of a step, of which so many elements stay mapped.
     pub(super) fn source(&self, step: usize, kept: u64) -> StepSource<'_> {
-        StepSource::new(self.plan, &self.maps, step, kept, &self.counters.copied)
+        StepSource::new(self.plan, self.weights(), step, kept, &self.counters.copied)
+    }
+
+    /// The inputs' weights, read until the run is stopped.
+    pub(super) fn weights(&self) -> Weights<'_> {
+        Weights::new(&self.plan.sources, &self.maps).until(self.options.cancel)
     }
 
     /// Does tasks until there are none; the seconds spent on them. A run that measures has no sink.

@@ -8,7 +8,7 @@
 //! each expert.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use aludel_checkpoint::{Config, is_float};
 use aludel_document::Located;
@@ -221,7 +221,7 @@ impl Layers<'_> {
                 groups: if count.is_multiple_of(self.groups) { self.groups } else { 1 },
                 bytes: self.bytes(&moving),
                 moving,
-                order: OnceLock::new(),
+                order: Default::default(),
             });
             for (moving, part) in parts.iter().enumerate() {
                 for (place, name) in part.names.iter().enumerate() {

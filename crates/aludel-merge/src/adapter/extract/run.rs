@@ -38,7 +38,7 @@ pub(super) fn run(
     let output = AdapterOutput::create(target, options.replace, options.sync)?;
     let maps = opened.sources().iter().map(|source| WeightMap::open(&source.checkpoint));
     let maps = maps.collect::<Result<Vec<_>, _>>()?;
-    let weights = Weights { sources: opened.sources(), maps: &maps };
+    let weights = Weights::new(opened.sources(), &maps);
     let counters = Counters::of(&treated, opened, options);
     let hashing = AtomicBool::new(true);
     let mut run = Run {
