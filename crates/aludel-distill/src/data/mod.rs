@@ -4,7 +4,7 @@
 //! settings whatever happens in between: a [`Cursor`] taken after any step gives all the steps that follow it. Of the data
 //! themselves, memory holds where each row begins, and the rows of a few sequences. No model is known here.
 //!
-//! Reading order: `format`, `scan` and `parquet` (files to rows), `rows` (any row by its number), `record` (what a row holds),
+//! Reading order: `format`, `scan`, `parquet` and `pages` (files to rows), `rows` (any row by its number), `record` (what a row holds),
 //! `encode` (tokens and labels), `align` (beside a teacher's with other tokens), `order` (shuffling), `pack` (sequences), `stream` (steps, and where they are), `loader`
 //! (a thread that works ahead).
 
@@ -14,6 +14,7 @@ mod format;
 mod loader;
 mod order;
 mod pack;
+pub(crate) mod pages;
 mod parquet;
 mod record;
 mod rows;

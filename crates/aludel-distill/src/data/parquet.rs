@@ -16,6 +16,7 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::{Map, Value as Json};
 
+use super::pages;
 use crate::error::Error;
 use crate::run::Columns;
 
@@ -32,7 +33,9 @@ pub(super) fn copy_to_lines(path: &Path, columns: &Columns) -> Result<File, Erro
 fn copy(path: &Path, columns: &Columns) -> Result<File, Error> {
     let damaged = |error: parquet::errors::ParquetError| Error::damaged(path, error.to_string());
     let file = File::open(path).map_err(Error::io("read", path))?;
+    let again = file.try_clone().map_err(Error::io("read", path))?;
     let reader = SerializedFileReader::new(file).map_err(damaged)?;
+    pages::check(&again, reader.metadata()).map_err(damaged)?;
     let wanted = wanted(reader.metadata().file_metadata().schema(), columns).map_err(damaged)?;
     let spool = std::env::temp_dir();
     let lines = tempfile::tempfile().map_err(Error::io("create a temporary file in", &spool))?;

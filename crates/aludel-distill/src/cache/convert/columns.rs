@@ -21,7 +21,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::{ColumnDescPtr, Type};
 
-use crate::data::RowProblem;
+use crate::data::{RowProblem, pages};
 use crate::error::Error;
 
 /// Numbers that one row may have in one column: a sequence of 131072 tokens with 128 numbers each. A page of a few bytes can say that it has
@@ -88,8 +88,13 @@ impl Table {
     /// Opens a file by its footer.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io("read", path))?;
-        let reader =
-            guarded(|| SerializedFileReader::new(file)).map_err(|detail| Error::damaged(path, detail))?;
+        let again = file.try_clone().map_err(Error::io("read", path))?;
+        let reader = guarded(|| {
+            let reader = SerializedFileReader::new(file)?;
+            pages::check(&again, reader.metadata())?;
+            Ok::<_, ParquetError>(reader)
+        });
+        let reader = reader.map_err(|detail| Error::damaged(path, detail))?;
         Ok(Self { path: path.to_path_buf(), reader, columns: Vec::new(), group: 0, left: 0, row: 0 })
     }
 

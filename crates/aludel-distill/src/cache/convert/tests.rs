@@ -12,6 +12,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use serde::Deserialize;
 
+use super::columns::Table;
 use super::source::{Source, of_list};
 
 #[derive(Deserialize)]
@@ -102,6 +103,13 @@ fn no_change_of_a_byte_is_worse_than_an_error() {
         }
     }
     assert!(errors > 1000, "{errors}");
+}
+
+#[test]
+fn a_page_that_is_larger_than_any_is_refused_before_room_is_made() {
+    let file = crate::data::pages::tests::lying(i32::MAX);
+    let error = Table::open(file.path()).err().unwrap().to_string();
+    assert!(error.contains("says that it holds 2147483647 bytes"), "{error}");
 }
 
 /// One column of a Parquet file.
