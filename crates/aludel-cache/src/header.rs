@@ -234,3 +234,66 @@ impl Header {
         reasons
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            version: VERSION,
+            contents: Contents::Int8 {},
+            vocabulary: 500,
+            temperatures: vec![1.0],
+            logits: false,
+            tokenizer: TokenizerPrint { vocabulary: "ab".into(), rules: "cd".into() },
+            data: IndexMap::from([
+                ("sequence_length".to_owned(), 64.into()),
+                ("chat_template".to_owned(), "ef".into()),
+            ]),
+            teacher: Teacher { name: "teacher".into(), weights: Vec::new(), url: None },
+            shift: 1,
+            positions: "restart".into(),
+            parts: 1,
+            tool: "aludel".into(),
+        }
+    }
+
+    /// A change, and what is said of it.
+    type Case = (fn(&mut Header), &'static str);
+
+    #[test]
+    fn whatever_decides_which_rows_there_are_is_a_reason() {
+        let run = header();
+        assert_eq!(run.misfits(&run.tokenizer, &run.data), [""; 0]);
+        let cases: [Case; 7] = [
+            (
+                |cache| cache.tokenizer.vocabulary = "00".into(),
+                "the tokenizer is another: ids mean other tokens",
+            ),
+            (
+                |cache| cache.tokenizer.rules = "00".into(),
+                "the tokenizer is another: it cuts text differently",
+            ),
+            (
+                |cache| cache.data["sequence_length"] = 128.into(),
+                "`sequence_length` is 128 in the cache and 64 in the run",
+            ),
+            (
+                |cache| cache.data["chat_template"] = Value::Null,
+                "`chat_template` is null in the cache and \"ef\" in the run",
+            ),
+            (
+                |cache| drop(cache.data.insert("date".into(), "2030".into())),
+                "`date` is \"2030\" in the cache and absent in the run",
+            ),
+            (|cache| cache.shift = 0, "its rows speak of the token 0 places on, not of the next"),
+            (|cache| cache.positions = "continue".into(), "its positions follow another rule, \"continue\""),
+        ];
+        for (change, reason) in cases {
+            let mut cache = header();
+            change(&mut cache);
+            assert_eq!(cache.misfits(&run.tokenizer, &run.data), [reason]);
+        }
+    }
+}

@@ -178,11 +178,12 @@ impl Cache {
         Ok(Record { frame, header: &self.header, shard })
     }
 
-    /// Holds every byte of every shard against its checksum, and decodes every record. `on_bytes` is told how many bytes are done.
+    /// Holds every byte of every file against its checksum, and decodes every record. `on_bytes` is told how many bytes of shards are done.
     ///
     /// # Errors
     /// [`Error::Damaged`].
     pub fn verify(&self, on_bytes: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        self.head()?;
         let mut done = 0;
         for shard in &self.shards {
             shard::check_whole(shard.map.bytes()).map_err(|detail| Error::damaged(&shard.path, detail))?;

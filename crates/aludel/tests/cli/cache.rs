@@ -125,11 +125,27 @@ fn a_cache_that_does_not_fit_is_refused_with_the_reason() {
         assert_eq!(output.status.code(), Some(3), "{from} {to}");
         String::from_utf8(output.stderr).unwrap()
     };
+    sandbox.write("template.jinja", "{{ messages[0].content }}");
+    // The same model, whose tokenizer puts a space before a text.
+    let other = sandbox.path("other");
+    fs::create_dir(&other).unwrap();
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let text = fs::read_to_string(sandbox.path(&format!("examples/models/scripture/{name}"))).unwrap();
+        let changed = text.replacen("\"add_prefix_space\": false", "\"add_prefix_space\": true", 1);
+        assert_eq!(name == "tokenizer.json", changed != text);
+        fs::write(other.join(name), changed).unwrap();
+    }
     for (from, to, reason) in [
         (
             "sequence_length: 64",
             "sequence_length: 32",
             "`sequence_length` is 64 in the cache and 32 in the run",
+        ),
+        ("sequence_length: 64", "sequence_length: 64\n  chat_template: template.jinja", "`chat_template` is"),
+        (
+            "config: examples/models/scripture",
+            "config: other",
+            "the tokenizer is another: it cuts text differently",
         ),
         ("genesis-train.jsonl", "genesis-heldout.jsonl", "is trained on and evaluated on"),
         (
