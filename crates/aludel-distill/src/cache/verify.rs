@@ -1,8 +1,8 @@
 //! Scores a sample of a cache against the live teacher.
 //!
 //! In: a cache, and the run that it was captured by. Out: how far what is stored lies from what the teacher says now, at temperature 1,
-//! beside a control: the teacher against itself in another batch. Columns that are not stored share what is left evenly. Draws are no
-//! distribution, so they have no KL. A served teacher is asked for as many tokens as are stored, and for the control once more. Whether bytes are sound is [`aludel_cache::Cache::verify`]'s.
+//! beside a control: the teacher against itself in another batch. Columns that are not stored share what is left evenly. Draws leave out what
+//! the teacher thinks possible, so that only their divergence from the teacher is a number. A served teacher is asked for as many tokens as are stored, and for the control once more. Whether bytes are sound is [`aludel_cache::Cache::verify`]'s.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use crate::run::Run;
 pub struct Distance {
     /// `KL(live, stored)`, nats a token; none of draws.
     pub kl: Option<f64>,
-    /// `KL(stored, live)`, likewise.
-    pub reverse_kl: Option<f64>,
+    /// `KL(stored, live)`, likewise, of draws as the shares that they have.
+    pub reverse_kl: f64,
     /// Share of rows with the same first choice.
     pub top1: f64,
     /// The live teacher's probability of the stored columns.
@@ -93,11 +93,16 @@ pub fn verify<D: LossDevice>(
         let rows = cached.cache().record(id)?.rows()?;
         let said = said(device.as_ref(), &cached, rows)?;
         let header = cached.cache().header();
-        for (row, &label) in labels.iter().enumerate() {
+        let is_drawn = matches!(header.contents, Contents::Sampled { .. });
+        let compared = on_all_cores(labels.len(), |row| {
             let live = live.row(row, header.vocabulary as usize, false);
-            control.add(&live, &again.row(row, live.log_p.len(), false), label);
-            let is_drawn = matches!(header.contents, Contents::Sampled { .. });
-            stored.add(&live, &said.row(row, live.log_p.len(), is_drawn), label);
+            let columns = live.log_p.len();
+            [again.row(row, columns, false), said.row(row, columns, is_drawn)]
+                .map(|other| Compared::of(&live, &other, labels[row]))
+        });
+        for [of_control, of_stored] in compared {
+            control.add(&of_control);
+            stored.add(&of_stored);
         }
         on_record(at + 1, sample.len());
     }
@@ -232,6 +237,59 @@ impl Distribution {
     }
 }
 
+/// What `f` says of each row, in order.
+fn on_all_cores<R: Send>(rows: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = rows.div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let f = &f;
+        let spawn =
+            |start: usize| scope.spawn(move || (start..rows.min(start + share)).map(f).collect::<Vec<_>>());
+        let threads: Vec<_> = (0..rows).step_by(share).map(spawn).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Vec<R>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().flat_map(join).collect()
+    })
+}
+
+/// What a row shows.
+struct Compared {
+    kl: f64,
+    reverse: f64,
+    is_drawn: bool,
+    agrees: bool,
+    kept: f64,
+    /// The probability of the stored first choice, and whether it is the label.
+    confidence: f64,
+    is_right: bool,
+}
+
+impl Compared {
+    fn of(live: &Distribution, stored: &Distribution, label: u32) -> Self {
+        let (mut kl, mut reverse) = (0.0, 0.0);
+        for (&p, &q) in live.log_p.iter().zip(&stored.log_p) {
+            // Draws of all else have no probability, which is of use in one direction only.
+            kl += if stored.is_drawn { 0.0 } else { p.exp() * (p - q) };
+            reverse += if q > f64::NEG_INFINITY { q.exp() * (q - p) } else { 0.0 };
+        }
+        let (first, confidence) = stored.first();
+        let kept = match &stored.known {
+            Some(known) => known.iter().map(|&id| live.log_p[id as usize].exp()).sum(),
+            None => 1.0,
+        };
+        Self {
+            kl,
+            reverse,
+            is_drawn: stored.is_drawn,
+            agrees: first == live.first().0,
+            kept,
+            confidence: confidence.exp(),
+            is_right: first == label as usize,
+        }
+    }
+}
+
 /// Sums over rows.
 #[derive(Default)]
 struct Sum {
@@ -246,22 +304,15 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, live: &Distribution, stored: &Distribution, label: u32) {
+    fn add(&mut self, row: &Compared) {
         self.rows += 1;
-        self.is_drawn |= stored.is_drawn;
-        for (&p, &q) in live.log_p.iter().zip(&stored.log_p) {
-            self.kl += p.exp() * (p - q);
-            self.reverse += if q > f64::NEG_INFINITY { q.exp() * (q - p) } else { 0.0 };
-        }
-        let (first, confidence) = stored.first();
-        self.agreement += u64::from(first == live.first().0);
-        self.kept += match &stored.known {
-            Some(known) => known.iter().map(|&id| live.log_p[id as usize].exp()).sum(),
-            None => 1.0,
-        };
-        let confidence = confidence.exp();
-        let bin = &mut self.bins[((confidence * 10.0) as usize).min(9)];
-        *bin = (bin.0 + 1, bin.1 + confidence, bin.2 + u64::from(first == label as usize));
+        self.is_drawn |= row.is_drawn;
+        self.kl += row.kl;
+        self.reverse += row.reverse;
+        self.agreement += u64::from(row.agrees);
+        self.kept += row.kept;
+        let bin = &mut self.bins[((row.confidence * 10.0) as usize).min(9)];
+        *bin = (bin.0 + 1, bin.1 + row.confidence, bin.2 + u64::from(row.is_right));
     }
 
     fn mean(&self) -> Distance {
@@ -269,10 +320,57 @@ impl Sum {
         let gaps = self.bins.iter().map(|(_, confidence, right)| (confidence - *right as f64).abs());
         Distance {
             kl: (!self.is_drawn).then_some(self.kl / rows),
-            reverse_kl: (!self.is_drawn).then_some(self.reverse / rows),
+            reverse_kl: self.reverse / rows,
             top1: self.agreement as f64 / rows,
             kept_mass: self.kept / rows,
             calibration_error: gaps.sum::<f64>() / rows,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logs(p: &[f64], is_drawn: bool) -> Distribution {
+        Distribution { log_p: p.iter().map(|p| p.ln()).collect(), known: None, is_drawn }
+    }
+
+    /// Reckoned by hand.
+    #[test]
+    fn figures_are_means_over_rows() {
+        let live = logs(&[0.5, 0.25, 0.25], false);
+        let near = |x: f64, y: f64| (x - y).abs() < 1e-12;
+        let mut sum = Sum::default();
+        // The first choice of 0.75 is right once of twice, that of 0.5 is wrong.
+        for (stored, label) in [([0.75, 0.125, 0.125], 0), ([0.75, 0.125, 0.125], 1), ([0.25, 0.5, 0.25], 2)]
+        {
+            sum.add(&Compared::of(&live, &logs(&stored, false), label));
+        }
+        let mean = sum.mean();
+        let (first, second) =
+            (0.5 * (2.0f64 / 3.0).ln() + 0.5 * 2f64.ln(), 0.5 * 2f64.ln() - 0.25 * 2f64.ln());
+        assert!(near(mean.kl.unwrap(), (2.0 * first + second) / 3.0), "{mean:?}");
+        let (first, second) = (0.75 * 1.5f64.ln() - 0.25 * 2f64.ln(), 0.25 * 2f64.ln());
+        assert!(near(mean.reverse_kl, (2.0 * first + second) / 3.0), "{mean:?}");
+        assert!(near(mean.top1, 2.0 / 3.0) && near(mean.kept_mass, 1.0), "{mean:?}");
+        assert!(near(mean.calibration_error, (0.5 + 0.5) / 3.0), "{mean:?}");
+    }
+
+    #[test]
+    fn of_draws_one_direction_is_a_number() {
+        let (live, mut sum) = (logs(&[0.5, 0.25, 0.25], false), Sum::default());
+        let mut drawn = logs(&[0.5, 0.5, 0.0], true);
+        drawn.known = Some(vec![0, 1]);
+        sum.add(&Compared::of(&live, &drawn, 0));
+        let mean = sum.mean();
+        assert!((mean.reverse_kl - 0.5 * 2f64.ln()).abs() < 1e-12 && mean.kl.is_none(), "{mean:?}");
+        assert!((mean.kept_mass - 0.75).abs() < 1e-12);
+    }
+
+    #[test]
+    fn rows_come_in_order_from_all_cores() {
+        assert_eq!(on_all_cores(1001, |row| row), (0..1001).collect::<Vec<_>>());
+        assert_eq!(on_all_cores(0, |row| row), [0; 0]);
     }
 }

@@ -59,14 +59,13 @@ fn score(
 
 fn table(verified: &Verified) -> String {
     let Verified { records, tokens, stored, control } = verified;
-    let kl = |kl: Option<f64>| kl.map_or("-".to_owned(), |kl| format!("{kl:.6}"));
     let row = |name: &str, of: &dyn Fn(&Distance) -> String| {
         format!("{name:24}{:>12}{:>12}", of(stored), of(control))
     };
     [
         format!("{tokens} tokens of {records} records against the live teacher, and it against itself:"),
-        row("KL(live, stored)", &|x| kl(x.kl)),
-        row("KL(stored, live)", &|x| kl(x.reverse_kl)),
+        row("KL(live, stored)", &|x| x.kl.map_or("-".to_owned(), |kl| format!("{kl:.6}"))),
+        row("KL(stored, live)", &|x| format!("{:.6}", x.reverse_kl)),
         row("top-1 agreement", &|x| format!("{:.4}", x.top1)),
         row("kept mass", &|x| format!("{:.4}", x.kept_mass)),
         row("calibration error", &|x| format!("{:.4}", x.calibration_error)),
