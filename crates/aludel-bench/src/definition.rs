@@ -31,6 +31,8 @@ pub(crate) struct Definition {
     /// file that they may write.
     #[serde(default)]
     pub(crate) floor: Vec<String>,
+    /// How a cache is held against its teacher, once, by a command that prints what it found as JSON; [`Job::Capture`] alone.
+    pub(crate) verify: Option<String>,
     pub(crate) cases: Vec<Case>,
 }
 
@@ -53,7 +55,8 @@ pub(crate) struct Case {
     /// What is done.
     #[serde(default)]
     pub(crate) job: Job,
-    /// A [`ModelSpec`] by name.
+    /// A [`ModelSpec`] by name, or of [`Job::Capture`] the name of a folder of the working folder, which has `base`, a model, and
+    /// `text.txt`.
     pub(crate) model: String,
     /// The models that the recipe reads.
     pub(crate) inputs: Vec<String>,
@@ -61,7 +64,7 @@ pub(crate) struct Case {
     pub(crate) digests: Digests,
     /// The recipe; the models lie in `{models}`, the output in `{out}` and this repository in `{root}`.
     pub(crate) recipe: String,
-    /// What is added to aludel's command for this case.
+    /// What is added to aludel's command for this case; `{options}` in a floor.
     #[serde(default)]
     pub(crate) options: String,
     /// The most megabytes a second that aludel may read from the disk with the models, which then are not in the page cache.
@@ -87,6 +90,19 @@ pub(crate) enum Job {
     /// Trains a model. Two runs must give the same weights. Steps are timed by the tools themselves: the reference prints
     /// `step_seconds`, aludel keeps a record. The first one is left out, as it meets new memory.
     Train,
+    /// Stores what a teacher says. Two runs must give the same bytes, and what `verify` finds is recorded. The time that counts is the one
+    /// between opening the teacher and the last record, by the tool's own report.
+    Capture,
+}
+
+impl Job {
+    /// What two runs must have the same of.
+    pub(crate) const fn output(self) -> &'static str {
+        match self {
+            Self::Merge | Self::Train => "weights",
+            Self::Capture => "caches",
+        }
+    }
 }
 
 /// Whether the digests of the inputs are remembered from an earlier run.
@@ -125,6 +141,12 @@ pub(crate) struct Bars {
     /// Aludel's wall time over the floor's, at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) floor: Option<f64>,
+    /// The time of a capture over the floor's, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pass: Option<f64>,
+    /// Bytes that a cache has for each token, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_a_token: Option<f64>,
     /// Aludel's peak memory in megabytes, below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peak_mb: Option<f64>,
@@ -188,15 +210,21 @@ impl Definition {
     }
 
     fn check(&self, case: &Case) -> anyhow::Result<()> {
-        case.model.parse::<ModelSpec>()?;
         let file_safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match case.job {
+            Job::Capture => ensure!(case.model.chars().all(file_safe), "its model is no name of a folder"),
+            Job::Merge | Job::Train => {
+                case.model.parse::<ModelSpec>()?;
+                ensure!(self.verify.is_none(), "`verify` is for captures");
+            }
+        }
         ensure!(!case.name.is_empty() && case.name.chars().all(file_safe), "its name is no file name");
         ensure!(!case.inputs.is_empty(), "it has no inputs");
         if let Some(input) = case.inputs.iter().find(|input| !ROLES.contains(&input.as_str())) {
             bail!("unknown input `{input}`");
         }
         ensure!(
-            self.reference.is_none() || case.job == Job::Train || case.agreement.is_some(),
+            self.reference.is_none() || case.job != Job::Merge || case.agreement.is_some(),
             "it has a reference and no `agreement`"
         );
         for over in case.bars.between_cases() {
@@ -235,6 +263,7 @@ mod tests {
             ("model = 'llama'\ninputs = ['a']", "unknown model `llama`"),
             ("model = 'llama-tiny'\ninputs = ['d']", "unknown input `d`"),
             ("model = 'llama-tiny'\ninputs = ['a']\nbar = 1", "unknown field `bar`"),
+            ("model = '../up'\ninputs = ['base']\njob = 'capture'", "no name of a folder"),
             (
                 "model = 'llama-tiny'\ninputs = ['a']\nbars.peak_over = { case = 'y', at_most = 1 }",
                 "unknown case `y`",

@@ -3,10 +3,11 @@
 //! In: definitions under `benches/definitions`. Out: records under `benches/record` and tables in README.md and docs/. What is
 //! measured is the program that users run, as a process of its own; nothing here is linked into it.
 //!
-//! Modules in reading order: `definition`, `shape`, `values`, `make`, `disk`, `measure`, `verify`, `copying`, `run`, `record`,
+//! Modules in reading order: `definition`, `shape`, `values`, `make`, `disk`, `measure`, `verify`, `capture`, `copying`, `run`, `record`,
 //! `render`.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod copying;
 mod definition;
 mod disk;

@@ -34,6 +34,9 @@ pub(crate) struct Sample {
     /// Seconds of one training step, the median of all but the first, by the program's own report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) step_seconds: Option<f64>,
+    /// Seconds that a capture took once its teacher and files were open, by the program's own report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pass_seconds: Option<f64>,
 }
 
 impl Sample {
@@ -46,7 +49,8 @@ impl Sample {
     pub(crate) fn then(self, next: Self) -> Self {
         let peak_bytes = self.peak_bytes.max(next.peak_bytes);
         let (user, system) = (self.user + next.user, self.system + next.system);
-        Self { user, system, wall: self.wall + next.wall, peak_bytes, ..self }
+        let pass_seconds = self.pass_seconds.zip(next.pass_seconds).map(|(x, y)| x + y);
+        Self { user, system, wall: self.wall + next.wall, peak_bytes, pass_seconds, ..self }
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use crate::capture::CacheFigures;
 use crate::definition::{Bars, Digests};
 use crate::measure::Sample;
 use crate::verify::Distance;
@@ -49,6 +50,9 @@ pub(crate) struct CaseRecord {
     pub(crate) floor: Vec<Sample>,
     /// How far the outputs were apart, where the reference ran.
     pub(crate) distance: Option<Distance>,
+    /// Of a cache: how large it is, and how near its teacher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cache: Option<CacheFigures>,
     pub(crate) bars: Bars,
     /// Computed from the above.
     pub(crate) summary: Summary,
@@ -69,6 +73,9 @@ pub(crate) struct Summary {
     /// The reference's seconds for a training step over aludel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) step: Option<Ratio>,
+    /// The time of a capture over the floor's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pass: Option<Ratio>,
 }
 
 /// Medians over runs; the peak is the largest.
@@ -79,6 +86,8 @@ pub(crate) struct Medians {
     pub(crate) peak_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) step_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pass_seconds: Option<f64>,
 }
 
 /// A ratio of medians, and the extremes that the single runs allow.
@@ -112,9 +121,8 @@ impl Summary {
             cpu: Ratio::of(reference, ours, Sample::cpu),
             wall: Ratio::of(reference, ours, |sample| sample.wall),
             over_floor: Ratio::of(ours, floor, |sample| sample.wall),
-            step: Ratio::of(&with_steps(reference), &with_steps(ours), |sample| {
-                sample.step_seconds.unwrap_or_default()
-            }),
+            step: Ratio::of_known(reference, ours, |sample| sample.step_seconds),
+            pass: Ratio::of_known(ours, floor, |sample| sample.pass_seconds),
         }
     }
 }
@@ -123,9 +131,10 @@ impl Medians {
     fn of(samples: &[Sample]) -> Option<Self> {
         let cpu = median(samples, Sample::cpu)?;
         let wall = median(samples, |sample| sample.wall)?;
-        let step_seconds = median(&with_steps(samples), |sample| sample.step_seconds.unwrap_or_default());
+        let step_seconds = median_of_known(samples, |sample| sample.step_seconds);
+        let pass_seconds = median_of_known(samples, |sample| sample.pass_seconds);
         let peak_bytes = samples.iter().filter_map(|sample| sample.peak_bytes).max();
-        Some(Self { cpu, wall, peak_bytes, step_seconds })
+        Some(Self { cpu, wall, peak_bytes, step_seconds, pass_seconds })
     }
 }
 
@@ -136,11 +145,22 @@ impl Ratio {
         let median = median(above, figure)? / median(below, figure)?;
         Some(Self { median, min: least_above / most_below, max: most_above / least_below })
     }
+
+    /// Of the samples that have the figure.
+    fn of_known(above: &[Sample], below: &[Sample], figure: Figure) -> Option<Self> {
+        Self::of(&with(above, figure), &with(below, figure), |sample| figure(sample).unwrap_or_default())
+    }
 }
 
-/// The samples of runs that timed their steps.
-fn with_steps(samples: &[Sample]) -> Vec<Sample> {
-    samples.iter().filter(|sample| sample.step_seconds.is_some()).copied().collect()
+/// What only some runs tell.
+type Figure = fn(&Sample) -> Option<f64>;
+
+fn with(samples: &[Sample], figure: Figure) -> Vec<Sample> {
+    samples.iter().filter(|sample| figure(sample).is_some()).copied().collect()
+}
+
+fn median_of_known(samples: &[Sample], figure: Figure) -> Option<f64> {
+    median(&with(samples, figure), |sample| figure(sample).unwrap_or_default())
 }
 
 fn sorted<T>(samples: &[T], figure: impl Fn(&T) -> f64) -> Vec<f64> {
@@ -316,6 +336,7 @@ pub(crate) mod tests {
                 reference,
                 floor,
                 distance: None,
+                cache: None,
                 bars: Bars { cpu: Some(9.0), wall: Some(16.0), floor: Some(1.3), ..Bars::default() },
             }],
         }

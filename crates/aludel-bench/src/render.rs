@@ -128,7 +128,7 @@ type Cell = fn(&Record, &CaseRecord) -> Option<String>;
 /// Stands for the reference's name.
 const REFERENCE: &str = "reference";
 
-const COLUMNS: [(&str, Cell); 15] = [
+const COLUMNS: [(&str, Cell); 22] = [
     ("case", |_, case| Some(case.name.clone())),
     ("aludel: user+sys, wall", |_, case| case.summary.ours.as_ref().map(times)),
     (REFERENCE, |_, case| case.summary.reference.as_ref().map(times)),
@@ -144,6 +144,15 @@ const COLUMNS: [(&str, Cell); 15] = [
     ("step; reference's", |_, case| steps(case)),
     ("step ratio", |_, case| case.summary.step.map(|ratio| at_least(ratio, case.bars.step))),
     ("step over another", |record, case| over(record, case, case.bars.step_over.as_ref()?, step_seconds)),
+    ("capture; passes alone", |_, case| passes(case)),
+    ("capture over passes alone", |_, case| case.summary.pass.map(|ratio| at_most(ratio, case.bars.pass))),
+    ("bytes a token", |_, case| bytes_a_token(case)),
+    ("KL(live, stored)", |_, case| {
+        case.cache?.nearness.map(|near| near.stored.kl.map_or("-".to_owned(), nats))
+    }),
+    ("KL(stored, live)", |_, case| case.cache?.nearness.map(|near| nats(near.stored.reverse_kl))),
+    ("same first choice", |_, case| case.cache?.nearness.map(|near| percent(near.stored.top1))),
+    ("kept of the teacher", |_, case| case.cache?.nearness.map(|near| percent(near.stored.kept_mass))),
 ];
 
 fn times(medians: &Medians) -> String {
@@ -229,6 +238,27 @@ fn steps(case: &CaseRecord) -> Option<String> {
     Some(format!("{ours:.2} s{reference}"))
 }
 
+fn passes(case: &CaseRecord) -> Option<String> {
+    let floor = case.summary.floor?.pass_seconds?;
+    Some(format!("{:.2} s; {floor:.2} s", case.summary.ours?.pass_seconds?))
+}
+
+fn bytes_a_token(case: &CaseRecord) -> Option<String> {
+    let bytes = case.cache?.bytes_a_token();
+    let bar = case.bars.bytes_a_token;
+    let bar = bar.map(|bar| verdict(format!("at most {bar}"), bytes <= bar));
+    Some(format!("{bytes:.1}{}", bar.unwrap_or_default()))
+}
+
+/// Four decimal places, or three digits of what is smaller.
+fn nats(value: f64) -> String {
+    if value.abs() < 0.001 { format!("{value:.2e}") } else { format!("{value:.4}") }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
 const OPEN: &str = "<!-- bench:";
 const OPEN_END: &str = " -->";
 const CLOSE: &str = "<!-- /bench -->";
@@ -236,6 +266,7 @@ const CLOSE: &str = "<!-- /bench -->";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::{CacheFigures, Distances, Nearness};
     use crate::record::tests::example;
 
     const README: &str = "# Title\n<!-- bench:test -->\nold\n<!-- /bench -->\nend\n";
@@ -290,6 +321,28 @@ mod tests {
             let error = format!("{:#}", render(root(readme).path(), false).unwrap_err());
             assert!(error.contains(complaint), "{error}");
         }
+    }
+
+    #[test]
+    fn a_cache_is_shown_by_its_bytes_and_its_distance_from_its_teacher() {
+        let mut record = example("2030-01-02T03:04:05Z", "sampled-12");
+        let side = |kl| Distances { kl, reverse_kl: 0.25, top1: 0.9, kept_mass: 0.5, calibration_error: 0.1 };
+        let nearness = Nearness { tokens: 100, stored: side(None), control: side(Some(0.0)) };
+        let case = &mut record.cases[0];
+        case.cache = Some(CacheFigures {
+            tokens: 100,
+            records: 2,
+            vocabulary: 512,
+            bytes: 4500,
+            nearness: Some(nearness),
+        });
+        case.bars.bytes_a_token = Some(40.0);
+        case.summary.pass = Some(Ratio { median: 1.02, min: 0.98, max: 1.1 });
+        case.bars.pass = Some(1.1);
+        let text = table(&record);
+        assert!(text.contains("| 45.0; at most 40: **missed** | - | 0.2500 | 90.00 % | 50.00 % |"), "{text}");
+        assert!(text.contains("| 1.02 (0.98 to 1.10); at most 1.1 |"), "{text}");
+        assert_eq!(nats(0.000_123_4), "1.23e-4");
     }
 
     #[test]

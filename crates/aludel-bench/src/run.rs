@@ -13,6 +13,7 @@ use aludel_checkpoint::Checkpoint;
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
+use crate::capture::{self, CacheFigures};
 use crate::definition::{Case, Definition, Digests, Job};
 use crate::disk::{SlowDisk, uncache};
 use crate::make::make;
@@ -56,6 +57,7 @@ struct Report {
     bytes_hashed: Option<u64>,
     #[serde(default)]
     step_seconds: Vec<f64>,
+    pass_seconds: Option<f64>,
     /// The folder with the record of a training, which has its steps.
     run: Option<PathBuf>,
 }
@@ -79,6 +81,7 @@ impl Report {
             planned_peak_bytes: self.planned_peak_memory,
             hashed_bytes: self.bytes_hashed,
             step_seconds: median(steps.get(1..).unwrap_or_default(), |&seconds| seconds),
+            pass_seconds: self.pass_seconds,
             ..sample
         }
     }
@@ -104,11 +107,12 @@ struct Results {
     reference: Vec<Sample>,
     floor: Vec<Sample>,
     distance: Option<Distance>,
+    cache: Option<CacheFigures>,
 }
 
 impl Results {
     fn record(self, case: &Case) -> CaseRecord {
-        let Self { tensors, ours, reference, floor, distance, .. } = self;
+        let Self { tensors, ours, reference, floor, distance, cache, .. } = self;
         let summary = Summary::of(&ours, &reference, &floor);
         CaseRecord {
             name: case.name.clone(),
@@ -119,6 +123,7 @@ impl Results {
             reference,
             floor,
             distance,
+            cache,
             bars: case.bars.clone(),
             summary,
         }
@@ -196,12 +201,12 @@ impl Runner<'_> {
         }
         report("aludel", &sample);
         results.ours.push(sample);
-        check_answer(places, results)?;
+        self.check_answer(case, places, results)?;
         if let Some(sample) = self.reference(case, places, round)? {
             report("reference", &sample);
             results.reference.push(sample);
             results.distance = match (case.job, case.agreement) {
-                (Job::Train, _) => None,
+                (Job::Train | Job::Capture, _) => None,
                 (Job::Merge, Some(rule)) => {
                     Some(compare(&places.ours, &places.reference, &places.base(), rule)?)
                 }
@@ -209,7 +214,7 @@ impl Runner<'_> {
             };
         }
         places.clear()?;
-        if let Some(sample) = self.floor(places)? {
+        if let Some(sample) = self.floor(case, places)? {
             report("floor", &sample);
             results.floor.push(sample);
         }
@@ -218,7 +223,7 @@ impl Runner<'_> {
 
     fn ours(&self, case: &Case, places: &Places) -> anyhow::Result<Sample> {
         let template = format!("{} {}", self.definition.command, case.options);
-        let mut words = self.words(&template, places, &places.ours)?;
+        let mut words = self.words(&template, case, places, &places.ours)?;
         let slow = case.disk.map(|rate| SlowDisk::of(&places.models, u64::from(rate) * 1_000_000));
         let slow = slow.transpose()?;
         if let Some(slow) = &slow {
@@ -238,22 +243,73 @@ impl Runner<'_> {
             return Ok(None);
         }
         let template = format!("{template} {}", case.reference_options);
-        let words = self.words(&template, places, &places.reference)?;
+        let words = self.words(&template, case, places, &places.reference)?;
         let outcome = places.stage().measure(&words)?;
         Ok(Some(Report::read(&outcome.stdout).complete(outcome.sample)))
     }
 
     /// All commands of the floor as one.
-    fn floor(&self, places: &Places) -> anyhow::Result<Option<Sample>> {
+    fn floor(&self, case: &Case, places: &Places) -> anyhow::Result<Option<Sample>> {
         let mut total: Option<Sample> = None;
         for template in &self.definition.floor {
-            let sample = places.stage().measure_silent(&self.words(template, places, &places.copy)?)?;
+            let words = self.words(template, case, places, &places.copy)?;
+            // What `cat` prints is a model.
+            let sample = match case.job {
+                Job::Capture => {
+                    let outcome = places.stage().measure(&words)?;
+                    Report::read(&outcome.stdout).complete(outcome.sample)
+                }
+                Job::Merge | Job::Train => places.stage().measure_silent(&words)?,
+            };
             total = Some(total.map_or(sample, |before| before.then(sample)));
         }
         Ok(total)
     }
 
-    fn words(&self, template: &str, places: &Places, out: &Path) -> anyhow::Result<Vec<OsString>> {
+    /// The first output is checked in full; every later one must equal it.
+    fn check_answer(&self, case: &Case, places: &Places, results: &mut Results) -> anyhow::Result<()> {
+        let found = match case.job {
+            Job::Capture => capture::fingerprint(&places.ours)?,
+            Job::Merge | Job::Train => fingerprint(&places.ours)?,
+        };
+        match &results.fingerprint {
+            Some(first) => {
+                ensure!(*first == found, "two runs of aludel gave different {}", case.job.output());
+            }
+            None => {
+                match case.job {
+                    Job::Capture => results.cache = Some(self.figures(case, places)?),
+                    Job::Merge | Job::Train => {
+                        results.tensors = check_tensors(&places.ours, &places.base())?;
+                    }
+                }
+                results.fingerprint = Some(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the tool says of the cache that it wrote.
+    fn figures(&self, case: &Case, places: &Places) -> anyhow::Result<CacheFigures> {
+        let printed = |template: &str| {
+            Ok::<_, anyhow::Error>(
+                places.stage().measure(&self.words(template, case, places, &places.ours)?)?.stdout,
+            )
+        };
+        let figures = CacheFigures::read(&printed("{aludel} cache info {out} --json")?)?;
+        match &self.definition.verify {
+            Some(verify) => figures.with_nearness(&printed(verify)?),
+            None => Ok(figures),
+        }
+    }
+
+    fn words(
+        &self,
+        template: &str,
+        case: &Case,
+        places: &Places,
+        out: &Path,
+    ) -> anyhow::Result<Vec<OsString>> {
         let one = |path: &Path| vec![path.as_os_str().to_owned()];
         let inputs: Vec<OsString> = places.inputs.iter().map(|path| path.as_os_str().to_owned()).collect();
         let names = [
@@ -261,6 +317,7 @@ impl Runner<'_> {
             ("bench", one(&std::env::current_exe()?)),
             ("recipe", one(&places.recipe)),
             ("out", one(out)),
+            ("options", case.options.split_whitespace().map(OsString::from).collect()),
             ("first", inputs.iter().take(1).cloned().collect()),
             ("inputs", inputs),
             ("copy", one(&places.copy)),
@@ -285,9 +342,15 @@ impl Runner<'_> {
 
 impl Places {
     fn new(work: &Path, case: &Case) -> anyhow::Result<Self> {
-        let spec: ModelSpec = case.model.parse()?;
-        let models = std::path::absolute(work.join(&spec.name))?;
-        make(&spec, SEED, &models)?;
+        let models = std::path::absolute(work.join(&case.model))?;
+        match case.job {
+            Job::Capture => ensure!(
+                models.join("base").exists(),
+                "the working folder has no `{}/base`: benches/README.md says how it is made",
+                case.model
+            ),
+            Job::Merge | Job::Train => make(&case.model.parse::<ModelSpec>()?, SEED, &models)?,
+        }
         let mut inputs = Vec::new();
         for input in &case.inputs {
             inputs
@@ -329,19 +392,6 @@ impl Places {
     }
 }
 
-/// The first output is checked in full; every later one must equal it.
-fn check_answer(places: &Places, results: &mut Results) -> anyhow::Result<()> {
-    let found = fingerprint(&places.ours)?;
-    match &results.fingerprint {
-        Some(first) => ensure!(*first == found, "two runs of aludel gave different weights"),
-        None => {
-            results.tensors = check_tensors(&places.ours, &places.base())?;
-            results.fingerprint = Some(found);
-        }
-    }
-    Ok(())
-}
-
 /// Holds what aludel says to have hashed against what the case promises.
 fn check_digests(digests: Digests, sample: &Sample) -> anyhow::Result<()> {
     match (digests, sample.hashed_bytes) {
@@ -363,9 +413,12 @@ fn forget(folder: &Path) -> anyhow::Result<()> {
 fn report(who: &str, sample: &Sample) {
     let peak =
         sample.peak_bytes.map_or(String::new(), |bytes| format!(", peak {:.1} MB", bytes as f64 / 1e6));
-    let step = sample.step_seconds.map_or(String::new(), |seconds| format!(", step {seconds:.3} s"));
+    let part = |name: &str, seconds: Option<f64>| {
+        seconds.map_or(String::new(), |seconds| format!(", {name} {seconds:.3} s"))
+    };
+    let (step, pass) = (part("step", sample.step_seconds), part("pass", sample.pass_seconds));
     eprintln!(
-        "  {who}: user {:.2} s, system {:.2} s, wall {:.2} s{peak}{step}",
+        "  {who}: user {:.2} s, system {:.2} s, wall {:.2} s{peak}{step}{pass}",
         sample.user, sample.system, sample.wall
     );
 }

@@ -133,3 +133,40 @@ fn a_wrong_answer_ends_the_run_without_a_record() {
         assert!(!repository.path("benches/record").exists());
     }
 }
+
+const CAPTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake-capture.sh");
+
+#[test]
+fn captures_take_turns_with_passes_alone_and_are_held_against_the_teacher() {
+    let repository = Repository::new();
+    let definition = "title = 'Caches'\nruns = 2\ncommand = '{aludel} cache capture {recipe} {out}'\n\
+        floor = ['{aludel} cache capture {recipe} {copy} --dry-run {options}']\nverify = '{aludel} cache verify {out}'\n\
+        [[cases]]\nname = 'few'\njob = 'capture'\nmodel = 'smol'\ninputs = ['base']\ndigests = 'warm'\n\
+        options = '--k 4'\nrecipe = 'run'\nbars = { pass = 1.1, bytes_a_token = 40 }\n";
+    fs::write(repository.path("benches/definitions/copies.toml"), definition).unwrap();
+    let run = |environment: &[(&str, &str)]| {
+        repository.bench(&["run", "copies", "--work", "work", "--aludel", CAPTURE], environment)
+    };
+    let output = run(&[]);
+    assert!(messages(&output).contains("no `smol/base`"), "{}", messages(&output));
+    assert!(repository.bench(&["make", "llama-tiny", "work/smol"], &[]).status.success());
+    let output = run(&[]);
+    assert!(output.status.success(), "{}", messages(&output));
+    let order = fs::read_to_string(repository.path("work/smol/order.txt")).unwrap();
+    let (capture, dry) = ("cache capture few.yml out --k 4\n", "--dry-run --k 4\n");
+    let dry = format!("cache capture few.yml copy.safetensors {dry}");
+    assert_eq!(order, [capture, capture, &dry, capture, &dry].concat());
+    let (_, record) = repository.record();
+    let case = &record["cases"][0];
+    assert_eq!((&case["summary"]["pass"]["median"], &case["cache"]["bytes"]), (&1.5.into(), &4500.into()));
+    assert_eq!(case["cache"]["nearness"]["stored"]["kl"], 0.5);
+    assert!(repository.bench(&["render"], &[]).status.success());
+    let readme = fs::read_to_string(repository.path("README.md")).unwrap();
+    assert!(
+        readme.contains("| 1.50 (1.50 to 1.50); at most 1.1: **missed** | 45.0; at most 40: **missed** |"),
+        "{readme}"
+    );
+    fs::remove_file(repository.path("work/smol/order.txt")).unwrap();
+    let output = run(&[("VARY", "4")]);
+    assert!(messages(&output).contains("different caches"), "{}", messages(&output));
+}
