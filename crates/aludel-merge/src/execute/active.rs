@@ -97,6 +97,11 @@ impl Active {
         Passed { elements: from..end, is_end: end == elements }
     }
 
+    /// Whether all elements before this one have been passed by the sweep, and the last of them does not stay mapped for the next.
+    pub(super) const fn has_passed(&self, end: u64) -> bool {
+        end <= self.passed && end > self.kept.elements()
+    }
+
     /// Whether the pages that a sweep has passed stay mapped for the next one.
     pub(super) fn keep(&mut self, passed: &Range<u64>, width: u64, room: &mut Room, limit: u64) -> bool {
         match &self.work {
@@ -125,4 +130,21 @@ impl Active {
 pub(super) fn unit_of_tile(unit: usize, tile: u64, elements: u64) -> Range<u64> {
     let start = unit as u64 * tile;
     start..elements.min(start + tile)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_too_late_has_been_passed() {
+        let (tile, elements) = (10, 25);
+        let mut active = Active::new(0, Work::Copy, 3);
+        let first = active.claim(tile, elements).unwrap().0;
+        active.claim(tile, elements).unwrap();
+        assert!(!active.has_passed(10), "it is computed on");
+        active.finish(first.unit, tile, elements);
+        assert!(active.has_passed(10));
+        assert!(!active.has_passed(20));
+    }
 }

@@ -163,6 +163,17 @@ impl<'p> Queue<'p> {
         }
     }
 
+    /// Whether none of these is computed on any more, in this sweep over their tensors, and their pages do not stay for another.
+    pub(super) fn has_passed(&self, wanted: &[Wanted]) -> bool {
+        let state = self.lock();
+        wanted.iter().all(|Wanted { step, elements, .. }| {
+            match state.active.iter().find(|active| active.step == *step) {
+                Some(active) => active.has_passed(elements.end),
+                None => *step < state.next_step,
+            }
+        })
+    }
+
     /// Says that a group has run, and what its steps have measured.
     pub(super) fn complete_group(&self, figures: Vec<(usize, Vec<f64>)>) {
         let mut state = self.lock();

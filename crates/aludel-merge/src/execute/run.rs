@@ -162,12 +162,15 @@ impl<'a> Run<'a> {
     /// Reads what will be computed on. One window is asked for before the one in hand is waited for, so that the disk always has one to
     /// go on with.
     fn read(&self, queue: &Queue<'_>) {
-        let mut in_hand: Option<Windows> = None;
+        let mut in_hand: Option<(Vec<Wanted>, Windows)> = None;
         while let Some(wanted) = queue.claim_ahead(self.options.cancel) {
             let next = self.windows(&wanted);
             next.request(&self.maps);
-            if let Some(windows) = in_hand.replace(next) {
-                windows.load(&self.maps);
+            let Some((wanted, windows)) = in_hand.replace((wanted, next)) else { continue };
+            windows.load(&self.maps);
+            // Who computes may have overtaken: what it gave back meanwhile is mapped again by now.
+            if queue.has_passed(&wanted) {
+                windows.release(&self.maps);
             }
         }
     }
