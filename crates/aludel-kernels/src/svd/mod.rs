@@ -1,6 +1,6 @@
 //! Finds the leading singular values and vectors of a matrix by randomised subspace iteration.
 //!
-//! In: a dense matrix `D` in f32 and how many are wanted. Out: [`Triplets`], so that `left[.., ..k] right[..k, ..]` is close to the best
+//! In: a dense matrix `D` in f32, whole or [a few rows at a time](Rows), and how many are wanted. Out: [`Triplets`], so that `left[.., ..k] right[..k, ..]` is close to the best
 //! approximation of rank `k`. How close is for the caller to measure ([`subtract`] and [`sum_of_squares`]): no bound is promised.
 //!
 //! Source: Halko, Martinsson and Tropp, "Finding structure with randomness" (2011), algorithm 4.4. The subspace is that of
@@ -10,11 +10,14 @@
 //!
 //! Orthonormal bases come from matrices of inner products, in f64, by Cholesky's factors (CholeskyQR; Yamamoto et al. 2015: twice where
 //! it has to be exact), or by their eigenvectors where vectors are all but dependent. Products are in f32 and cut by shape
-//! alone: the number of threads changes no bit. Unlike merges, bits may differ between CPUs.
+//! alone: neither the number of threads nor whether the matrix is at hand changes a bit. Beside the matrix, memory is taken for a few
+//! times the vectors that are tried. Unlike merges, bits may differ between CPUs.
 
 mod basis;
 #[cfg(test)]
 mod tests;
+
+use std::ops::Range;
 
 use crate::nn::Cpu;
 use crate::nn::cpu::buffer::Values;
@@ -22,6 +25,40 @@ use crate::nn::device::{Accumulate, Product};
 use crate::nn::linear::cpu::{Group, backward_input, backward_weight, forward};
 use crate::random::{StreamKey, uniform};
 use basis::{Vectors, gram, orthonormalising, spectrum};
+
+/// A matrix that is looked at a few rows at a time, several times.
+pub trait Rows {
+    /// How many rows, and how many columns.
+    fn sides(&self) -> (usize, usize);
+
+    /// Some of the rows; the same values every time.
+    fn read(&self, rows: Range<usize>, to: &mut [f32]);
+
+    /// All rows, where they are in memory.
+    fn at_hand(&self) -> Option<&[f32]> {
+        None
+    }
+}
+
+/// Elements that are looked at at once: a product with so many rows is no slower than with all.
+const PIECE: usize = 1 << 23;
+
+/// Looks at all rows of a matrix in order, in pieces that depend on its sides alone.
+pub fn each_piece(matrix: &dyn Rows, mut look: impl FnMut(Range<usize>, &[f32])) {
+    let (rows, columns) = matrix.sides();
+    let height = (PIECE / columns.max(1)).max(1);
+    let mut read = Vec::new();
+    for first in (0..rows).step_by(height) {
+        let piece = first..rows.min(first + height);
+        if let Some(values) = matrix.at_hand() {
+            look(piece.clone(), &values[piece.start * columns..piece.end * columns]);
+        } else {
+            read.resize(piece.len() * columns, 0.0);
+            matrix.read(piece.clone(), &mut read);
+            look(piece, &read);
+        }
+    }
+}
 
 /// A dense matrix, row by row.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +69,20 @@ pub struct Matrix<'a> {
     pub rows: usize,
     /// How many columns.
     pub columns: usize,
+}
+
+impl Rows for Matrix<'_> {
+    fn sides(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    fn read(&self, rows: Range<usize>, to: &mut [f32]) {
+        to.copy_from_slice(&self.values[rows.start * self.columns..rows.end * self.columns]);
+    }
+
+    fn at_hand(&self) -> Option<&[f32]> {
+        Some(self.values)
+    }
 }
 
 /// The leading part of `D = U S V^T`.
@@ -70,18 +121,14 @@ const PRODUCTS: usize = 2 * POWERS + 2;
 ///
 /// # Errors
 /// [`SvdError`].
-///
-/// # Panics
-/// Where the matrix has not as many values as its sides say.
 pub fn leading(
     cpu: &Cpu,
-    matrix: Matrix<'_>,
+    matrix: &dyn Rows,
     wanted: usize,
     key: StreamKey,
     go_on: &mut dyn FnMut(f64) -> bool,
 ) -> Result<Triplets, SvdError> {
-    let Matrix { values, rows, columns } = matrix;
-    assert_eq!(values.len(), rows * columns, "values of a matrix");
+    let (rows, columns) = matrix.sides();
     let tried = (wanted + FEWEST_BEYOND.max(wanted / 2)).min(rows).min(columns);
     let mut done = 0;
     let mut step = || {
@@ -139,27 +186,27 @@ struct OfRows {
 
 impl OfColumns {
     /// `D W^T`, with `count` rows in `W`.
-    fn product(cpu: &Cpu, matrix: Matrix<'_>, w: &[f32], count: usize) -> Self {
-        let Matrix { values, rows, columns } = matrix;
+    fn product(cpu: &Cpu, matrix: &dyn Rows, w: &[f32], count: usize) -> Self {
+        let (rows, columns) = matrix.sides();
         let mut product = vec![0.0; rows * count];
-        times_transposed(cpu, values, columns, w, count, &mut product);
+        each_piece(matrix, |rows, values| {
+            let product = &mut product[rows.start * count..rows.end * count];
+            times_transposed(cpu, values, columns, w, count, product);
+        });
         Self { values: product, count }
     }
 
     /// `Q^T D`.
-    fn projection(&self, cpu: &Cpu, matrix: Matrix<'_>) -> OfRows {
-        let Matrix { values, rows, columns } = matrix;
-        let mut product = vec![0.0; self.count * columns];
-        let shape = Product { rows, inputs: columns, outputs: self.count, scale: 1.0 };
-        backward_weight(
-            cpu,
-            shape,
-            std::slice::from_ref(&(0..rows)),
-            &self.values,
-            values,
-            &mut [&mut product],
-        );
-        OfRows { values: product, count: self.count }
+    fn projection(&self, cpu: &Cpu, matrix: &dyn Rows) -> OfRows {
+        let (count, (_, columns)) = (self.count, matrix.sides());
+        let mut product = vec![0.0; count * columns];
+        each_piece(matrix, |rows, values| {
+            let shape = Product { rows: rows.len(), inputs: columns, outputs: count, scale: 1.0 };
+            let left = &self.values[rows.start * count..rows.end * count];
+            let all = 0..rows.len();
+            backward_weight(cpu, shape, std::slice::from_ref(&all), left, values, &mut [&mut product]);
+        });
+        OfRows { values: product, count }
     }
 
     fn orthonormal(&self, cpu: &Cpu) -> Result<Self, SvdError> {

@@ -31,7 +31,7 @@ fn error(matrix: Matrix<'_>, triplets: &Triplets, rank: usize) -> f64 {
 }
 
 fn leading_of(matrix: Matrix<'_>, wanted: usize, threads: usize) -> Triplets {
-    leading(&cpu(threads), matrix, wanted, StreamKey(3), &mut |_| true).unwrap()
+    leading(&cpu(threads), &matrix, wanted, StreamKey(3), &mut |_| true).unwrap()
 }
 
 #[test]
@@ -106,15 +106,45 @@ fn threads_change_no_bit_and_keys_do() {
     let matrix = Matrix { values: &values, rows, columns };
     let one = leading_of(matrix, 40, 1);
     assert_eq!(leading_of(matrix, 40, 3), one);
-    let other = leading(&cpu(1), matrix, 40, StreamKey(4), &mut |_| true).unwrap();
+    let other = leading(&cpu(1), &matrix, 40, StreamKey(4), &mut |_| true).unwrap();
     assert_ne!(other, one);
+}
+
+/// A matrix that is not at hand.
+struct Apart<'a>(Matrix<'a>);
+
+impl Rows for Apart<'_> {
+    fn sides(&self) -> (usize, usize) {
+        self.0.sides()
+    }
+
+    fn read(&self, rows: Range<usize>, to: &mut [f32]) {
+        self.0.read(rows, to);
+    }
+}
+
+#[test]
+fn a_matrix_that_is_read_in_pieces_has_the_same_triplets() {
+    let (rows, columns) = (4100, 2100);
+    let low = product(&noise(rows * 3, 10), &noise(3 * columns, 11), 3);
+    let values: Vec<f32> = low.iter().zip(noise(rows * columns, 12)).map(|(low, x)| low + 0.01 * x).collect();
+    let matrix = Matrix { values: &values, rows, columns };
+    let mut pieces = Vec::new();
+    each_piece(&Apart(matrix), |rows, _| pieces.push(rows));
+    assert_eq!(pieces, [0..3994, 3994..4100]);
+    let found = leading_of(matrix, 3, 2);
+    let apart = leading(&cpu(1), &Apart(matrix), 3, StreamKey(3), &mut |_| true).unwrap();
+    assert_eq!(apart, found);
+    // What three values leave is the noise: sums of four uniform numbers, of variance 1.7^2 / 3, a hundredth of them.
+    let left = error(matrix, &found, 3) / ((rows * columns) as f64 * 1e-4 * 1.7 * 1.7 / 3.0).sqrt();
+    assert!((0.98..1.01).contains(&left), "{left}");
 }
 
 #[test]
 fn what_has_no_triplets_is_told() {
     let of = |values: &[f32], rows| {
         let matrix = Matrix { values, rows, columns: values.len() / rows };
-        leading(&cpu(1), matrix, 2, StreamKey(0), &mut |_| true)
+        leading(&cpu(1), &matrix, 2, StreamKey(0), &mut |_| true)
     };
     assert_eq!(of(&[0.0; 12], 3).unwrap(), Triplets { values: vec![], left: vec![], right: vec![] });
     assert_eq!(of(&[f32::NAN; 12], 3), Err(SvdError::NotFinite));
@@ -127,5 +157,5 @@ fn what_has_no_triplets_is_told() {
         asked += 1;
         asked < 4
     };
-    assert_eq!(leading(&cpu(1), matrix, 2, StreamKey(0), &mut stop), Err(SvdError::Stopped));
+    assert_eq!(leading(&cpu(1), &matrix, 2, StreamKey(0), &mut stop), Err(SvdError::Stopped));
 }

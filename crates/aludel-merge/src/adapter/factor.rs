@@ -3,7 +3,7 @@
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::Cpu;
 use aludel_kernels::random::StreamKey;
-use aludel_kernels::svd::{Matrix, SvdError, Triplets, leading, subtract, sum_of_squares};
+use aludel_kernels::svd::{Rows, SvdError, Triplets, each_piece, leading, subtract, sum_of_squares};
 
 /// How many singular values are kept.
 #[derive(Clone, Copy, Debug)]
@@ -39,19 +39,20 @@ pub(super) struct Factored {
 /// Where a search begins whose rank is not known.
 const FIRST_RANK: usize = 16;
 
-/// Factors a matrix of this norm above zero, and leaves in its place what the factors lack.
+/// Factors a matrix of this norm above zero.
 pub(super) fn factor(
     cpu: &Cpu,
-    (delta, rows, columns): (&mut [f32], usize, usize),
+    delta: &dyn Rows,
     norm: f64,
     (budget, share, element): (Budget, Share, Element),
     key: StreamKey,
     go_on: &mut dyn FnMut(f64) -> bool,
 ) -> Result<Factored, SvdError> {
+    let (rows, columns) = delta.sides();
     let most = budget.rank.min(rows).min(columns);
     let mut wanted = if budget.error.is_some() { FIRST_RANK.min(most) } else { most };
     loop {
-        let found = leading(cpu, Matrix { values: delta, rows, columns }, wanted, key, go_on)?;
+        let found = leading(cpu, delta, wanted, key, go_on)?;
         let available = found.values.iter().take(wanted).filter(|&&value| value > budget.epsilon).count();
         let enough = budget.error.and_then(|error| enough(&found.values[..available], norm, error));
         if enough.is_none() && available == wanted && wanted < most {
@@ -60,12 +61,12 @@ pub(super) fn factor(
         }
         let mut parts = Parts::new(&found, (rows, columns), share, element);
         let first = enough.unwrap_or(available);
-        parts.take(cpu, first, delta);
-        let mut error = sum_of_squares(cpu, delta).sqrt();
+        parts.take(first);
+        let mut error = parts.error(cpu, delta);
         // The share was reckoned from the singular values; what is written may lack a little more.
         while budget.error.is_some_and(|share| error > share * norm) && parts.taken() < available {
-            parts.take(cpu, 1, delta);
-            error = sum_of_squares(cpu, delta).sqrt();
+            parts.take(1);
+            error = parts.error(cpu, delta);
         }
         if !error.is_finite() {
             return Err(SvdError::NotFinite);
@@ -85,7 +86,7 @@ fn enough(values: &[f64], norm: f64, share: f64) -> Option<usize> {
     left.position(|rest| rest <= allowed).map(|last| last + 1)
 }
 
-/// Columns of the left factor and rows of the right one, scaled and rounded, taken from a matrix one after another.
+/// Columns of the left factor and rows of the right one, scaled and rounded, taken one after another.
 struct Parts<'t> {
     found: &'t Triplets,
     rows: usize,
@@ -106,8 +107,8 @@ impl<'t> Parts<'t> {
         self.left.len() / self.rows.max(1)
     }
 
-    /// Takes the next parts from what is left of the matrix.
-    fn take(&mut self, cpu: &Cpu, count: usize, matrix: &mut [f32]) {
+    /// Takes the next parts.
+    fn take(&mut self, count: usize) {
         let first = self.taken();
         for part in first..first + count {
             let value = self.found.values[part];
@@ -125,8 +126,21 @@ impl<'t> Parts<'t> {
         }
         round(self.element, &mut self.left[first * self.rows..]);
         round(self.element, &mut self.right[first * self.columns..]);
-        let left = transposed(&self.left[first * self.rows..], count, self.rows);
-        subtract(cpu, &left, &self.right[first * self.columns..], count, self.columns, matrix);
+    }
+
+    /// The norm of what a matrix has beyond the parts that are taken.
+    fn error(&self, cpu: &Cpu, matrix: &dyn Rows) -> f64 {
+        let count = self.taken();
+        let left = transposed(&self.left, count, self.rows);
+        let (mut rest, mut total) = (Vec::new(), 0.0);
+        each_piece(matrix, |rows, values| {
+            rest.clear();
+            rest.extend_from_slice(values);
+            let left = &left[rows.start * count..rows.end * count];
+            subtract(cpu, left, &self.right, count, self.columns, &mut rest);
+            total += sum_of_squares(cpu, &rest);
+        });
+        total.sqrt()
     }
 
     fn factored(self, error: f64) -> Factored {
@@ -156,6 +170,8 @@ pub(super) fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32
 mod tests {
     use std::num::NonZeroUsize;
 
+    use aludel_kernels::svd::Matrix;
+
     use super::*;
 
     /// Singular values 8, 4, 2, 1 along the diagonal of a matrix of 6 rows and 5 columns.
@@ -167,12 +183,15 @@ mod tests {
         values
     }
 
+    /// The factors, and what they lack.
     fn factored(budget: Budget, share: Share, element: Element) -> (Factored, Vec<f32>) {
         let mut delta = diagonal();
+        let matrix = Matrix { values: &delta, rows: 6, columns: 5 };
         let cpu = Cpu::new(NonZeroUsize::new(1)).unwrap();
         let norm = 85f64.sqrt();
         let how = (budget, share, element);
-        let factored = factor(&cpu, (&mut delta, 6, 5), norm, how, StreamKey(1), &mut |_| true).unwrap();
+        let factored = factor(&cpu, &matrix, norm, how, StreamKey(1), &mut |_| true).unwrap();
+        subtract(&cpu, &factored.left, &factored.right, factored.values.len(), 5, &mut delta);
         (factored, delta)
     }
 

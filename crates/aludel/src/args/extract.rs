@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{EXIT_CODES, FloatName, MergekitFlags, SeedFlag, WritingFlags, magnitude};
+use super::{EXIT_CODES, FloatName, MergekitFlags, SeedFlag, Size, WritingFlags, magnitude};
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -65,6 +65,9 @@ pub(crate) struct ExtractArguments {
     /// Threads that compute; no result depends on it [default: one for each core]
     #[arg(long, short = 'j', value_name = "N", alias = "num-threads")]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// Memory for a tensor's difference: one that is larger is read again for every product; no result depends on it
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) memory: Size,
     #[command(flatten)]
     pub(crate) seed: SeedFlag,
     #[command(flatten)]

@@ -59,6 +59,7 @@ fn extract(arguments: &ExtractArguments, printer: &Printer) -> anyhow::Result<Re
         hub: hub::open(printer),
         seed: arguments.seed.seed,
         threads: arguments.threads.map_or(defaults.threads, usize::from),
+        memory: arguments.memory.0,
         ..defaults
     };
     let signals = Signals::listen()?;

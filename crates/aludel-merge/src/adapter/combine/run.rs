@@ -10,7 +10,7 @@ use aludel_checkpoint::{AdapterFiles, AdapterModule, AdapterTensor, WeightMap, r
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::Cpu;
 use aludel_kernels::random::StreamKey;
-use aludel_kernels::svd::{SvdError, subtract, sum_of_squares};
+use aludel_kernels::svd::{Matrix, SvdError, subtract, sum_of_squares};
 use indexmap::{IndexMap, IndexSet};
 use serde::Serialize;
 
@@ -205,7 +205,7 @@ impl Run<'_> {
         rank: usize,
     ) -> Result<Factors, MergeError> {
         let (rows, columns) = (facts.outputs, facts.inputs);
-        let mut product = self.product(module, facts, parts);
+        let product = self.product(module, facts, parts);
         let norm = sum_of_squares(&self.cpu, &product).sqrt();
         if norm == 0.0 {
             let (a, b) = (vec![0.0; columns], vec![0.0; rows]);
@@ -215,7 +215,8 @@ impl Run<'_> {
         let key = self.keys(module, "svd", 1)[0];
         let mut go_on = |_| !self.execute.cancel.load(Relaxed);
         let how = (budget, Share::Left, self.element);
-        let found = factor(&self.cpu, (&mut product, rows, columns), norm, how, key, &mut go_on);
+        let found =
+            factor(&self.cpu, &Matrix { values: &product, rows, columns }, norm, how, key, &mut go_on);
         let found = found.map_err(|error| match error {
             SvdError::Stopped => MergeError::Interrupted,
             SvdError::NotFinite => {

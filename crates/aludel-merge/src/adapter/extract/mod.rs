@@ -5,12 +5,13 @@
 //! is what the fine-tuned model has beyond its base. Factors are its leading singular vectors ([`aludel_kernels::svd`]). What has no
 //! factors is saved whole as peft saves modules, or told with its norm: nothing is left out without a word.
 //!
-//! One tensor at a time is held in f32, with its factors. The random numbers depend on the seed and the tensors' names, the bits
+//! One tensor at a time is held in f32, with its factors, where the memory has room for it; else it is read anew for every product. The random numbers depend on the seed and the tensors' names, the bits
 //! neither on threads nor on the order of tensors.
 //!
-//! Reading order: `treatment` (what becomes of each tensor), `run`, `report`, `card`.
+//! Reading order: `treatment` (what becomes of each tensor), `difference` (how it is read), `run`, `report`, `card`.
 
 mod card;
+mod difference;
 mod report;
 mod run;
 mod treatment;
@@ -69,6 +70,6 @@ pub fn extract(
     check_target(target, execute.replace)?;
     let opened = Opened::open(&[settings.finetuned, settings.base], &options.hub)?;
     let treated = treatment::treat(&opened, settings)?;
-    let report = run::run(&opened, treated, settings, (target, options.seed, options.threads), execute)?;
+    let report = run::run(&opened, treated, settings, (target, options), execute)?;
     Ok(Report { seconds: start.elapsed().as_secs_f64(), ..report })
 }

@@ -9,30 +9,34 @@ use aludel_checkpoint::{AdapterFiles, AdapterTensor, WeightMap, resident};
 use aludel_kernels::cpu::BLOCK;
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::Cpu;
-use aludel_kernels::svd::{SvdError, sum_of_squares};
+use aludel_kernels::svd::SvdError;
 use indexmap::{IndexMap, IndexSet};
 
 use super::super::factor::{Budget, Factored, Share, factor, transposed};
 use super::super::names::{Ends, ranks, task, words};
 use super::super::output::AdapterOutput;
+use super::difference::{Difference, release};
 use super::report::{Extracted, LeftOut, Report, Saved};
 use super::treatment::{Kind, Pair, Treated, Treatment};
 use super::{Settings, card};
-use crate::derive::{Passed, Readable, Weights};
+use crate::derive::{Readable, Weights};
 use crate::execute::{ExecuteOptions, MergeError, Progress};
-use crate::plan::{HEAD, Model, Opened, TOKENIZER_FILES, element_of, is_embedding};
+use crate::plan::{HEAD, Model, Opened, PlanOptions, TOKENIZER_FILES, element_of, is_embedding};
 use crate::problem::{Problem, Problems};
 use crate::streams::stream_key;
 
-/// Elements that one thread reads at once.
+/// Elements that are saved at once.
 const PIECE: usize = 64 * BLOCK;
+
+/// Copies of the vectors that are tried for a tensor, at most, while its factors are found and written.
+const VECTORS: usize = 4;
 
 /// Extracts what was settled, into the target; the report lacks the time that was taken before.
 pub(super) fn run(
     opened: &Opened,
     treated: Treated,
     settings: &Settings<'_>,
-    (target, seed, threads): (&Path, u64, usize),
+    (target, planning): (&Path, &PlanOptions),
     options: &ExecuteOptions<'_>,
 ) -> Result<Report, MergeError> {
     let output = AdapterOutput::create(target, options.replace, options.sync)?;
@@ -42,11 +46,12 @@ pub(super) fn run(
     let counters = Counters::of(&treated, opened, options);
     let hashing = AtomicBool::new(true);
     let mut run = Run {
-        cpu: Cpu::new(threads.try_into().ok())?,
+        cpu: Cpu::new(planning.threads.try_into().ok())?,
         weights,
         opened,
         settings,
-        seed,
+        seed: planning.seed,
+        memory: planning.memory,
         options,
         counters: &counters,
         output,
@@ -122,6 +127,7 @@ struct Run<'a> {
     opened: &'a Opened,
     settings: &'a Settings<'a>,
     seed: u64,
+    memory: u64,
     options: &'a ExecuteOptions<'a>,
     counters: &'a Counters,
     output: AdapterOutput,
@@ -143,7 +149,7 @@ impl Run<'_> {
             }
             match pair.treatment {
                 Treatment::Factor(kind) => self.factors(pair, kind)?,
-                _ => differing.extend(self.difference(pair)?.map(|norm| (pair, norm))),
+                _ => differing.extend(self.differing_by(pair)?.map(|norm| (pair, norm))),
             }
             self.counters.read.fetch_add(bytes_of(pair), Relaxed);
         }
@@ -194,73 +200,29 @@ impl Run<'_> {
     }
 
     /// The norm of what a tensor has beyond the base's; `None` where it has nothing, and `Some(None)` where the base has another shape.
-    fn difference(&self, pair: &Pair) -> Result<Option<Option<f64>>, MergeError> {
+    fn differing_by(&self, pair: &Pair) -> Result<Option<Option<f64>>, MergeError> {
         let Some(base) = &pair.base else { return Ok(Some(None)) };
-        let elements = pair.elements() as usize;
-        let starts: Vec<usize> = (0..elements).step_by(PIECE).collect();
-        let sums = self.cpu.map(starts, elements.saturating_mul(2), |start| {
-            let mut piece = vec![0.0; PIECE.min(elements - start)];
-            self.subtract(pair, base, start, &mut piece)?;
-            self.release(pair, start..start + piece.len());
-            Ok::<_, MergeError>(piece.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>())
-        });
-        let mut total = 0.0;
-        for sum in sums {
-            total += sum?;
-        }
-        self.release(pair, 0..pair.elements() as usize);
-        Ok((total > 0.0).then(|| Some(total.sqrt())))
+        let norm = self.difference(pair, base).norm()?;
+        Ok((norm > 0.0).then_some(Some(norm)))
     }
 
-    /// All of what a tensor has beyond the base's.
-    fn delta(&self, pair: &Pair, base: &Readable) -> Result<Vec<f32>, MergeError> {
-        let mut delta = vec![0.0; pair.elements() as usize];
-        let (pieces, length) = (delta.chunks_mut(PIECE).enumerate().collect(), pair.elements() as usize);
-        let read = self.cpu.map(pieces, length.saturating_mul(2), |(number, piece): (usize, &mut [f32])| {
-            let start = number * PIECE;
-            self.subtract(pair, base, start, piece)?;
-            self.release(pair, start..start + piece.len());
-            Ok::<_, MergeError>(())
-        });
-        read.into_iter().collect::<Result<(), _>>()?;
-        self.release(pair, 0..pair.elements() as usize);
-        Ok(delta)
+    fn difference<'d>(&'d self, pair: &'d Pair, base: &'d Readable) -> Difference<'d> {
+        Difference::new(&self.cpu, (&self.weights, self.opened), pair, base)
     }
 
-    /// Consecutive elements of the fine-tuned model's tensor less the base's.
-    fn subtract(&self, pair: &Pair, base: &Readable, start: usize, to: &mut [f32]) -> Result<(), MergeError> {
-        let mut other = [0.0; BLOCK];
-        for (number, to) in to.chunks_mut(BLOCK).enumerate() {
-            let at = (start + number * BLOCK) as u64;
-            let other = &mut other[..to.len()];
-            for (model, readable, values) in [(0, &pair.finetuned, &mut *to), (1, base, &mut *other)] {
-                readable.read(&self.weights, at, values);
-                if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                    let model = self.opened.model(model).name.clone();
-                    let (tensor, value) = (pair.name.clone(), values[index]);
-                    return Err(MergeError::NonFinite { tensor, model, index: at + index as u64, value });
-                }
-            }
-            to.iter_mut().zip(&*other).for_each(|(to, other)| *to -= other);
-        }
-        Ok(())
-    }
-
-    /// Gives back the pages of elements that have been read, so that tensors larger than the memory are not mapped whole.
-    fn release(&self, pair: &Pair, elements: std::ops::Range<usize>) {
-        let elements = elements.start as u64..elements.end as u64;
-        let passed = Passed { is_end: elements.end == pair.elements(), elements };
-        for readable in pair.base.iter().chain([&pair.finetuned]) {
-            readable.release(&self.weights, &passed);
-        }
+    /// Bytes that a difference takes in memory, with the factors that are tried.
+    fn bytes_to_hold(&self, rows: usize, columns: usize) -> u64 {
+        let tried = 2 * self.settings.rank.min(rows).min(columns);
+        (size_of::<f32>() * (rows * columns + VECTORS * tried * (rows + columns))) as u64
     }
 
     fn factors(&mut self, pair: &Pair, kind: Kind) -> Result<(), MergeError> {
         let (Some(base), &[rows, columns]) = (&pair.base, pair.shape.as_slice()) else {
             unreachable!("`{}` was settled to have factors", pair.name)
         };
-        let mut delta = self.delta(pair, base)?;
-        let norm = sum_of_squares(&self.cpu, &delta).sqrt();
+        let mut difference = self.difference(pair, base);
+        let is_held = self.bytes_to_hold(rows, columns) <= self.memory;
+        let norm = if is_held { difference.hold()? } else { difference.norm()? };
         if norm == 0.0 {
             self.report.unchanged += 1;
             return Ok(());
@@ -278,7 +240,7 @@ impl Run<'_> {
             self.tell((share * bytes_of(pair) as f64) as u64);
             !self.options.cancel.load(Relaxed)
         };
-        let factored = factor(&self.cpu, (&mut delta, rows, columns), norm, how, key, &mut go_on);
+        let factored = factor(&self.cpu, &difference, norm, how, key, &mut go_on);
         let factored = factored.map_err(|error| match error {
             SvdError::Stopped => MergeError::Interrupted,
             SvdError::NotFinite => {
@@ -344,7 +306,7 @@ impl Run<'_> {
             }
             self.output.append(element, piece)?;
         }
-        self.release(pair, 0..pair.elements() as usize);
+        release(&self.weights, pair, 0..pair.elements() as usize);
         self.report.saved.push(Saved { tensor: pair.name.clone(), norm });
         Ok(())
     }
