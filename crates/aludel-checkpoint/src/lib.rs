@@ -61,6 +61,8 @@ mod source;
 mod space;
 mod staging;
 mod torch;
+#[cfg(unix)]
+mod unreadable;
 mod verify;
 mod weight_files;
 
@@ -87,5 +89,7 @@ pub use shards::ShardWriter;
 pub use side_files::find_side_files;
 pub use source::is_gguf;
 pub use space::free_space;
+#[cfg(unix)]
+pub use unreadable::tell_of_unreadable_files;
 pub use verify::{crc_of_file, crc_of_shard};
 pub use weight_files::needed_files;

@@ -29,6 +29,8 @@ use settings::Talk;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let printer = Printer::new(Talk::of(&arguments.talk));
+    #[cfg(unix)]
+    aludel_checkpoint::tell_of_unreadable_files();
     match commands::run(arguments.command, &printer) {
         Ok(code) => code,
         Err(error) => {

@@ -210,3 +210,79 @@ fn killed_midway_of(sandbox: &Sandbox, command: impl Fn() -> Command) -> String 
         std::fs::remove_dir_all(sandbox.path("out")).unwrap();
     }
 }
+
+/// A file that is cut short under the run can no more be read than one on a disk that fails: the system sends the same signal for
+/// both. The run says so, and once the file is there again it goes on.
+#[test]
+#[cfg(unix)]
+fn a_file_that_cannot_be_read_any_more_ends_the_run_and_the_next_one_goes_on() {
+    let sandbox = models();
+    assert!(merge(&sandbox, "whole").status().unwrap().success());
+    let file = sandbox.path("models/b/model.safetensors");
+    let (content, modified) = (std::fs::read(&file).unwrap(), file.metadata().unwrap().modified().unwrap());
+    let talk = loop {
+        let mut run = merge(&sandbox, "out").stderr(Stdio::piped()).spawn().unwrap();
+        let is_begun = || {
+            let left = sandbox.names(".").into_iter().find(|name| name.starts_with(".out.partial-"));
+            let lines = left.and_then(|left| std::fs::read(sandbox.path(&left).join(".journal")).ok());
+            lines.is_some_and(|lines| lines.iter().filter(|&&byte| byte == b'\n').count() > 5)
+        };
+        while run.try_wait().unwrap().is_none() && !is_begun() {}
+        let opened = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+        opened.set_len(4096).unwrap();
+        let ended = run.wait_with_output().unwrap();
+        std::fs::write(&file, &content).unwrap();
+        opened.set_modified(modified).unwrap();
+        let talk = String::from_utf8(ended.stderr).unwrap();
+        if talk.contains("could not be read") {
+            assert_eq!(ended.status.code(), Some(1), "{talk}");
+            break talk;
+        }
+        // It was over before, or about to look at its files for the last time.
+        let _ = std::fs::remove_dir_all(sandbox.path("out"));
+    };
+    assert!(talk.contains("--resume"), "{talk}");
+    let report = sandbox.json(&["merge", "r.yml", "out", "--resume", "--shard-size", "5MB", "--json"]);
+    assert!(report["tensors_resumed"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
+}
+
+/// Fills the disk under a run; when there is room again the next one goes on. Needs a disk of its own, which a user who may make
+/// name spaces can have without being root.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_ends_the_run_and_the_next_one_goes_on() {
+    const SCRIPT: &str = r#"
+        mkdir disk && mount -t tmpfs -o size=40m tmpfs disk || exit 9
+        merge() { "$1" merge r.yml disk/out --resume --shard-size 5MB --threads 1 "$2"; }
+        while :; do
+            merge "$1" -q 2>full.log & run=$!
+            while kill -0 $run 2>/dev/null && ! [ "$(cat disk/.out.partial-*/.journal 2>/dev/null | wc -l)" -gt 5 ]; do :; done
+            head -c 64000000 /dev/zero >disk/fill 2>/dev/null
+            wait $run; code=$?
+            rm disk/fill
+            [ $code -eq 0 ] || break
+            rm -rf disk/out
+        done
+        echo $code >full.code
+        merge "$1" --json >resumed.json && cp -r disk/out out
+    "#;
+    let sandbox = models();
+    let is_possible = Command::new("unshare").args(["-rm", "true"]).status();
+    if !is_possible.is_ok_and(|status| status.success()) {
+        eprintln!("not tried: there are no name spaces to be had here");
+        return;
+    }
+    assert!(merge(&sandbox, "whole").status().unwrap().success());
+    let program = sandbox.process(&[]).get_program().to_owned();
+    let mut script = Command::new("unshare");
+    script.args(["-rm", "sh", "-c", SCRIPT, "sh"]).arg(program).current_dir(sandbox.path("."));
+    assert!(script.status().unwrap().success());
+    let read = |name: &str| std::fs::read_to_string(sandbox.path(name)).unwrap();
+    assert_eq!(read("full.code").trim(), "1");
+    let talk = read("full.log");
+    assert!(talk.contains("No space left on device") && talk.contains("--resume"), "{talk}");
+    let report: serde_json::Value = serde_json::from_str(&read("resumed.json")).unwrap();
+    assert!(report["tensors_resumed"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
+}
