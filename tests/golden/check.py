@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import averages
 import directions
+import granularity
 import philox
 import selections
 
@@ -73,19 +74,30 @@ class Merge:
         if self.base and all(entry["model"] != self.base for entry in self.entries):
             self.entries.append({"model": self.base})
         self.weights = {entry["model"]: load_file(ROOT / entry["model"] / "model.safetensors") for entry in self.entries}
-        self.layers = json.loads((ROOT / self.entries[0]["model"] / "config.json").read_text())["num_hidden_layers"]
+        self.config = json.loads((ROOT / self.entries[0]["model"] / "config.json").read_text())
+        self.layers = self.config["num_hidden_layers"]
+        self.part = None
 
     def tensor_names(self) -> list[str]:
         return list(self.weights[self.entries[0]["model"]])
 
     def output(self, tensor: str) -> torch.Tensor:
         values = {model: weights[tensor].float().numpy().astype(self.real) for model, weights in self.weights.items()}
-        if hasattr(self, self.method):
-            result = getattr(self, self.method)(tensor, values)
+        whole = next(iter(values.values()))
+        asked = self.parameter("granularity", tensor, "tensor")
+        cut = granularity.parts(tensor, whole.shape, asked, self.config)
+        if cut is None:
+            result = self.merged(tensor, values)
         else:
-            result = self.task_vectors(tensor, values)
+            result = np.empty(whole.size, dtype=self.real)
+            for self.part in cut:
+                result[self.part] = self.merged(tensor, {m: v.reshape(-1)[self.part] for m, v in values.items()})
+            self.part, result = None, result.reshape(whole.shape)
         dtype = DTYPES[self.recipe.get("out_dtype") or self.recipe["dtype"]]
         return torch.from_numpy(np.ascontiguousarray(result, dtype=np.float32)).to(dtype)
+
+    def merged(self, tensor: str, values: dict) -> np.ndarray:
+        return getattr(self, self.method, self.task_vectors)(tensor, values)
 
     def parameter(self, name: str, tensor: str, default, entry: dict | None = None):
         for level in (entry or {}, self.recipe):
@@ -227,7 +239,8 @@ class Merge:
         if density >= 1 or kind is None:
             return delta
         if kind == "random":
-            keep = philox.kept(self.seed, index, tensor, delta.size, density)
+            places = np.arange(delta.size) if self.part is None else self.part
+            keep = philox.kept(self.seed, index, tensor, places.max() + 1, density)[places]
         elif kind == "ranked":
             numbers = philox.uniform(philox.stream_key(self.seed, index, tensor), delta.size)
             keep = selections.della(delta, numbers, density, self.parameter("epsilon", tensor, 0.15, entry))

@@ -28,14 +28,20 @@ class Shape:
     heads: int
     vocabulary: int
     tied: bool = False
+    head_dim: int | None = None
+    shared_heads: int | None = None
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         hidden, wide = self.hidden, self.intermediate
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, hidden)}
         for layer in range(self.layers):
             prefix = f"model.layers.{layer}"
-            for name in ("q", "k", "v", "o"):
-                shapes[f"{prefix}.self_attn.{name}_proj.weight"] = (hidden, hidden)
+            queries, keys = self.heads * self.width(), (self.shared_heads or self.heads) * self.width()
+            for name, outputs in (("q", queries), ("k", keys), ("v", keys)):
+                shapes[f"{prefix}.self_attn.{name}_proj.weight"] = (outputs, hidden)
+                if self.shared_heads:
+                    shapes[f"{prefix}.self_attn.{name}_proj.bias"] = (outputs,)
+            shapes[f"{prefix}.self_attn.o_proj.weight"] = (hidden, queries)
             shapes[f"{prefix}.mlp.gate_proj.weight"] = (wide, hidden)
             shapes[f"{prefix}.mlp.up_proj.weight"] = (wide, hidden)
             shapes[f"{prefix}.mlp.down_proj.weight"] = (hidden, wide)
@@ -45,6 +51,9 @@ class Shape:
         if not self.tied:
             shapes["lm_head.weight"] = (self.vocabulary, hidden)
         return shapes
+
+    def width(self) -> int:
+        return self.head_dim or self.hidden // self.heads
 
     def config(self, dtype: torch.dtype) -> dict:
         return {
@@ -56,7 +65,8 @@ class Shape:
             "model_type": "llama",
             "num_attention_heads": self.heads,
             "num_hidden_layers": self.layers,
-            "num_key_value_heads": self.heads,
+            "num_key_value_heads": self.shared_heads or self.heads,
+            **({"head_dim": self.head_dim, "attention_bias": True} if self.head_dim else {}),
             "rms_norm_eps": 1e-05,
             "tie_word_embeddings": self.tied,
             "torch_dtype": DTYPE_NAMES[dtype],
@@ -68,6 +78,7 @@ SMALL = Shape(layers=3, hidden=8, intermediate=12, heads=2, vocabulary=16)
 TIED = Shape(layers=3, hidden=8, intermediate=12, heads=2, vocabulary=16, tied=True)
 ODD = Shape(layers=2, hidden=7, intermediate=13, heads=1, vocabulary=41)
 ONE = Shape(layers=1, hidden=1, intermediate=3, heads=1, vocabulary=5)
+GROUPED = Shape(layers=1, hidden=6, intermediate=5, heads=4, vocabulary=9, head_dim=3, shared_heads=2)
 WIDE = Shape(layers=1, hidden=8, intermediate=12, heads=2, vocabulary=401, tied=True)
 
 
@@ -174,6 +185,10 @@ def main() -> None:
     write("equal-base", SMALL, steps)
     for name in ("equal-a", "equal-b"):
         write(name, SMALL, equal_steps(steps, name))
+    grouped = base(GROUPED, "grouped-base")
+    write("grouped-base", GROUPED, grouped)
+    for name in ("grouped-a", "grouped-b", "grouped-c"):
+        write(name, GROUPED, tuned(grouped, name, 0.02))
     for name, weights in [("a", a), ("b", b), ("c", c)]:
         write_statistics(f"fisher-{name}", fisher(weights, f"fisher-{name}"))
         write_statistics(f"gram-{name}", gram(weights, f"gram-{name}"))

@@ -72,6 +72,17 @@ impl Layout {
         Self::plan_with(tensors, shard_bytes, &BTreeMap::new())
     }
 
+    /// As [`Layout::plan`], where some tensors, by their names, lie in the same file as the one that follows them.
+    ///
+    /// Errors: as [`Layout::plan`].
+    pub fn plan_beside(
+        tensors: Vec<OutputTensor>,
+        shard_bytes: u64,
+        stays: impl Fn(&str) -> bool,
+    ) -> Result<Self, Error> {
+        Self::grouped(tensors, &BTreeMap::new(), |sized| group(sized, shard_bytes, stays))
+    }
+
     /// As [`Layout::plan`], with something to say about the tensors in the header of every shard, besides `format`.
     ///
     /// Errors: as [`Layout::plan`].
@@ -80,9 +91,16 @@ impl Layout {
         shard_bytes: u64,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self, Error> {
+        Self::grouped(tensors, metadata, |sized| group(sized, shard_bytes, |_| false))
+    }
+
+    fn grouped(
+        tensors: Vec<OutputTensor>,
+        metadata: &BTreeMap<String, String>,
+        group: impl FnOnce(Vec<Sized>) -> Vec<Vec<Sized>>,
+    ) -> Result<Self, Error> {
         check_names(&tensors)?;
-        let sized = with_bytes(tensors)?;
-        let groups = group(sized, shard_bytes);
+        let groups = group(with_bytes(tensors)?);
         let mut layout = Self { tensors: Vec::new(), placements: Vec::new(), shards: Vec::new() };
         let count = groups.len();
         for (shard, group) in groups.into_iter().enumerate() {
@@ -199,12 +217,16 @@ fn with_bytes(tensors: Vec<OutputTensor>) -> Result<Vec<Sized>, Error> {
 }
 
 /// Greedy, in the given order; at least one group.
-fn group(tensors: Vec<Sized>, shard_bytes: u64) -> Vec<Vec<Sized>> {
+fn group(tensors: Vec<Sized>, shard_bytes: u64, stays: impl Fn(&str) -> bool) -> Vec<Vec<Sized>> {
     let mut groups = Vec::new();
-    let mut current = Vec::new();
+    let mut current: Vec<Sized> = Vec::new();
     let mut filled = 0;
-    for sized in tensors {
-        if filled > 0 && sized.bytes > 0 && filled + sized.bytes > shard_bytes {
+    let mut tensors = tensors.into_iter().peekable();
+    while let Some(sized) = tensors.next() {
+        let stays_here = current.last().is_some_and(|last| stays(&last.tensor.name));
+        let beside = tensors.peek().filter(|_| stays(&sized.tensor.name)).map_or(0, |next| next.bytes);
+        let wanted = sized.bytes + beside;
+        if filled > 0 && wanted > 0 && filled + wanted > shard_bytes && !stays_here {
             groups.push(std::mem::take(&mut current));
             filled = 0;
         }

@@ -87,6 +87,19 @@ impl From<Element> for Encoding {
     }
 }
 
+/// The nearest number of E4M3, as [`Encoding::E4m3`] has it: the plain definition that the lanes are held to.
+pub(crate) fn rounded_to_e4m3(value: f32) -> f32 {
+    if value.is_nan() {
+        return value;
+    }
+    let magnitude = f64::from(value.abs().min(Encoding::E4M3_LARGEST));
+    let mut distance = 2f64.powi(-9);
+    while magnitude >= 16.0 * distance {
+        distance *= 2.0;
+    }
+    ((magnitude / distance).round_ties_even() * distance).copysign(f64::from(value)) as f32
+}
+
 /// Counts in units of the numbers' distance, which is 2^-9 up to 2^-5 and doubles with every power of two from there: eight codes each.
 fn e4m3(value: f32) -> u8 {
     let sign = if value.is_sign_negative() { 0x80 } else { 0 };

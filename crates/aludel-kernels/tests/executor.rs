@@ -9,7 +9,7 @@ use aludel_kernels::cpu::{
     CHUNK, Compiled, Evaluation, Geometry, Job, Level, NonFinite, Scratch, Source, WaveKind,
 };
 use aludel_kernels::element::Element;
-use aludel_kernels::formula::{Axis, Expr, Formula, Graph, interpret};
+use aludel_kernels::formula::{Axis, Expr, Formula, Graph, interpret, interpret_in_bands};
 use aludel_kernels::random::{StreamKey, uniform};
 
 struct Stored {
@@ -240,6 +240,17 @@ fn cases() -> Vec<(&'static str, Build, usize)> {
             },
             1,
         ),
+        (
+            "tops of rows",
+            |g, _| {
+                let (a, b, c) = (g.input(0) - g.input(2), g.input(1), g.input(2));
+                let kept = a * a.row_top(7u64);
+                c + kept * (a.abs().sum(Axis::Row) / (kept.abs().sum(Axis::Row) + 1.0))
+                    + b * b.row_top(0u64)
+                    + b * (b * c.row_top(30u64)).row_top(1u64 << 40)
+            },
+            2,
+        ),
         ("nothing and everything", |g, n| g.input(0) * g.input(1).top(0) + g.input(1) * g.input(2).top(n), 1),
     ]
 }
@@ -327,13 +338,14 @@ fn formula(build: Build, elements: u64) -> Arc<Formula> {
 }
 
 fn job(formula: &Arc<Formula>, elements: u64, columns: u64) -> Job {
-    let geometry = Geometry { elements, columns };
+    let geometry = Geometry::new(elements, columns);
     let streams = vec![StreamKey(77), StreamKey(78)];
     Job { streams, ..Job::new(Arc::new(Compiled::new(Arc::clone(formula))), geometry, Element::F32, CHUNK) }
 }
 
 /// Formulas whose sums the interpreter adds in another order.
-const SUMMED: [&str; 7] = ["sums", "rows", "rescaled", "drawn", "columns", "softmax", "sums of ranks"];
+const SUMMED: [&str; 8] =
+    ["sums", "rows", "rescaled", "drawn", "columns", "softmax", "sums of ranks", "tops of rows"];
 
 const SHAPES: [(u64, u64); 8] =
     [(1, 1), (41, 41), (401, 1), (1271, 31), (4096, 64), (70_000, 700), (140_000, 140_000), (262_710, 417)];
@@ -360,6 +372,41 @@ fn the_executor_agrees_with_the_interpreter() {
             }
             // The last sweep writes; an f32 threshold may need a second look, as its bucket can hold several values.
             assert!(sweeps <= passes + 2, "{name} of {elements} took {sweeps} sweeps");
+        }
+    }
+}
+
+/// Every so many-th row counts to the same band, as the columns of a head do.
+#[test]
+fn rows_that_are_apart_count_as_one() {
+    let names = ["rows", "rescaled", "drawn", "columns", "tops of rows"];
+    for (name, build, _) in cases().into_iter().filter(|(name, ..)| names.contains(name)) {
+        for (elements, columns, bands) in [
+            (4096, 64, 4),
+            (1271, 31, 1),
+            (96, 3, 32),
+            (262_710, 417, 5),
+            (229_376, 128, 7),
+            (40_000, 1, 200),
+        ] {
+            let formula = formula(build, elements);
+            let source = stored(Element::F32, 3, elements as usize);
+            let run = |tile, level| {
+                let geometry = Geometry::new(elements, columns).in_bands(bands);
+                let job = Job { geometry, tile: tile * CHUNK, level, ..job(&formula, elements, columns) };
+                evaluate(job, &source).unwrap().0
+            };
+            let got = run(1, Level::Baseline);
+            let inputs: Vec<Vec<f32>> =
+                source.inputs.iter().map(|bytes| Element::F32.decode(bytes)).collect();
+            let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+            let shape = (columns as usize, bands as usize);
+            let expected = interpret_in_bands(&formula, &inputs, shape, &[StreamKey(77), StreamKey(78)]);
+            for (i, (a, b)) in Element::F32.decode(&got).iter().zip(&expected).enumerate() {
+                let same = (a - b).abs() <= 4e-7 * b.abs().max(1e-3);
+                assert!(same, "{name} of {elements} in {bands}: element {i} is {a}, should be {b}");
+            }
+            assert!(run(2, Level::Avx512) == got && run(4, Level::Avx2) == got, "{name} of {elements}");
         }
     }
 }

@@ -48,7 +48,7 @@ fn evaluate(
     tile: u64,
     level: Level,
 ) -> (Vec<u8>, Vec<f32>, usize) {
-    let geometry = Geometry { elements: (rows * columns) as u64, columns: columns as u64 };
+    let geometry = Geometry::new((rows * columns) as u64, columns as u64);
     let job = Job { level, ..Job::new(Arc::new(Compiled::new(formula())), geometry, Encoding::E4m3, tile) };
     let (mut codes, mut scales) = (vec![0xAA; rows * columns], vec![f32::NAN; rows]);
     let (mut evaluation, mut wave) = Evaluation::start(job);

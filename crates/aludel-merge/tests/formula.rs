@@ -192,7 +192,7 @@ fn problems_point_into_the_expression() {
 #[test]
 fn parameters_are_checked_against_the_expression() {
     let unused = refused(&without(&formula("base + total(weight * (model - base))"), &["density"]));
-    let message = "`formula` takes no parameter `lambda` (it takes here: `formula`, `weight`)";
+    let message = "`formula` takes no parameter `lambda` (it takes here: `formula`, `weight`; `lambda` is a parameter of `task_arithmetic`, `ties`, `dare_linear`, `dare_ties`, `breadcrumbs`, `breadcrumbs_ties`, `della_linear`, `della`)";
     assert_eq!(unused, (8, 3, message.to_owned()));
     let text = formula("base * lambda").replace("lambda: 0.9", "lambda: x");
     let (line, column, message) = refused(&without(&text, &["weight", "density"]));

@@ -105,8 +105,10 @@ pub(crate) struct MergeArguments {
     /// How the output is stored: `dense` as a model folder, `sparse-delta` as what differs from the base model, for `aludel apply`,
     /// `fp8` as a model folder whose linear weights are E4M3 with a scale for each row (compressed-tensors)
     #[arg(long = "output", value_name = "FORM", value_enum, default_value_t = OutputForm::Dense, hide_possible_values = true)]
-    #[arg(conflicts_with = "part")]
     pub(crate) form: OutputForm,
+    /// What is computed on: `exact`, or `fp8` for what E4M3 leaves of task vectors, or of tensors where there is no base: approximate, and no faster
+    #[arg(long, value_name = "VALUES", value_enum, default_value_t = ComputeName::Exact, hide_possible_values = true)]
+    pub(crate) compute: ComputeName,
     /// Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), or `auto` for a GPU where there is one; every bit of the output is the same
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: MergeDevice,
@@ -148,6 +150,15 @@ pub(crate) struct DevicesArguments {
     /// Find out how kernels share their work out best on each GPU, and remember it; takes some minutes
     #[arg(long)]
     pub(crate) tune: bool,
+}
+
+/// What a merge computes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ComputeName {
+    /// The models' values
+    Exact,
+    /// What FP8 leaves of them
+    Fp8,
 }
 
 /// How an output is stored.

@@ -22,9 +22,34 @@ pub struct Geometry {
     pub elements: u64,
     /// Elements of each row, at least 1; divides `elements`.
     pub columns: u64,
+    /// How many values there are by row: rows whose numbers are equal modulo this count as one. As many as rows, unless told
+    /// otherwise.
+    pub bands: u64,
 }
 
 impl Geometry {
+    /// Rows of so many elements, each by itself.
+    pub fn new(elements: u64, columns: u64) -> Self {
+        Self { elements, columns, bands: elements / columns.max(1) }
+    }
+
+    /// Of the rows, every so many-th counts to the same band.
+    #[must_use]
+    pub fn in_bands(self, bands: u64) -> Self {
+        Self { bands: bands.clamp(1, self.rows().max(1)), ..self }
+    }
+
+    /// Whether rows that are apart count as one.
+    pub fn is_banded(self) -> bool {
+        self.bands < self.rows()
+    }
+
+    /// The value by row that holds for a row.
+    #[inline(always)]
+    pub(super) fn band(self, row: u64) -> usize {
+        (row % self.bands.max(1)) as usize
+    }
+
     pub(super) fn rows(self) -> u64 {
         self.elements / self.columns.max(1)
     }

@@ -102,6 +102,20 @@ fn round_to_e4m3(value: f32) -> u8 {
     (code | (value.to_bits() >> 24 & 0x80)) as u8
 }
 
+/// The number that [`round_to_e4m3`] has the code of.
+#[inline(always)]
+pub(super) fn through_e4m3(value: f32) -> f32 {
+    const LEAST_NORMAL: f32 = 0.015_625;
+    const SMALL: f32 = 16_384.0;
+    let magnitude = value.abs();
+    let magnitude = if magnitude > Encoding::E4M3_LARGEST { Encoding::E4M3_LARGEST } else { magnitude };
+    let bits = magnitude.to_bits();
+    let normal = f32::from_bits(bits.wrapping_add(0x7_ffff + ((bits >> 20) & 1)) & !0xf_ffff);
+    let rounded = if magnitude < LEAST_NORMAL { (magnitude + SMALL) - SMALL } else { normal };
+    let rounded = f32::from_bits(rounded.to_bits() | (value.to_bits() & 0x8000_0000));
+    if value.is_nan() { value } else { rounded }
+}
+
 /// Whether any stored element is NaN or infinite.
 #[inline(always)]
 pub(super) fn any_non_finite(element: Element, bytes: &[u8]) -> bool {

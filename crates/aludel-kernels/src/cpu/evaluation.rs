@@ -234,6 +234,9 @@ impl Evaluation {
         for (&(node, _), values) in done.program.reductions.iter().zip(sums.take()) {
             self.values.reduced(node, values);
         }
+        for (&node, cuts) in done.program.row_tops.iter().zip(done.row_cuts_found()) {
+            self.values.selected_by_row(node, cuts);
+        }
     }
 
     fn locate(&mut self) -> Wave {

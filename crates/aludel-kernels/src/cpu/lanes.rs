@@ -1,6 +1,7 @@
 //! Runs one operation over the lanes of a block: plain loops that the compiler turns into vector instructions of
 //! whichever level the caller was compiled for.
 
+use super::codec;
 use crate::formula::{Binary, Unary, elementary};
 
 /// A whole block of operand values, or one value for all lanes.
@@ -20,6 +21,7 @@ pub(super) fn unary(op: Unary, x: &[f32], to: &mut [f32]) {
         Unary::ExponentialLessOne => map(x, to, |x| elementary::exp_m1(f64::from(x)) as f32),
         Unary::Logarithm => map(x, to, |x| elementary::ln(f64::from(x)) as f32),
         Unary::LogarithmOfOneMore => map(x, to, |x| elementary::ln_1p(f64::from(x)) as f32),
+        Unary::RoundToE4m3 => map(x, to, codec::through_e4m3),
         Unary::Sine | Unary::Cosine | Unary::ArcCosine => unreachable!("verified: not on elements"),
     }
 }

@@ -5,6 +5,7 @@
 //! level: what is not would run without its instructions.
 
 use super::ahead::Ahead;
+use super::bands;
 use super::block::{BLOCK, Geometry, RUN, Segment, Source, rows_of};
 use super::codec;
 use super::dispatch;
@@ -31,6 +32,8 @@ pub struct Scratch {
     /// Ranks within rows.
     pub(super) ordinals: Vec<Ordinals>,
     pub(super) ordering: ordinal::Buffers,
+    /// A band of which the largest magnitudes are sought.
+    pub(super) band: bands::Buffers,
 }
 
 impl Scratch {
@@ -39,10 +42,12 @@ impl Scratch {
         (registers * BLOCK * size_of::<f32>()) as u64
     }
 
-    /// Bytes that the ranks of a formula take in a thread's scratch memory.
-    pub fn rank_bytes(formula: &Formula, geometry: Geometry) -> u64 {
+    /// Bytes that ranks and selections within rows of a formula take in a thread's scratch memory, with mapped inputs of `input_width`
+    /// bytes for an element.
+    pub fn row_bytes(formula: &Formula, geometry: Geometry, input_width: u64) -> u64 {
         let ranks = formula.nodes().iter().filter(|op| matches!(op, Op::Rank(_))).count() as u64;
-        ordinal::bytes(ranks, geometry)
+        let selects = formula.nodes().iter().any(|op| matches!(op, Op::RowTop(..)));
+        ordinal::bytes(ranks, geometry) + if selects { bands::bytes(geometry, input_width) } else { 0 }
     }
 }
 
@@ -94,6 +99,7 @@ impl<'a> Machine<'a> {
                 lanes::select(self.each(c), self.lanes(a), self.lanes(b), to);
             }
             Instruction::Keep { x, slot, .. } => self.keep(usize::from(slot), x, to),
+            Instruction::KeepInRow { x, slot, .. } => self.keep_in_row(usize::from(slot), x, to),
             Instruction::Difference { input, x, .. } => self.difference(usize::from(input), x, to),
             Instruction::Masked { x, mask, factors, .. } => {
                 let factors = factors.map(|slot| slot.map_or(1.0, |slot| self.scalar(slot)));
@@ -254,7 +260,7 @@ impl<'a> Machine<'a> {
         let values = &self.wave.rows[slot];
         for &segment in self.segments {
             for (row, lanes) in rows_of(segment, self.wave.geometry.columns) {
-                to[lanes].fill(spread(values, row as usize) as f32);
+                to[lanes].fill(spread(values, self.wave.geometry.band(row)) as f32);
             }
         }
     }
@@ -291,6 +297,19 @@ impl<'a> Machine<'a> {
     }
 
     #[inline(always)]
+    fn keep_in_row(&self, slot: usize, x: u16, to: &mut [f32]) {
+        let (cuts, x, geometry) = (&self.wave.row_cuts[slot], self.each(x), self.wave.geometry);
+        for &segment in self.segments {
+            for (row, lanes) in rows_of(segment, geometry.columns) {
+                let cut = cuts[geometry.band(row)];
+                let start = segment.start + (lanes.start - segment.offset) as u64;
+                let ties = cut.ties_within(start, lanes.len());
+                lanes::keep(&x[lanes.clone()], cut.threshold, ties, &mut to[lanes]);
+            }
+        }
+    }
+
+    #[inline(always)]
     fn keep_scaled(&self, slot: usize, x: u16, factors: [f32; 2], to: &mut [f32]) {
         let (cut, x) = (self.wave.cuts[slot], self.each(x));
         for segment in self.segments {
@@ -306,7 +325,7 @@ impl<'a> Machine<'a> {
         let Some(accumulator) = self.accumulators.get_mut(usize::from(slot)) else {
             return; // A wave that samples or locates reduces nothing.
         };
-        accumulator.take(self.segments[0], self.wave.geometry.columns.max(1), lanes(x), y.map(lanes));
+        accumulator.take(self.segments[0], self.wave.geometry, lanes(x), y.map(lanes));
     }
 
     #[inline(always)]

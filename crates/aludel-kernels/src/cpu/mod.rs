@@ -6,6 +6,7 @@
 //! are the same for any thread count and tile size. Threads, files and memory limits are the caller's.
 
 mod ahead;
+mod bands;
 mod block;
 mod cholesky;
 mod codec;

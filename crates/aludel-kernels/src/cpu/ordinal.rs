@@ -138,7 +138,7 @@ mod tests {
                 u => u * 2f32.powi((u * 40.0) as i32),
             };
             let values: Vec<f32> = (0..3 * columns).map(value).collect();
-            let geometry = Geometry { elements: values.len() as u64, columns: columns as u64 };
+            let geometry = Geometry::new(values.len() as u64, columns as u64);
             let rows = rows_around(&(columns as u64 / 2..2 * columns as u64 + 1), geometry);
             assert_eq!(rows, 0..3 * columns as u64);
             let (mut ordinals, mut buffers) = (Ordinals::default(), Buffers::default());

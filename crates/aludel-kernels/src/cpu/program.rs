@@ -64,6 +64,11 @@ pub(crate) enum Instruction {
         x: Register,
         slot: u16,
     },
+    KeepInRow {
+        to: Register,
+        x: Register,
+        slot: u16,
+    },
     /// An input less another value.
     Difference {
         to: Register,
@@ -140,23 +145,38 @@ pub(crate) struct Program {
     pub ordinals: Vec<NodeId>,
     /// Selections whose cut is known.
     pub cuts: Vec<NodeId>,
+    /// Selections within rows whose cuts are known.
+    pub row_cuts: Vec<NodeId>,
     /// Sums, inner products and extremes being reduced.
     pub reductions: Vec<(NodeId, Axis)>,
     /// How the parts of each of them are joined.
     pub folds: Vec<Fold>,
     /// Selections being made.
     pub ranks: Vec<NodeId>,
+    /// Selections within rows being made. No instruction does it: whole rows are gathered by programs of their own.
+    pub row_tops: Vec<NodeId>,
     /// Inputs that are loaded.
     pub inputs: Vec<u16>,
+    /// Inputs that are read, by the selections within rows too.
+    pub reads: Vec<u16>,
 }
 
 impl Program {
     /// Compiles the completion of `reductions`.
     pub(crate) fn reducing(formula: &Formula, reductions: &[NodeId]) -> Self {
-        let roots = reductions.iter().flat_map(|&node| formula.op(node).swept_operands());
+        let is_row_top = |node: &NodeId| matches!(formula.op(*node), Op::RowTop(..));
+        let (row_tops, swept): (Vec<NodeId>, Vec<NodeId>) =
+            reductions.iter().partition(|node| is_row_top(node));
+        let roots = swept.iter().flat_map(|&node| formula.op(node).swept_operands());
         let mut compiler = Compiler::new(formula, roots);
-        reductions.iter().for_each(|&node| compiler.reduce(node));
-        compiler.finish()
+        swept.iter().for_each(|&node| compiler.reduce(node));
+        let mut program = compiler.finish();
+        for operand in row_tops.iter().flat_map(|&node| formula.op(node).swept_operands()) {
+            program.reads.extend(Self::storing(formula, operand).inputs);
+        }
+        program.reads.sort_unstable();
+        program.reads.dedup();
+        Self { row_tops, ..program }
     }
 
     /// Compiles the output; nothing where there is none.
@@ -177,7 +197,8 @@ impl Program {
 pub fn registers_of(formula: &Formula) -> usize {
     let passes = Schedule::of(formula).passes;
     let reducing = passes.iter().map(|pass| Program::reducing(formula, &pass.reductions).registers);
-    let ranked = formula.nodes().iter().filter_map(|op| if let Op::Rank(x) = op { Some(*x) } else { None });
+    let stored = |op: &Op| if let Op::Rank(x) | Op::RowTop(x, _) = op { Some(*x) } else { None };
+    let ranked = formula.nodes().iter().filter_map(stored);
     let ranking = ranked.map(|x| Program::storing(formula, x).registers);
     reducing.chain(ranking).chain([Program::writing(formula).registers]).max().unwrap_or_default()
 }
@@ -287,6 +308,11 @@ impl<'f> Compiler<'f> {
                 let slot = slot(&mut self.program.cuts, node);
                 Instruction::Keep { to: self.fresh(), x, slot }
             }
+            Op::RowTop(x, _) => {
+                let x = self.register(x);
+                let slot = slot(&mut self.program.row_cuts, node);
+                Instruction::KeepInRow { to: self.fresh(), x, slot }
+            }
             Op::Constant(_)
             | Op::Sum(..)
             | Op::Dot(..)
@@ -392,6 +418,7 @@ impl<'f> Compiler<'f> {
         }
         self.program.inputs.sort_unstable();
         self.program.inputs.dedup();
+        self.program.reads = self.program.inputs.clone();
         self.program
     }
 }
@@ -418,6 +445,7 @@ impl Instruction {
             | Self::Binary { to, .. }
             | Self::Select { to, .. }
             | Self::Keep { to, .. }
+            | Self::KeepInRow { to, .. }
             | Self::Difference { to, .. }
             | Self::Masked { to, .. }
             | Self::Elect { to, .. } => Some(to),
@@ -445,6 +473,7 @@ impl Instruction {
             | Self::Ordinal { to, .. } => visit(to, true),
             Self::Unary { to, x, .. }
             | Self::Keep { to, x, .. }
+            | Self::KeepInRow { to, x, .. }
             | Self::Difference { to, x, .. }
             | Self::Masked { to, x, .. } => {
                 visit(to, true);

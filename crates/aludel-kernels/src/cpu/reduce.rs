@@ -50,14 +50,15 @@ impl Accumulator {
 
     /// Takes in a block; `value` is that of a lane.
     #[inline(always)]
-    pub(super) fn take(&mut self, segment: Segment, columns: u64, x: &[f32], y: Option<&[f32]>) {
+    pub(super) fn take(&mut self, segment: Segment, geometry: Geometry, x: &[f32], y: Option<&[f32]>) {
+        let columns = geometry.columns.max(1);
         match self.axis {
             Axis::Tensor => fold_lanes(self.fold, &mut self.lanes, x, y),
             Axis::Row => {
                 for (row, range) in rows_of(segment, columns) {
                     let mut lanes = [self.fold.start(); LANES];
                     fold_lanes(self.fold, &mut lanes, &x[range.clone()], y.map(|y| &y[range]));
-                    let index = (row - self.start / columns) as usize;
+                    let index = geometry.band(row - self.start / columns);
                     self.groups.resize(self.groups.len().max(index + 1), self.fold.start());
                     self.groups[index] = self.fold.join(self.groups[index], self.fold.across(&lanes));
                 }
@@ -78,11 +79,11 @@ impl Accumulator {
         }
     }
 
-    /// `columns` are at least 1.
-    pub(super) fn finish(self, columns: u64) -> Partial {
+    pub(super) fn finish(self, geometry: Geometry) -> Partial {
+        let columns = geometry.columns.max(1);
         match self.axis {
             Axis::Tensor => Partial { first: 0, values: vec![self.fold.across(&self.lanes)] },
-            Axis::Row => Partial { first: self.start / columns, values: self.groups },
+            Axis::Row => Partial { first: geometry.band(self.start / columns) as u64, values: self.groups },
             Axis::Column => Partial { first: self.start % columns, values: self.groups },
         }
     }
@@ -104,7 +105,7 @@ impl Joined {
         let values = |&(axis, fold): &(Axis, Fold)| {
             let count = match axis {
                 Axis::Tensor => 1,
-                Axis::Row => geometry.rows() as usize,
+                Axis::Row => geometry.bands as usize,
                 Axis::Column => geometry.columns as usize,
             };
             vec![fold.start(); count]
@@ -125,7 +126,7 @@ impl Joined {
             for ((values, &fold), partial) in self.values.iter_mut().zip(&self.folds).zip(&partials) {
                 let first = (partial.first as usize).min(values.len());
                 let (before, after) = values.split_at_mut(first);
-                // Columns go on from the first after the last.
+                // Columns and bands go on from the first after the last.
                 for (value, &part) in after.iter_mut().chain(before).zip(&partial.values) {
                     *value = fold.join(*value, part);
                 }

@@ -1,5 +1,7 @@
 //! Holds what is known between passes: values per tensor, row and column, and the cuts of selections.
 
+use std::sync::Arc;
+
 use super::block::Geometry;
 use super::rank::Cut;
 use crate::formula::{Extent, Formula, NodeId, Op, binary_f64, unary_f64};
@@ -9,13 +11,16 @@ use crate::formula::{Extent, Formula, NodeId, Op, binary_f64, unary_f64};
 pub(crate) struct Values {
     wide: Vec<Option<Vec<f64>>>,
     cuts: Vec<Option<Cut>>,
+    /// The cuts of selections within rows.
+    row_cuts: Vec<Option<Arc<[Cut]>>>,
 }
 
 impl Values {
     /// Nothing but what follows from constants.
     pub(crate) fn new(formula: &Formula, geometry: Geometry) -> Self {
         let count = formula.nodes().len();
-        let mut values = Self { wide: vec![None; count], cuts: vec![None; count] };
+        let mut values =
+            Self { wide: vec![None; count], cuts: vec![None; count], row_cuts: vec![None; count] };
         values.settle(formula, geometry);
         values
     }
@@ -28,6 +33,10 @@ impl Values {
         self.cuts[node.index()] = Some(cut);
     }
 
+    pub(super) fn selected_by_row(&mut self, node: NodeId, cuts: Vec<Cut>) {
+        self.row_cuts[node.index()] = Some(cuts.into());
+    }
+
     /// The value of an operation below elements; one, or one per row or column.
     pub(crate) fn wide(&self, node: NodeId) -> &[f64] {
         self.wide[node.index()].as_deref().unwrap_or_default()
@@ -37,13 +46,17 @@ impl Values {
         self.cuts[node.index()]
     }
 
+    pub(super) fn row_cut(&self, node: NodeId) -> Option<Arc<[Cut]>> {
+        self.row_cuts[node.index()].clone()
+    }
+
     /// Computes everything below elements whose operands are known.
     pub(crate) fn settle(&mut self, formula: &Formula, geometry: Geometry) {
         for (node, extent) in formula.ids().zip(formula.extents()) {
             let count = match extent {
                 Extent::Element => continue,
                 Extent::Tensor => 1,
-                Extent::Row => geometry.rows() as usize,
+                Extent::Row => geometry.bands as usize,
                 Extent::Column => geometry.columns as usize,
             };
             if self.wide[node.index()].is_none() {

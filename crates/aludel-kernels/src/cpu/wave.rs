@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::bands::Selection;
 use super::block::{BLOCK, CHUNK, Geometry, NonFinite, Segment, Source};
 use super::compiled::Compiled;
 use super::dispatch::{self, Level};
@@ -59,6 +60,9 @@ pub struct Wave {
     /// What is ranked within rows, as waves that compute it.
     ordinals: Vec<Self>,
     pub(super) cuts: Vec<Cut>,
+    pub(super) row_cuts: Vec<Arc<[Cut]>>,
+    /// What is selected within rows by this wave.
+    pub(super) selections: Vec<Selection>,
     pub(super) streams: Vec<StreamKey>,
     pub(super) rankings: Vec<Ranking>,
     /// For a wave that locates: which chunk each selection is sought in.
@@ -97,6 +101,8 @@ impl Wave {
         let columns = program.columns.iter().map(narrowed).collect();
         let ordinals = program.ordinals.iter().filter_map(|&node| Self::ranked(node, &parts)).collect();
         let cuts = program.cuts.iter().filter_map(|&node| values.cut(node)).collect();
+        let row_cuts = program.row_cuts.iter().filter_map(|&node| values.row_cut(node)).collect();
+        let selections = program.row_tops.iter().filter_map(|&node| Self::selected(node, &parts)).collect();
         let axes = program.reductions.iter().map(|&(_, axis)| axis);
         let joined = Joined::new(&axes.zip(program.folds.iter().copied()).collect::<Vec<_>>(), geometry);
         let magnitudes = Mutex::new(vec![Vec::new(); program.ranks.len()]);
@@ -113,6 +119,8 @@ impl Wave {
             columns,
             ordinals,
             cuts,
+            row_cuts,
+            selections,
             streams: parts.streams.to_vec(),
             rankings: parts.rankings,
             located: parts.located,
@@ -125,15 +133,27 @@ impl Wave {
     /// Computes what a rank of the formula ranks.
     fn ranked(rank: NodeId, parts: &Parts<'_>) -> Option<Self> {
         let Op::Rank(operand) = parts.compiled.formula().op(rank) else { return None };
-        Some(Self::new(Parts {
+        Some(Self::storing(operand, parts.checked.clone(), parts))
+    }
+
+    /// Computes what a selection within rows selects by. What is gathered is not checked: a sweep will see it.
+    fn selected(top: NodeId, parts: &Parts<'_>) -> Option<Selection> {
+        let Op::RowTop(operand, count) = parts.compiled.formula().op(top) else { return None };
+        let count = parts.values.wide(count).first().map_or(0, |&count| count as u64);
+        Some(Selection::new(Self::storing(operand, Vec::new(), parts), count))
+    }
+
+    /// Stores a value for each element.
+    fn storing(value: NodeId, checked: Vec<u16>, parts: &Parts<'_>) -> Self {
+        Self::new(Parts {
             kind: WaveKind::Write,
-            program: parts.compiled.storing(operand),
+            program: parts.compiled.storing(value),
             output: Element::F32.into(),
-            checked: parts.checked.clone(),
+            checked,
             rankings: Vec::new(),
             located: Vec::new(),
             ..*parts
-        }))
+        })
     }
 
     /// What the units do.
@@ -156,7 +176,7 @@ impl Wave {
 
     /// The inputs that the units read.
     pub fn reads(&self) -> &[u16] {
-        &self.program.inputs
+        &self.program.reads
     }
 
     /// A unit by its index.
@@ -199,6 +219,7 @@ impl Wave {
             WaveKind::Sample => self.sample(source, scratch),
             WaveKind::Locate => self.collect_located(source, scratch),
             WaveKind::Reduce | WaveKind::Write => {
+                self.select_in_bands(index, source, scratch);
                 self.sweep(unit.elements, source, scratch, out)?;
             }
         }
@@ -225,7 +246,8 @@ impl Wave {
         if scratch.words.is_empty() {
             scratch.words = vec![0; BLOCK].into_boxed_slice();
         }
-        let ranked = self.ordinals.iter().map(|wave| wave.program.registers);
+        let selected = self.selections.iter().map(Selection::registers);
+        let ranked = self.ordinals.iter().map(|wave| wave.program.registers).chain(selected);
         let registers = ranked.fold(self.program.registers, usize::max);
         scratch.ordinals.resize_with(self.ordinals.len().max(scratch.ordinals.len()), Ordinals::default);
         while scratch.registers.len() < registers {
@@ -242,6 +264,9 @@ impl Wave {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<(), NonFinite> {
+        if self.program.instructions.is_empty() {
+            return Ok(()); // Nothing but selections within rows.
+        }
         let mut chunk_start = elements.start;
         while chunk_start < elements.end {
             let chunk = chunk_start / CHUNK;
@@ -282,8 +307,8 @@ impl Wave {
             at += length as u64;
         }
         if !accumulators.is_empty() {
-            let columns = self.geometry.columns.max(1);
-            let partials = accumulators.into_iter().map(|accumulator| accumulator.finish(columns)).collect();
+            let finish = |accumulator: Accumulator| accumulator.finish(self.geometry);
+            let partials = accumulators.into_iter().map(finish).collect();
             self.joined().add(chunk, partials);
         }
         for (slot, ranking) in self.rankings.iter().enumerate() {

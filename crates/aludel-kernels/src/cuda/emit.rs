@@ -129,7 +129,10 @@ impl<'a> Printer<'a> {
             Instruction::Rank { x, .. } | Instruction::Store { x } => {
                 self.output(x);
             }
-            Instruction::Row { .. } | Instruction::Column { .. } | Instruction::Ordinal { .. } => {
+            Instruction::Row { .. }
+            | Instruction::Column { .. }
+            | Instruction::Ordinal { .. }
+            | Instruction::KeepInRow { .. } => {
                 return None;
             }
         }
@@ -162,7 +165,7 @@ impl<'a> Printer<'a> {
             Unary::ExponentialLessOne => "exponential_less_one",
             Unary::Logarithm => "logarithm",
             Unary::LogarithmOfOneMore => "logarithm_of_one_more",
-            Unary::Sine | Unary::Cosine | Unary::ArcCosine => return None,
+            Unary::RoundToE4m3 | Unary::Sine | Unary::Cosine | Unary::ArcCosine => return None,
         };
         self.is_elementary = true;
         Some(format!("(float){elementary}((double){x})"))
@@ -358,6 +361,8 @@ pub fn obstacle(formula: &Formula) -> Option<&'static str> {
     use crate::formula::Axis;
     formula.nodes().iter().find_map(|op| match *op {
         Op::Rank(_) => Some("it ranks the elements of rows"),
+        Op::RowTop(..) => Some("it selects within rows"),
+        Op::Unary(Unary::RoundToE4m3, _) => Some("it rounds to FP8"),
         Op::Sum(_, axis) | Op::Dot(_, _, axis) | Op::Largest(_, axis) | Op::Greatest(_, axis)
             if axis != Axis::Tensor =>
         {

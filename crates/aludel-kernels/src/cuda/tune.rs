@@ -216,7 +216,7 @@ impl Trials {
     ) -> Result<Batch, CudaError> {
         let tensor = Tensor {
             formula: Arc::clone(formula),
-            geometry: Geometry { elements, columns: elements },
+            geometry: Geometry::new(elements, elements),
             streams: Vec::new(),
             inputs: vec![Element::BF16; formula.inputs()],
             output: Element::BF16,
@@ -290,7 +290,7 @@ fn verified(formula: Result<Formula, crate::formula::FormulaError>) -> Arc<Formu
 
 /// What the CPU makes of stored tensors.
 fn on_the_cpu(formula: &Arc<Formula>, inputs: &[Vec<u8>]) -> Vec<u8> {
-    let geometry = Geometry { elements: COMPARED, columns: COMPARED };
+    let geometry = Geometry::new(COMPARED, COMPARED);
     let job = Job::new(Arc::new(Compiled::new(Arc::clone(formula))), geometry, Element::BF16, 1 << 20);
     let mut scratch = Scratch::default();
     let mut out = vec![0; COMPARED as usize * 2];

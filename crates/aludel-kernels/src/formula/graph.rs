@@ -144,6 +144,19 @@ impl<'g> Expr<'g> {
         self.unary(Unary::LogarithmOfOneMore)
     }
 
+    /// The nearest number of E4M3.
+    pub fn round_to_e4m3(self) -> Self {
+        self.unary(Unary::RoundToE4m3)
+    }
+
+    /// The input that this is; `None` where it is anything else.
+    pub fn as_input(self) -> Option<u16> {
+        match self.graph.nodes.borrow()[self.node.index()] {
+            Op::Input(input) => Some(input),
+            _ => None,
+        }
+    }
+
     /// The cosine of a value per tensor or row, in radians.
     pub fn cos(self) -> Self {
         self.unary(Unary::Cosine)
@@ -229,6 +242,12 @@ impl<'g> Expr<'g> {
     pub fn top(self, count: impl IntoExpr<'g>) -> Self {
         let count = count.on(self.graph);
         self.graph.push(Op::Top(self.node, count.node))
+    }
+
+    /// 1 for the `count` largest magnitudes of each row, the lowest flat index first among equals; else 0.
+    pub fn row_top(self, count: impl IntoExpr<'g>) -> Self {
+        let count = count.on(self.graph);
+        self.graph.push(Op::RowTop(self.node, count.node))
     }
 
     /// The magnitude at place `count`, from 1, among those of the tensor, the largest first.

@@ -5,15 +5,27 @@
 //! tensors.
 
 use super::{Axis, Binary, Extent, Formula, NodeId, Op, Outcome, Unary, elementary};
+use crate::element::rounded_to_e4m3;
 use crate::random::{self, StreamKey};
 
 /// Computes a formula by its definition; of one with scales, the quotients and then the scales; the figures of one that measures,
 /// rounded. All inputs have the same length, a
 /// multiple of `columns` (the row length).
 pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: &[StreamKey]) -> Vec<f32> {
+    interpret_in_bands(formula, inputs, (columns, usize::MAX), streams)
+}
+
+/// As [`interpret()`], where rows whose numbers are equal modulo `bands` count as one.
+pub fn interpret_in_bands(
+    formula: &Formula,
+    inputs: &[&[f32]],
+    (columns, bands): (usize, usize),
+    streams: &[StreamKey],
+) -> Vec<f32> {
     let elements = inputs.first().map_or(0, |input| input.len());
-    let mut machine =
-        Machine { formula, inputs, streams, elements, columns: columns.max(1), values: Vec::new() };
+    let columns = columns.max(1);
+    let bands = bands.min(elements / columns).max(1);
+    let mut machine = Machine { formula, inputs, streams, elements, columns, bands, values: Vec::new() };
     for op in formula.nodes() {
         let value = machine.value(op);
         machine.values.push(value);
@@ -22,7 +34,7 @@ pub fn interpret(formula: &Formula, inputs: &[&[f32]], columns: usize, streams: 
         Outcome::Tensor(output) => (0..elements).map(|i| machine.element(*output, i)).collect(),
         Outcome::Scaled([output, scales]) => {
             let quotients = (0..elements).map(|i| machine.element(*output, i));
-            quotients.chain((0..machine.rows()).map(|row| machine.wide(*scales, row) as f32)).collect()
+            quotients.chain((0..machine.bands).map(|row| machine.wide(*scales, row) as f32)).collect()
         }
         Outcome::Figures(figures) => figures.iter().map(|&node| machine.wide(node, 0) as f32).collect(),
     }
@@ -40,6 +52,8 @@ struct Machine<'a> {
     streams: &'a [StreamKey],
     elements: usize,
     columns: usize,
+    /// How many values there are by row.
+    bands: usize,
     values: Vec<Value>,
 }
 
@@ -73,6 +87,7 @@ impl Machine<'_> {
             Op::Top(x, count) => Value::Element(self.top(x, self.count(count))),
             Op::Kth(x, count) => Value::Wide(Extent::Tensor, vec![self.kth(x, self.count(count))]),
             Op::Rank(x) => Value::Element(self.ranks(x)),
+            Op::RowTop(x, count) => Value::Element(self.row_top(x, self.count(count))),
         }
     }
 
@@ -81,7 +96,7 @@ impl Machine<'_> {
         let extent = operands.iter().map(|x| extents[x.index()]).fold(Extent::Tensor, Extent::join);
         let count = match extent {
             Extent::Tensor => 1,
-            Extent::Row => self.rows(),
+            Extent::Row => self.bands,
             Extent::Column => self.columns,
             Extent::Element => {
                 let at = |i| f(&operands.iter().map(|&x| self.element(x, i)).collect::<Vec<_>>());
@@ -101,14 +116,14 @@ impl Machine<'_> {
     ) -> Value {
         let (extent, count) = match axis {
             Axis::Tensor => (Extent::Tensor, 1),
-            Axis::Row => (Extent::Row, self.rows()),
+            Axis::Row => (Extent::Row, self.bands),
             Axis::Column => (Extent::Column, self.columns),
         };
         let mut values = vec![start; count];
         for i in 0..self.elements {
             let group = match axis {
                 Axis::Tensor => 0,
-                Axis::Row => i / self.columns,
+                Axis::Row => self.band(i),
                 Axis::Column => i % self.columns,
             };
             values[group] = combine(values[group], value(i));
@@ -139,6 +154,16 @@ impl Machine<'_> {
         kept
     }
 
+    fn row_top(&self, x: NodeId, count: usize) -> Vec<f32> {
+        let mut kept = vec![0.0; self.elements];
+        let order = self.order(x);
+        for band in 0..self.bands {
+            let of_band = order.iter().filter(|&&i| self.band(i) == band);
+            of_band.take(count).for_each(|&i| kept[i] = 1.0);
+        }
+        kept
+    }
+
     fn kth(&self, x: NodeId, count: usize) -> f64 {
         match count.checked_sub(1) {
             None => f64::INFINITY,
@@ -162,11 +187,15 @@ impl Machine<'_> {
         self.elements / self.columns
     }
 
+    fn band(&self, i: usize) -> usize {
+        i / self.columns % self.bands
+    }
+
     fn element(&self, node: NodeId, i: usize) -> f32 {
         match &self.values[node.index()] {
             Value::Element(values) => values[i],
             Value::Wide(Extent::Column, _) => self.wide(node, i % self.columns) as f32,
-            Value::Wide(..) => self.wide(node, i / self.columns) as f32,
+            Value::Wide(..) => self.wide(node, self.band(i)) as f32,
         }
     }
 
@@ -188,6 +217,7 @@ pub(crate) fn unary_f64(op: Unary, x: f64) -> f64 {
         Unary::ExponentialLessOne => elementary::exp_m1(x),
         Unary::Logarithm => elementary::ln(x),
         Unary::LogarithmOfOneMore => elementary::ln_1p(x),
+        Unary::RoundToE4m3 => f64::from(rounded_to_e4m3(x as f32)),
         Unary::Sine => x.sin(),
         Unary::Cosine => x.cos(),
         Unary::ArcCosine => x.acos(),
@@ -226,6 +256,7 @@ fn unary_f32(op: Unary, x: f32) -> f32 {
         Unary::Negate => -x,
         Unary::Absolute => x.abs(),
         Unary::SquareRoot => x.sqrt(),
+        Unary::RoundToE4m3 => rounded_to_e4m3(x),
         Unary::Exponential | Unary::ExponentialLessOne | Unary::Logarithm | Unary::LogarithmOfOneMore => {
             unary_f64(op, f64::from(x)) as f32
         }

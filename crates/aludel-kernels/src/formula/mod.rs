@@ -8,13 +8,14 @@ mod graph;
 mod interpret;
 mod op;
 mod print;
+mod rounded;
 mod scaled;
 mod schedule;
 mod verify;
 
 pub use graph::{Expr, Graph};
-pub use interpret::interpret;
 pub(crate) use interpret::{binary_f64, unary_f64};
+pub use interpret::{interpret, interpret_in_bands};
 pub use op::{Axis, Binary, Extent, Formula, Literal, NodeId, Op, Outcome, Unary};
 pub use schedule::{Pass, Schedule};
 pub use verify::FormulaError;

@@ -84,6 +84,8 @@ pub enum Unary {
     Logarithm,
     /// The natural logarithm of 1 more, exact to f32 near 0 too.
     LogarithmOfOneMore,
+    /// The nearest number of E4M3, ties to even, and of what is beyond its greatest that one; on elements alone.
+    RoundToE4m3,
     /// The sine; not on elements.
     Sine,
     /// The cosine; not on elements.
@@ -146,6 +148,8 @@ pub enum Op {
     Kth(NodeId, NodeId),
     /// How many elements of its row are smaller in magnitude, or equal and earlier: 0 for the smallest.
     Rank(NodeId),
+    /// As [`Op::Top`], of each row by itself.
+    RowTop(NodeId, NodeId),
 }
 
 impl Op {
@@ -158,9 +162,11 @@ impl Op {
             | Self::Largest(x, _)
             | Self::Greatest(x, _)
             | Self::Rank(x) => [Some(x), None, None],
-            Self::Binary(_, a, b) | Self::Dot(a, b, _) | Self::Top(a, b) | Self::Kth(a, b) => {
-                [Some(a), Some(b), None]
-            }
+            Self::Binary(_, a, b)
+            | Self::Dot(a, b, _)
+            | Self::Top(a, b)
+            | Self::Kth(a, b)
+            | Self::RowTop(a, b) => [Some(a), Some(b), None],
             Self::Select(c, a, b) => [Some(c), Some(a), Some(b)],
         };
         operands.into_iter().flatten()
@@ -168,13 +174,16 @@ impl Op {
 
     /// The operands of which a sweep computes every element: all but the count of a selection.
     pub fn swept_operands(&self) -> impl Iterator<Item = NodeId> + use<> {
-        self.operands().take(if self.is_selection() { 1 } else { 3 })
+        let is_counted = self.is_selection() || matches!(self, Self::RowTop(..));
+        self.operands().take(if is_counted { 1 } else { 3 })
     }
 
     /// Whether all elements must be seen before this value is known.
     pub const fn is_reduction(&self) -> bool {
-        matches!(self, Self::Sum(..) | Self::Dot(..) | Self::Largest(..) | Self::Greatest(..))
-            || self.is_selection()
+        matches!(
+            self,
+            Self::Sum(..) | Self::Dot(..) | Self::Largest(..) | Self::Greatest(..) | Self::RowTop(..)
+        ) || self.is_selection()
     }
 
     /// Whether magnitudes are ranked over the whole tensor.
@@ -201,6 +210,15 @@ impl Outcome {
             Self::Tensor(output) => std::slice::from_ref(output),
             Self::Scaled(both) => both,
             Self::Figures(figures) => figures,
+        }
+    }
+
+    /// The same, of operations that have other places.
+    pub(super) fn moved(&self, to: impl Fn(NodeId) -> NodeId) -> Self {
+        match self {
+            Self::Tensor(output) => Self::Tensor(to(*output)),
+            Self::Scaled(both) => Self::Scaled(both.map(to)),
+            Self::Figures(figures) => Self::Figures(figures.iter().map(|&figure| to(figure)).collect()),
         }
     }
 }
@@ -266,7 +284,7 @@ impl Formula {
         let mut extents = Vec::with_capacity(self.nodes.len());
         for op in &self.nodes {
             let extent = match *op {
-                Op::Input(_) | Op::Random(_) | Op::Top(..) | Op::Rank(_) => Extent::Element,
+                Op::Input(_) | Op::Random(_) | Op::Top(..) | Op::Rank(_) | Op::RowTop(..) => Extent::Element,
                 Op::Constant(_) | Op::Kth(..) => Extent::Tensor,
                 Op::Sum(_, axis) | Op::Dot(_, _, axis) | Op::Largest(_, axis) | Op::Greatest(_, axis) => {
                     match axis {
@@ -288,7 +306,8 @@ impl Formula {
     /// Whether it has a value for each row or column, so that the length of rows matters.
     pub fn computes_by_row(&self) -> bool {
         let by_row = |extent: &Extent| matches!(extent, Extent::Row | Extent::Column);
-        self.extents().iter().any(by_row) || self.nodes.iter().any(|op| matches!(op, Op::Rank(_)))
+        let sees_rows = |op: &Op| matches!(op, Op::Rank(_) | Op::RowTop(..));
+        self.extents().iter().any(by_row) || self.nodes.iter().any(sees_rows)
     }
 
     /// All node ids, in order.

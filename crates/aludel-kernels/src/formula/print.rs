@@ -74,6 +74,7 @@ impl Formula {
             Op::Top(x, count) => format!("top({}, {})", show(x), show(count)),
             Op::Kth(x, count) => format!("kth({}, {})", show(x), show(count)),
             Op::Rank(x) => format!("row_rank({})", show(x)),
+            Op::RowTop(x, count) => format!("row_top({}, {})", show(x), show(count)),
         }
     }
 }
@@ -87,6 +88,7 @@ fn unary_name(op: Unary) -> &'static str {
         Unary::ExponentialLessOne => "expm1",
         Unary::Logarithm => "log",
         Unary::LogarithmOfOneMore => "log1p",
+        Unary::RoundToE4m3 => "e4m3",
         Unary::Sine => "sin",
         Unary::Cosine => "cos",
         Unary::ArcCosine => "acos",

@@ -81,7 +81,7 @@ fn reads(formula: &Formula, roots: &[NodeId]) -> Vec<u16> {
         match formula.op(node) {
             Op::Input(input) => inputs.push(input),
             Op::Sum(..) | Op::Dot(..) | Op::Largest(..) | Op::Greatest(..) | Op::Kth(..) => {}
-            Op::Top(x, _) => stack.push(x),
+            Op::Top(x, _) | Op::RowTop(x, _) => stack.push(x),
             op => stack.extend(op.operands()),
         }
     }

@@ -78,7 +78,7 @@ impl Formula {
             if is_angle && extents[user] == Extent::Element {
                 return Err(FormulaError::Elements { user });
             }
-            if let Op::Top(_, count) | Op::Kth(_, count) = *op
+            if let Op::Top(_, count) | Op::Kth(_, count) | Op::RowTop(_, count) = *op
                 && extents[count.index()] != Extent::Tensor
             {
                 return Err(FormulaError::Count { user, operand: count.index() });
@@ -110,7 +110,7 @@ impl Formula {
     /// Ranks are taken over whole rows before a block is computed, and selections look at samples of a few elements: what
     /// is ranked or selected by cannot itself need whole rows. Random numbers come in groups that rows may cut.
     fn verify_rows(&self, user: usize, op: Op) -> Result<(), FormulaError> {
-        let ranks = matches!(op, Op::Rank(_));
+        let ranks = matches!(op, Op::Rank(_) | Op::RowTop(..));
         if !ranks && !op.is_selection() {
             return Ok(());
         }
@@ -167,6 +167,9 @@ mod tests {
         let graph = Graph::new();
         let ranked = (graph.input(0) + graph.random(0)).rank();
         assert_eq!(graph.finish(ranked), Err(FormulaError::Rank { user: 3, operand: 1 }));
+        let graph = Graph::new();
+        let kept = (graph.input(0) * graph.random(0)).row_top(1.0);
+        assert_eq!(graph.finish(kept), Err(FormulaError::Rank { user: 4, operand: 1 }));
 
         let nodes = vec![Op::Unary(Unary::Negate, NodeId(1)), Op::Input(0)];
         let formula = Formula { nodes, outcome: Outcome::Tensor(NodeId(0)), inputs: 1, streams: 0 };

@@ -11,3 +11,5 @@ pub mod extract;
 mod factor;
 mod names;
 mod output;
+
+pub(crate) use names::has_inputs_first;

@@ -25,7 +25,7 @@ pub(super) fn is_lookup(module: &str) -> bool {
 }
 
 /// Whether the weight of a module has its inputs first: GPT-2 and its kin have a class of layers that do.
-pub(super) fn has_inputs_first(module: &str, config: Option<&Config>) -> bool {
+pub(crate) fn has_inputs_first(module: &str, config: Option<&Config>) -> bool {
     const KINDS: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
     let kind = config.and_then(|config| config.value("model_type")).and_then(|kind| kind.as_str());
     kind.is_some_and(|kind| KINDS.contains(&kind))

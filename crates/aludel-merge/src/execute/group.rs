@@ -15,6 +15,7 @@ use super::run::Run;
 use super::task;
 use super::windows::Windows;
 use super::writer::{Sink, Span};
+use crate::methods::RowLayout;
 use crate::plan::Action;
 
 impl Run<'_> {
@@ -81,19 +82,20 @@ impl Run<'_> {
     ) -> Result<Vec<f64>, MergeError> {
         let planned = &self.plan.steps[step];
         let elements = planned.elements();
-        let Action::Compute { formula, columns } = planned.action else {
+        let Action::Compute { formula, columns, bands } = planned.action else {
             source.copy(0..elements, out)?;
             self.counters.read.fetch_add(elements * self.plan.input_width(step), Relaxed);
             self.counters.sweeps.fetch_add(1, Relaxed);
             return Ok(Vec::new());
         };
-        let evaluation = self.all_passes(queue.job(planned, formula, columns), |wave, unit| {
-            // No larger than a tile, so every wave is one unit.
-            let out = if wave.kind() == WaveKind::Write { &mut *out } else { &mut [] };
-            source.run(wave, unit, scratch, out)?;
-            self.counters.read.fetch_add(task::bytes_read(self.plan, step, wave, elements), Relaxed);
-            Ok(true)
-        })?;
+        let evaluation =
+            self.all_passes(queue.job(planned, formula, RowLayout { columns, bands }), |wave, unit| {
+                // No larger than a tile, so every wave is one unit.
+                let out = if wave.kind() == WaveKind::Write { &mut *out } else { &mut [] };
+                source.run(wave, unit, scratch, out)?;
+                self.counters.read.fetch_add(task::bytes_read(self.plan, step, wave, elements), Relaxed);
+                Ok(true)
+            })?;
         Ok(evaluation.map_or_else(Vec::new, |evaluation| evaluation.figures()))
     }
 }

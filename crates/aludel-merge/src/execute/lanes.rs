@@ -16,6 +16,7 @@ use super::queue::Queue;
 use super::share::{BATCHES, Share, alternating};
 use super::writer::{Sink, Span};
 use super::{DeviceReport, MergeError, Run};
+use crate::methods::RowLayout;
 use crate::plan::Action;
 
 /// Bytes of a lane's pinned memory: what is moved at once.
@@ -343,23 +344,24 @@ fn pieces_of(bytes: u64, most: u64) -> impl Iterator<Item = Range<u64>> {
 /// Computes a step on this thread; `false` when the writer is gone.
 fn on_the_cpu(run: &Run<'_>, queue: &Queue<'_>, index: usize, sink: &Sink<'_>) -> Result<bool, MergeError> {
     let step = &run.plan.steps[index];
-    let Action::Compute { formula, columns } = step.action else {
+    let Action::Compute { formula, columns, bands } = step.action else {
         unreachable!("a device takes nothing but formulas");
     };
     let source = run.source(index, 0);
     let width = source.output_width();
     let mut scratch = Scratch::default();
-    let evaluated = run.all_passes(queue.job(step, formula, columns), |wave, unit| {
-        if wave.kind() != WaveKind::Write {
-            source.run(wave, unit, &mut scratch, &mut [])?;
-            return Ok(true);
-        }
-        let elements = wave.unit(unit).elements;
-        let length = (elements.end - elements.start) as usize * width;
-        let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
-        source.run(wave, unit, &mut scratch, &mut tile)?;
-        sink.write(&[Span { tensor: index, offset: elements.start * width as u64, length }], tile)
-    })?;
+    let evaluated =
+        run.all_passes(queue.job(step, formula, RowLayout { columns, bands }), |wave, unit| {
+            if wave.kind() != WaveKind::Write {
+                source.run(wave, unit, &mut scratch, &mut [])?;
+                return Ok(true);
+            }
+            let elements = wave.unit(unit).elements;
+            let length = (elements.end - elements.start) as usize * width;
+            let Some(mut tile) = sink.buffer(length) else { return Ok(false) };
+            source.run(wave, unit, &mut scratch, &mut tile)?;
+            sink.write(&[Span { tensor: index, offset: elements.start * width as u64, length }], tile)
+        })?;
     Ok(evaluated.is_some())
 }
 

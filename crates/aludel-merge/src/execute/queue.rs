@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aludel_kernels::cpu::{Compiled, Evaluation, Geometry, Job, level};
+use aludel_kernels::cpu::{Compiled, Evaluation, Job, level};
 use aludel_kernels::element::{Element, Encoding};
 use aludel_kernels::formula::Formula;
 use aludel_kernels::random::StreamKey;
@@ -21,6 +21,7 @@ use super::ahead::{Ahead, Wanted};
 use super::kept::Room;
 use super::task::{Task, UnitTask, sweeps};
 use crate::derive::Passed;
+use crate::methods::RowLayout;
 use crate::plan::{Action, Plan, Step, encoding_of};
 use crate::streams::stream_key;
 
@@ -319,8 +320,9 @@ impl<'p> Queue<'p> {
         let (work, units) = match step.action {
             Action::Copy => (Work::Copy, self.tiles(index)),
             Action::Scales => (Work::Copy, 0),
-            Action::Compute { formula, columns } => {
-                let (evaluation, wave) = Evaluation::start(self.job(step, formula, columns));
+            Action::Compute { formula, columns, bands } => {
+                let job = self.job(step, formula, RowLayout { columns, bands });
+                let (evaluation, wave) = Evaluation::start(job);
                 let units = if step.elements() == 0 { 0 } else { wave.units() };
                 (Work::Compute { evaluation: Box::new(evaluation), wave }, units)
             }
@@ -329,12 +331,12 @@ impl<'p> Queue<'p> {
     }
 
     /// What is computed of a step.
-    pub(super) fn job(&self, step: &Step, formula: usize, columns: u64) -> Job {
+    pub(super) fn job(&self, step: &Step, formula: usize, rows: RowLayout) -> Job {
         let formula =
             if self.has_groups { Arc::clone(&self.compiled[formula]) } else { compiled(self.plan, formula) };
         Job {
             streams: streams_of(self.plan, step, formula.formula()),
-            geometry: Geometry { elements: step.elements(), columns },
+            geometry: rows.geometry(step.elements()),
             output: output_of(step),
             tile: self.plan.work.tile,
             allow_non_finite: self.plan.allow_non_finite,

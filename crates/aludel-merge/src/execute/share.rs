@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aludel_kernels::cpu::Geometry;
 use aludel_kernels::cuda::{CudaError, Device, Tensor};
 use aludel_kernels::element::Encoding;
 
@@ -93,8 +92,8 @@ pub(super) fn alternating<T, G: Ord>(items: Vec<T>, group: impl Fn(&T) -> G) -> 
 /// A step as the device computes it, or why it does not.
 fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
     let step = &plan.steps[index];
-    let (formula, columns) = match step.action {
-        Action::Compute { formula, columns } => (formula, columns),
+    let formula = match step.action {
+        Action::Compute { formula, .. } => formula,
         Action::Copy => return Err("it is copied"),
         Action::Scales => return Err("it is written with what it scales"),
     };
@@ -114,7 +113,7 @@ fn tensor(plan: &Plan, index: usize) -> Result<Tensor, &'static str> {
         return Err("it is stored in FP8");
     };
     let formula = Arc::clone(&plan.formulas[formula].formula);
-    let geometry = Geometry { elements: step.elements(), columns };
+    let geometry = step.geometry().ok_or("it is not computed")?;
     Ok(Tensor { streams: streams_of(plan, step, &formula), formula, geometry, inputs, output })
 }
 

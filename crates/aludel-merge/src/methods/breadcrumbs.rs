@@ -94,6 +94,7 @@ impl Method for BreadcrumbsTies {
 
 fn banded<'g>(graph: &'g Graph, tensor: &Tensor<'_>, signs: Signs) -> Result<Expr<'g>, Problem> {
     let (rescale, mode) = (tensor.switch("rescale")?, tensor.choice("rescale_mode")?);
+    let groups = tensor.groups()?;
     combine(graph, tensor, signs, |member, whole| {
         let density = tensor.member_number_within("density", member, (0.0, 1.0))?;
         if density == 1.0 {
@@ -104,7 +105,7 @@ fn banded<'g>(graph: &'g Graph, tensor: &Tensor<'_>, signs: Signs) -> Result<Exp
         let up_to_band = whole.top(dropped + kept);
         let mask = if dropped == 0 { up_to_band } else { up_to_band.and(!whole.top(dropped)) };
         let kept = whole * mask;
-        Ok(if rescale { rescaled(graph, Sparsified { whole, kept }, mode, density) } else { kept })
+        Ok(if rescale { rescaled(graph, Sparsified { whole, kept }, groups, mode, density) } else { kept })
     })
 }
 

@@ -2,6 +2,7 @@
 
 use aludel_kernels::formula::{Expr, Graph};
 
+use super::RowLayout;
 use crate::problem::Problem;
 use crate::recipe::{DefaultValue, Kind, Located, ParameterSpec, Recipe, Scope};
 
@@ -31,6 +32,8 @@ pub struct Tensor<'a> {
     pub elements: u64,
     /// The elements of each of its rows.
     pub columns: u64,
+    /// Where its attention heads are: nowhere, or why that cannot be told. Known for methods that take their granularity.
+    pub heads: Result<Option<RowLayout>, &'a str>,
     /// Where it stands among the layers, from 0 to 1.
     pub position: f64,
     /// The base model, where it is no member.
@@ -182,6 +185,11 @@ impl<'a> Tensor<'a> {
     /// A problem of a member's parameter, where it is given.
     pub(crate) fn problem_of(&self, name: &str, member: &Member, message: String) -> Problem {
         self.problem_at(name, Some(member), message)
+    }
+
+    /// A problem of a parameter of the whole merge, where it is given.
+    pub(crate) fn problem_of_merge(&self, name: &str, message: String) -> Problem {
+        self.problem_at(name, None, message)
     }
 
     fn problem_at(&self, name: &str, member: Option<&Member>, message: String) -> Problem {

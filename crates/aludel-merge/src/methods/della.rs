@@ -103,6 +103,7 @@ impl Method for Della {
 
 fn dropped_by_rank<'g>(graph: &'g Graph, tensor: &Tensor<'_>, signs: Signs) -> Result<Expr<'g>, Problem> {
     let (rescale, mode) = (tensor.switch("rescale")?, tensor.choice("rescale_mode")?);
+    let groups = tensor.groups()?;
     combine(graph, tensor, signs, |member, whole| {
         let density = tensor.member_number_within("density", member, (0.0, 1.0))?;
         if density == 1.0 {
@@ -119,7 +120,7 @@ fn dropped_by_rank<'g>(graph: &'g Graph, tensor: &Tensor<'_>, signs: Signs) -> R
             numbers.less(density)
         };
         let kept = whole * is_kept;
-        Ok(if rescale { rescaled(graph, Sparsified { whole, kept }, mode, density) } else { kept })
+        Ok(if rescale { rescaled(graph, Sparsified { whole, kept }, groups, mode, density) } else { kept })
     })
 }
 

@@ -14,6 +14,7 @@ mod expo;
 mod fisher;
 mod formula;
 mod geometric_median;
+mod granularity;
 mod karcher;
 mod linear;
 mod model_stock;
@@ -31,6 +32,8 @@ mod task_vectors;
 mod ties;
 
 pub use context::{Member, Tensor};
+pub(crate) use granularity::NAME as GRANULARITY;
+pub use granularity::RowLayout;
 pub use regmean::Fit;
 pub use statistics::Statistics;
 
@@ -94,12 +97,12 @@ pub trait Method: Sync {
         Ok(None)
     }
 
-    /// The elements of what counts as a row of the tensor: of its last dimension, unless the method sees it otherwise.
+    /// What counts as a row of the tensor: what its last dimension runs over, unless the method or its parameters see it otherwise.
     ///
     /// # Errors
     /// A parameter that has to be known for it is wrong.
-    fn row_length(&self, tensor: &Tensor<'_>) -> Result<u64, Problem> {
-        Ok(tensor.columns)
+    fn rows(&self, tensor: &Tensor<'_>) -> Result<RowLayout, Problem> {
+        Ok(tensor.asked_rows()?.unwrap_or(RowLayout::of(tensor.columns)))
     }
 
     /// The merged tensor, unless it is [fitted](Method::fit).
@@ -141,6 +144,12 @@ pub const METHODS: &[&dyn Method] = &[
 /// The method of a name.
 pub fn find(name: &str) -> Option<&'static dyn Method> {
     METHODS.iter().copied().find(|method| method.name() == name)
+}
+
+/// The methods that take a parameter of this name.
+pub(crate) fn taking(parameter: &str) -> Vec<&'static str> {
+    let takes = |method: &&&dyn Method| method.parameters().iter().any(|spec| spec.name == parameter);
+    METHODS.iter().filter(takes).map(|method| method.name()).collect()
 }
 
 /// What to say about a name that is no method's.

@@ -10,8 +10,9 @@
 //!
 //! As in mergekit, a sum of weights below 1e-8 in magnitude counts as 1 where no sign is elected.
 
-use aludel_kernels::formula::{Axis, Expr, Graph};
+use aludel_kernels::formula::{Expr, Graph};
 
+use super::granularity::Groups;
 use super::{Member, Tensor};
 use crate::problem::Problem;
 use crate::recipe::{DefaultValue, Kind, Level, ParameterSpec};
@@ -180,12 +181,18 @@ fn total<'g>(parts: impl Iterator<Item = Expr<'g>>) -> Expr<'g> {
 /// Scales what was kept of a task vector up to what was there.
 ///
 /// `density` divides by it, as DARE's paper does (Yu et al. 2024, eq. 3): unbiased. The others restore a norm of the
-/// vector that was there; mergekit's default is `l1`. A vector of norm below 1e-7 stays as it is.
-pub(super) fn rescaled<'g>(graph: &'g Graph, parts: Sparsified<'g>, mode: &str, density: f64) -> Expr<'g> {
+/// vector, of each group of its elements, that was there; mergekit's default is `l1`. A vector of norm below 1e-7 stays as it is.
+pub(super) fn rescaled<'g>(
+    graph: &'g Graph,
+    parts: Sparsified<'g>,
+    Groups { axis, .. }: Groups,
+    mode: &str,
+    density: f64,
+) -> Expr<'g> {
     let norm = |x: Expr<'g>| match mode {
-        "l2" => x.norm(Axis::Tensor),
-        "linf" => x.largest(Axis::Tensor),
-        _ => x.abs().sum(Axis::Tensor),
+        "l2" => x.norm(axis),
+        "linf" => x.largest(axis),
+        _ => x.abs().sum(axis),
     };
     if mode == "density" {
         return if density > 0.0 { parts.kept / density } else { parts.kept };

@@ -5,7 +5,7 @@
 //! left keeps pages of a tensor mapped between its passes: to map them again costs more than to compute on them.
 
 use aludel_checkpoint::WeightMap;
-use aludel_kernels::cpu::{CHUNK, Geometry, Scratch};
+use aludel_kernels::cpu::{CHUNK, Scratch};
 use serde::Serialize;
 
 use super::{Action, PlannedFormula, Step, StoredPart};
@@ -131,18 +131,16 @@ impl Needs {
     ) {
         // Up to one piece before the window waits to be given back, and half of one after it on average.
         let slack = |part: &StoredPart| part.file.min(WeightMap::RELEASED_AT_ONCE * 3 / 2);
-        self.input_width = self.input_width.max(inputs.iter().flatten().map(|part| part.width).sum());
+        let input_width = inputs.iter().flatten().map(|part| part.width).sum();
+        self.input_width = self.input_width.max(input_width);
         self.slack = self.slack.max(inputs.iter().flatten().map(slack).sum());
         self.output_width = self.output_width.max(output);
         self.elements = self.elements.saturating_add(step.elements());
         if let Some(formula) = formula {
-            let ranks = match step.action {
-                Action::Compute { columns, .. } => {
-                    Scratch::rank_bytes(&formula.formula, Geometry { elements: step.elements(), columns })
-                }
-                Action::Copy | Action::Scales => 0,
-            };
-            self.scratch = self.scratch.max(Scratch::bytes(formula.registers) + ranks);
+            let rows = step
+                .geometry()
+                .map_or(0, |geometry| Scratch::row_bytes(&formula.formula, geometry, input_width));
+            self.scratch = self.scratch.max(Scratch::bytes(formula.registers) + rows);
             self.selections = self.selections.max(formula.selections() as u64);
         }
     }

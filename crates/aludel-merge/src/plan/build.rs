@@ -12,8 +12,8 @@ use super::formulas::Formulas;
 use super::models::{Models, Origin, Role, Source};
 use super::stage::Stage;
 use super::{
-    Action, DeltaPlan, Dropped, Form, Plan, PlanOptions, PlannedFormula, PlannedStage, SideFiles, Step,
-    StepInput, StoredPart, alignments, fp8,
+    Action, Compute, DeltaPlan, Dropped, Form, Plan, PlanOptions, PlannedFormula, PlannedStage, SideFiles,
+    Step, StepInput, StoredPart, alignments, fp8,
 };
 use crate::derive::Stored;
 use crate::problem::{Problem, Problems};
@@ -31,7 +31,10 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     let Some(output) = stages.pop().flatten() else { return Err(problems) };
     let is_complete = output.is_complete && stages.iter().all(Option::is_some);
     let stages: Vec<Stage<'_>> = stages.into_iter().flatten().collect();
-    let mut formulas = Formulas::new(&models, &stages, &output);
+    let mut formulas = Formulas::new(&models, &stages, &output, options.compute);
+    if options.compute == Compute::Fp8 {
+        problems.take(formulas.check_rounding());
+    }
     let planned = output.tensors.values().filter(|_| is_complete);
     let steps: Vec<Step> = planned.filter_map(|tensor| problems.take(formulas.step(tensor))).collect();
     let formulas = formulas.planned();
@@ -110,6 +113,7 @@ impl Draft {
             seed: options.seed,
             allow_non_finite: options.allow_non_finite,
             part: options.part,
+            compute: options.compute,
             awaited: self.awaited,
             stages: self.stages,
             sources: self.sources,
@@ -191,7 +195,11 @@ fn layout(steps: &[Step], options: &PlanOptions) -> Result<Layout, Problem> {
         dtype: step.dtype,
         shape: step.shape.clone(),
     };
-    Layout::plan(steps.iter().map(tensor).collect(), options.shard_bytes)
+    // Scales are written with the weight that follows them, by one process.
+    let scales: HashSet<&str> =
+        steps.iter().filter(|step| step.action == Action::Scales).map(|step| step.tensor.as_str()).collect();
+    let tensors = steps.iter().map(tensor).collect();
+    Layout::plan_beside(tensors, options.shard_bytes, |name| scales.contains(name))
         .map_err(|error| Problem::general(error.to_string()))
 }
 

@@ -13,12 +13,13 @@ use aludel_kernels::formula::{Expr, Formula, FormulaError, Graph, Schedule};
 use indexmap::IndexSet;
 
 use super::cast::Cast;
+use super::heads::heads;
 use super::models::{Models, Origin, Source};
 use super::stage::Stage;
 use super::tensors::Matched;
-use super::{Action, PlannedFormula, Step, StepInput, fits};
+use super::{Action, Compute, PlannedFormula, Step, StepInput, fits};
 use crate::derive::{Made, Stored};
-use crate::methods::{Member, Tensor};
+use crate::methods::{self, Member, RowLayout, Tensor};
 use crate::problem::Problem;
 
 /// The formulas of a plan.
@@ -26,13 +27,37 @@ pub(super) struct Formulas<'a> {
     models: &'a Models,
     stages: &'a [Stage<'a>],
     output: &'a Stage<'a>,
+    compute: Compute,
     planned: Vec<PlannedFormula>,
     known: HashMap<Arc<Formula>, usize>,
 }
 
 impl<'a> Formulas<'a> {
-    pub(super) fn new(models: &'a Models, stages: &'a [Stage<'a>], output: &'a Stage<'a>) -> Self {
-        Self { models, stages, output, planned: Vec::new(), known: HashMap::new() }
+    pub(super) fn new(
+        models: &'a Models,
+        stages: &'a [Stage<'a>],
+        output: &'a Stage<'a>,
+        compute: Compute,
+    ) -> Self {
+        Self { models, stages, output, compute, planned: Vec::new(), known: HashMap::new() }
+    }
+
+    /// Refuses recipes of which no input is a model's alone.
+    pub(super) fn check_rounding(&self) -> Result<(), Problem> {
+        let place = &self.output.recipe.merge_method.place;
+        let hint = "leave `--compute fp8` out";
+        if !self.stages.is_empty() {
+            let message = "`--compute fp8` rounds what models have, and this recipe merges what others make";
+            return Err(Problem::at(place.clone(), message).with_hint(hint));
+        }
+        if self.output.method.statistics().is_some() {
+            let message = format!(
+                "`{}` reads statistics beside models, which `--compute fp8` knows no rounding for",
+                self.output.method.name()
+            );
+            return Err(Problem::at(place.clone(), message).with_hint(hint));
+        }
+        Ok(())
     }
 
     /// The distinct formulas.
@@ -55,8 +80,14 @@ impl<'a> Formulas<'a> {
         let method = self.output.method.name();
         let formula =
             graph.finish(output).map_err(|error| Problem::general(format!("internal: {method}: {error}")))?;
-        let columns = built.rows.map_or_else(|| columns(&tensor.shape), |rows| rows.length);
-        let action = Action::Compute { formula: self.intern(formula), columns };
+        let formula = match self.compute {
+            Compute::Fp8 if built.members.len() > 1 || built.base.is_some() => formula
+                .with_rounded(&built.members, built.base)
+                .map_err(|error| internal(self.output, &error))?,
+            Compute::Fp8 | Compute::Exact => formula,
+        };
+        let rows = built.rows.map_or_else(|| RowLayout::of(columns(&tensor.shape)), |seen| seen.rows);
+        let action = Action::compute(self.intern(formula), rows);
         Ok(Step { tensor: name, shape, dtype, action, inputs: inputs.into_list() })
     }
 
@@ -84,11 +115,14 @@ impl<'a> Formulas<'a> {
         let mut next = tensor.inputs.len() as u16..;
         let statistics: Vec<Option<u16>> =
             stored.iter().map(|stored| stored.as_ref().and_then(|_| next.next())).collect();
+        let asks_for_heads = stage.method.parameters().iter().any(|spec| spec.name == methods::GRANULARITY);
+        let found = asks_for_heads.then(|| heads(&tensor.name, &tensor.shape, stage.config.as_ref()));
         let mut context = Tensor {
             name: &tensor.name,
             shape: &tensor.shape,
             elements: tensor.shape.iter().map(|&side| side as u64).product(),
             columns: columns(&tensor.shape),
+            heads: found.as_ref().map_or(Ok(None), |found| found.as_ref().copied().map_err(String::as_str)),
             position: tensor.position,
             base: base.as_ref(),
             members: &members,
@@ -97,7 +131,8 @@ impl<'a> Formulas<'a> {
             scope: cast.scope,
             specs: stage.method.parameters(),
         };
-        context.columns = stage.method.row_length(&context)?;
+        let rows = stage.method.rows(&context)?;
+        context.columns = rows.columns;
         if let Some(fit) = stage.method.fit(&context)? {
             let is_output = std::ptr::eq(stage, self.output);
             let layers = fits::Layers { stage, is_output, models: self.models, tensor };
@@ -107,10 +142,13 @@ impl<'a> Formulas<'a> {
         for stored in stored.into_iter().flatten() {
             values.push(graph.input(inputs.number(stored.source, &stored.tensor, None)?));
         }
+        let number = |member: &Member| values[usize::from(member.input)].as_input();
+        built.members = members.iter().filter_map(number).collect();
+        built.base = base.as_ref().and_then(number);
         if self.stages.is_empty() {
-            built.rows = Some(Rows { length: context.columns, method: stage.method.name() });
+            built.rows = Some(SeenRows { rows, method: stage.method.name() });
         } else {
-            built.see_rows(stage, &context)?;
+            built.see_rows(stage, &context, rows)?;
         }
         graph.within(&values, stage.first_stream, || stage.method.formula(graph, &context))
     }
@@ -222,29 +260,32 @@ impl PlannedFormula {
 struct Built<'g> {
     /// Values of stages' tensors.
     values: HashMap<(usize, String), Expr<'g>>,
-    rows: Option<Rows>,
+    rows: Option<SeenRows>,
+    /// The inputs that are members, and the one that is the base, where they are tensors of models.
+    members: Vec<u16>,
+    base: Option<u16>,
 }
 
-/// How long the rows of a tensor are, and to which method.
+/// What the rows of a tensor are, and to which method.
 #[derive(Clone, Copy)]
-struct Rows {
-    length: u64,
+struct SeenRows {
+    rows: RowLayout,
     method: &'static str,
 }
 
 impl Built<'_> {
     /// Takes in how a stage's formula sees the rows of its tensor. One pass has rows of one length; a formula that computes
     /// nothing by row fits any.
-    fn see_rows(&mut self, stage: &Stage<'_>, context: &Tensor<'_>) -> Result<(), Problem> {
-        let (length, method) = (context.columns, stage.method.name());
+    fn see_rows(&mut self, stage: &Stage<'_>, context: &Tensor<'_>, rows: RowLayout) -> Result<(), Problem> {
+        let method = stage.method.name();
         match self.rows {
-            Some(rows) if rows.length != length => {
+            Some(seen) if seen.rows != rows => {
                 if !computes_by_row(stage, context)? {
                     return Ok(());
                 }
                 let message = format!(
-                    "`{}` is made by `{method}` of what `{}` makes, and the two see rows of {length} and of {} elements in it",
-                    context.name, rows.method, rows.length
+                    "`{}` is made by `{method}` of what `{}` makes, and the two see rows of {} and of {} elements in it",
+                    context.name, seen.method, rows.columns, seen.rows.columns
                 );
                 let place = stage.recipe.merge_method.place.clone();
                 let hint = "write the earlier recipe's result to a folder of its own with --intermediate-dir";
@@ -253,7 +294,7 @@ impl Built<'_> {
             Some(_) => Ok(()),
             None => {
                 if computes_by_row(stage, context)? {
-                    self.rows = Some(Rows { length, method });
+                    self.rows = Some(SeenRows { rows, method });
                 }
                 Ok(())
             }

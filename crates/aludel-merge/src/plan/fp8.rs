@@ -18,6 +18,7 @@ use super::build::Draft;
 use super::stacks::LayerName;
 use super::tensors::{is_embedding, is_head};
 use super::{Action, PlannedFormula, Step};
+use crate::methods::RowLayout;
 use crate::problem::Problem;
 
 /// Makes the linear weights of an output FP8.
@@ -35,16 +36,24 @@ pub(super) fn quantise(draft: &mut Draft) -> Result<(), Problem> {
     let mut formulas = Scaled::default();
     let mut steps = Vec::with_capacity(draft.steps.len());
     for mut step in std::mem::take(&mut draft.steps) {
-        let Action::Compute { formula, columns } = step.action else {
+        let Action::Compute { formula, columns, bands } = step.action else {
             steps.push(step);
             continue;
         };
         let is_scaled = is_linear(&step);
+        let mut rows = RowLayout { columns, bands };
+        if is_scaled {
+            let own = RowLayout::of(step.shape[1] as u64);
+            if rows != own && draft.formulas[formula].formula.computes_by_row() {
+                return Err(by_head(&step.tensor));
+            }
+            rows = own;
+        }
         let formula = match is_scaled {
             true => formulas.scaled(&draft.formulas[formula], formula)?,
             false => formulas.plain(&draft.formulas[formula], formula),
         };
-        step.action = Action::Compute { formula, columns };
+        step.action = Action::compute(formula, rows);
         if is_scaled {
             step.dtype = Dtype::F8_E4M3;
             steps.push(Step {
@@ -59,6 +68,14 @@ pub(super) fn quantise(draft: &mut Draft) -> Result<(), Problem> {
     }
     (draft.steps, draft.formulas) = (steps, formulas.list);
     Ok(())
+}
+
+/// The rows that FP8 has scales for are not those that the merge computes by.
+fn by_head(tensor: &str) -> Problem {
+    let message =
+        format!("`{tensor}` is merged by head, and FP8 has a scale for each row: one pass cannot do both");
+    Problem::general(message)
+        .with_hint("merge without `--output fp8`, then `aludel convert MERGED OUT --dtype fp8`")
 }
 
 /// For each step, the other one of a tensor and its scales; nothing where no step has scales.

@@ -13,7 +13,8 @@ use aludel_kernels::formula::Formula;
 use super::build::{parts, reckon, widths};
 use super::models::{Models, Role, Source};
 use super::stacks::{only_stack, stacks};
-use super::{Action, Model, Part, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
+use super::{Action, Compute, Model, Part, Plan, PlanOptions, PlannedFormula, SideFiles, Step, StepInput};
+use crate::methods::RowLayout;
 use crate::problem::{Problem, Problems};
 use crate::recipe::Recipe;
 
@@ -89,6 +90,7 @@ impl Opened {
             seed: options.seed,
             allow_non_finite: true,
             part: Part::WHOLE,
+            compute: Compute::Exact,
             awaited: Vec::new(),
             stages: Vec::new(),
             sources: self.models.sources,
@@ -117,7 +119,13 @@ impl Opened {
         });
         let inputs = inputs.collect::<Option<Vec<_>>>()?;
         // Nothing is written, so no type is.
-        Some(Step { tensor, shape, dtype: Dtype::F32, action: Action::Compute { formula, columns }, inputs })
+        Some(Step {
+            tensor,
+            shape,
+            dtype: Dtype::F32,
+            action: Action::compute(formula, RowLayout::of(columns)),
+            inputs,
+        })
     }
 }
 

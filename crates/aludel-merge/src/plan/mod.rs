@@ -15,6 +15,7 @@ mod experts;
 mod fits;
 mod formulas;
 mod fp8;
+mod heads;
 mod layer_config;
 mod measure;
 mod models;
@@ -49,11 +50,13 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, Layout};
 use aludel_hub::Hub;
+use aludel_kernels::cpu::Geometry;
 use aludel_kernels::element::{Element, Encoding};
 use aludel_kernels::formula::Formula;
 use serde::Serialize;
 
 use crate::derive::{Alignment, Made, Readable, Stored};
+use crate::methods::RowLayout;
 use crate::problem::Problems;
 use crate::recipe::{ExpertsRecipe, Recipe};
 
@@ -82,6 +85,8 @@ pub struct PlanOptions {
     pub part: Part,
     /// How the output is stored.
     pub form: Form,
+    /// What is computed on.
+    pub compute: Compute,
     /// Names in the recipe that stand for folders, before anything is looked for: results that earlier runs have written.
     pub results: Vec<(String, PathBuf)>,
     /// Where the recipe's random streams begin, so that runs of one sequence share none.
@@ -102,6 +107,7 @@ impl Default for PlanOptions {
             hub: Hub::none(),
             part: Part::WHOLE,
             form: Form::Dense,
+            compute: Compute::Exact,
             results: Vec::new(),
             first_stream: 0,
         }
@@ -120,6 +126,24 @@ pub enum Form {
     Fp8,
 }
 
+/// What a merge computes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compute {
+    /// The values of the models.
+    #[default]
+    Exact,
+    /// What E4M3 leaves of them, or of task vectors where the method has a base, with a scale for each row: approximate.
+    Fp8,
+}
+
+impl Compute {
+    /// Whether it is what a merge does unless told otherwise.
+    pub(crate) const fn is_exact(&self) -> bool {
+        matches!(self, Self::Exact)
+    }
+}
+
 /// A merge, ready to run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
@@ -135,6 +159,9 @@ pub struct Plan {
     pub allow_non_finite: bool,
     /// The part of the output that is written.
     pub part: Part,
+    /// What is computed on.
+    #[serde(skip_serializing_if = "Compute::is_exact")]
+    pub compute: Compute,
     /// What has to be measured before the plan can be carried out, which is then made anew with it; mostly nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub awaited: Vec<String>,
@@ -219,6 +246,19 @@ impl Step {
     pub fn elements(&self) -> u64 {
         self.shape.iter().map(|&side| side as u64).product()
     }
+
+    /// The geometry that its formula is computed in; `None` where it has none.
+    pub(crate) fn geometry(&self) -> Option<Geometry> {
+        let Action::Compute { columns, bands, .. } = self.action else { return None };
+        Some(RowLayout { columns, bands }.geometry(self.elements()))
+    }
+}
+
+impl Action {
+    /// Evaluates a formula over rows.
+    pub(crate) const fn compute(formula: usize, RowLayout { columns, bands }: RowLayout) -> Self {
+        Self::Compute { formula, columns, bands }
+    }
 }
 
 /// What a step does.
@@ -231,6 +271,9 @@ pub enum Action {
         formula: usize,
         /// Elements of each row.
         columns: u64,
+        /// Every so many-th row counts to the same group, where rows are not groups by themselves.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bands: Option<u64>,
     },
     /// Copies bytes that are the same in all inputs, which is checked while copying.
     Copy,

@@ -29,6 +29,9 @@ impl fmt::Display for Plan {
             }
         }
         self.awaited.iter().try_for_each(|awaited| writeln!(f, "first    {awaited}"))?;
+        if !self.compute.is_exact() {
+            writeln!(f, "compute  on inputs rounded to FP8: the result is approximate")?;
+        }
         self.print_output(f)?;
         self.print_formulas(f)?;
         self.print_alignments(f)?;

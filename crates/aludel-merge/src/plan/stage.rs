@@ -43,7 +43,10 @@ impl<'r> Stage<'r> {
     ) -> Option<Self> {
         let method = problems.take(method_of(recipe))?;
         match method.own_numbers(recipe) {
-            Ok(numbers) => problems.append(recipe.check_parameters_and(method.parameters(), &numbers)),
+            Ok(numbers) => problems.append({
+                let specs = method.parameters();
+                recipe.check_parameters_and(specs, &numbers, &methods::taking)
+            }),
             Err(faults) => problems.append(faults),
         }
         let before = problems.count();

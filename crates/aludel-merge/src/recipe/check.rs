@@ -61,12 +61,18 @@ impl Recipe {
     /// Everything wrong with the recipe's parameters for a method that takes `specs`: unknown names, names at the wrong
     /// level, values of the wrong kind under any filter.
     pub fn check_parameters(&self, specs: &[ParameterSpec]) -> Problems {
-        self.check_parameters_and(specs, &[])
+        self.check_parameters_and(specs, &[], &|_| Vec::new())
     }
 
-    /// As [`Recipe::check_parameters`], where numbers of these names are parameters too, at any level.
-    pub fn check_parameters_and(&self, specs: &[ParameterSpec], numbers: &[String]) -> Problems {
-        let check = Check { method: &self.merge_method.value, specs, numbers };
+    /// As [`Recipe::check_parameters`], where numbers of these names are parameters too, at any level, and `others` knows which
+    /// methods take a parameter.
+    pub fn check_parameters_and(
+        &self,
+        specs: &[ParameterSpec],
+        numbers: &[String],
+        others: &dyn Fn(&str) -> Vec<&'static str>,
+    ) -> Problems {
+        let check = Check { method: &self.merge_method.value, specs, numbers, others };
         let mut problems = Problems::new();
         for part in &self.parts {
             for slice in &part.slices {
@@ -86,6 +92,7 @@ struct Check<'a> {
     method: &'a str,
     specs: &'a [ParameterSpec],
     numbers: &'a [String],
+    others: &'a dyn Fn(&str) -> Vec<&'static str>,
 }
 
 impl Check<'_> {
@@ -115,10 +122,15 @@ impl Check<'_> {
         let names: Vec<&str> = specs.chain(self.numbers.iter().map(String::as_str)).collect();
         let message = format!("{} takes no parameter {}", quoted(self.method), quoted(name));
         let problem = Problem::at(place.clone(), message);
+        let others = (self.others)(name);
+        let taken = match others.is_empty() {
+            true => String::new(),
+            false => format!("; {} is a parameter of {}", quoted(name), listed(others)),
+        };
         match nearest(name, names.iter().copied()) {
-            Some(meant) => problem.with_hint(format!("did you mean `{meant}`?")),
-            None if names.is_empty() => problem.with_hint("it takes none here: remove it"),
-            None => problem.with_hint(format!("it takes here: {}", listed(names))),
+            Some(meant) if taken.is_empty() => problem.with_hint(format!("did you mean `{meant}`?")),
+            _ if names.is_empty() => problem.with_hint(format!("it takes none here: remove it{taken}")),
+            _ => problem.with_hint(format!("it takes here: {}{taken}", listed(names))),
         }
     }
 }

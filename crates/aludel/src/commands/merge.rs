@@ -10,10 +10,10 @@ use aludel_merge::execute::{
     self, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, forget_finished, is_finished,
     mark_begun, mark_finished, parts_of,
 };
-use aludel_merge::plan::{Bytes, Form, Part, Plan, PlanOptions, Role};
+use aludel_merge::plan::{Bytes, Compute, Form, Part, Plan, PlanOptions, Role};
 use aludel_merge::sequence::Run;
 
-use crate::args::{MergeArguments, OutputForm, ResumableFlags, WritingFlags};
+use crate::args::{ComputeName, MergeArguments, OutputForm, ResumableFlags, WritingFlags};
 use crate::elsewhere::Destination;
 use crate::failure::{Interrupted, Refusal};
 use crate::hub;
@@ -31,6 +31,11 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     let part = part.filter(|part| *part != Part::WHOLE);
     if part.is_some() {
         check_target(&arguments.output, arguments.writing.folder.force)?;
+    }
+    if part.is_some() && arguments.form == OutputForm::SparseDelta {
+        let problem = Problem::general("a sparse delta is written in one piece")
+            .with_hint("leave `--part` or `--output sparse-delta` out");
+        return Err(Refusal { recipe: None, problems: problem.into() }.into());
     }
     let destination = Destination::of(&arguments.output)?;
     if let Some(destination) = &destination {
@@ -103,6 +108,10 @@ fn options(arguments: &MergeArguments, target: &Path, replace: bool, printer: &P
             OutputForm::Dense => Form::Dense,
             OutputForm::SparseDelta => Form::SparseDelta,
             OutputForm::Fp8 => Form::Fp8,
+        },
+        compute: match arguments.compute {
+            ComputeName::Exact => Compute::Exact,
+            ComputeName::Fp8 => Compute::Fp8,
         },
         ..plan_options(&arguments.planning, arguments.seed.seed, Some(target), replace)
     }

@@ -89,6 +89,9 @@ Options:
                                 as what differs from the base model, for `aludel apply`, `fp8` as a
                                 model folder whose linear weights are E4M3 with a scale for each row
                                 (compressed-tensors) [default: dense]
+      --compute <VALUES>        What is computed on: `exact`, or `fp8` for what E4M3 leaves of task
+                                vectors, or of tensors where there is no base: approximate, and no
+                                faster [default: exact]
       --device <DEVICE>         Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), or
                                 `auto` for a GPU where there is one; every bit of the output is the
                                 same [default: cpu]

@@ -48,6 +48,7 @@ ties: task vectors trimmed to their largest elements, with elected signs
   consensus     how the sign of an element is elected (sum | count | unanimous; for the whole merge; default sum)
   rescale       scale what is kept up to what was there (true or false; for the whole merge; default false)
   rescale_mode  what rescaling restores: a norm of the task vector, or its mean (density) (l1 | l2 | linf | density; for the whole merge; default l1)
+  granularity   what statistics are taken over: the tensor, each row of a matrix, each attention head (tensor | row | head; for the whole merge; default tensor)
   int8_mask     accepted for mergekit's sake; changes nothing (true or false; for the whole merge; default false)
 
 "#]]);

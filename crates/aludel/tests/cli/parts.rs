@@ -44,6 +44,29 @@ joined 3 parts into out: 5 file(s), 7.1 kB, in [..]
     assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
 }
 
+/// Weights and their scales are in one file, so that whoever writes one writes both.
+#[test]
+fn the_parts_of_an_output_in_fp8_join_to_the_output() {
+    let sandbox = models();
+    let fp8 = ["--shard-size", "100", "-q", "--output", "fp8"];
+    let merge = |target: &str, more: &[&str]| {
+        sandbox.aludel(&[&["merge", "r.yml", target], &fp8[..], more].concat()).assert().code(0);
+    };
+    merge("whole", &[]);
+    for number in 1..=5 {
+        merge("out", &["--part", &format!("{number}/5")]);
+    }
+    sandbox.aludel(&["join", "out", "-q"]).assert().code(0);
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
+    let refused = ["merge", "r.yml", "delta", "--output", "sparse-delta", "--part", "1/2"];
+    sandbox.aludel(&refused).assert().code(3).stderr_eq(str![[r#"
+error: a sparse delta is written in one piece
+  hint: leave `--part` or `--output sparse-delta` out
+aludel: 1 problem, nothing was written
+
+"#]]);
+}
+
 #[test]
 fn parts_that_are_missing_or_of_another_merge_are_told() {
     let sandbox = models();

@@ -22,6 +22,7 @@ use super::stacks::LayerName;
 use super::tensors::{DERIVED, has_embedding, is_derived, is_head, tied_head, ties_embeddings};
 use super::{Action, Dropped, Plan, PlanOptions, PlannedFormula, Step, StepInput};
 use crate::derive::{Given, Made, Noisy, Readable, Stored};
+use crate::methods::RowLayout;
 use crate::problem::{Problem, Problems};
 use crate::recipe::{Expert, ExpertsRecipe};
 use crate::streams::stream_key;
@@ -397,7 +398,7 @@ impl Steps<'_> {
             tensor,
             shape,
             dtype: self.building.recipe.dtype.map_or(dtype, Dtype::from),
-            action: Action::Compute { formula, columns },
+            action: Action::compute(formula, RowLayout::of(columns)),
             inputs: vec![StepInput { source, tensor: read, made }],
         });
         Ok(())

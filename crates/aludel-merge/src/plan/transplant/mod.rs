@@ -26,6 +26,7 @@ use super::tensors::{DERIVED, has_embedding, is_derived, is_head, tied_head, tie
 use super::vocabulary::{Member, TableKind, Target, no_tokenizer, table_kind, with_vocabulary};
 use super::{Action, Dropped, Plan, PlanOptions, PlannedFormula, Step, StepInput};
 use crate::derive::{By, EMPTY, Fill, Made, NEW, Pursued, Readable, Stored, Transplanted};
+use crate::methods::RowLayout;
 use crate::problem::{Place, Problem, Problems};
 use crate::streams::stream_key;
 use assignment::Assignment;
@@ -166,7 +167,7 @@ impl<'a> Surgery<'a> {
     fn copied(&self, name: &str, facts: &Facts) -> Result<Step, Problem> {
         let columns = facts.shape.last().map_or(1, |&side| side.max(1) as u64);
         let action =
-            if facts.made.is_some() { Action::Compute { formula: 0, columns } } else { Action::Copy };
+            if facts.made.is_some() { Action::compute(0, RowLayout::of(columns)) } else { Action::Copy };
         let input = self.input(name, facts.made.clone())?;
         Ok(Step {
             tensor: name.to_owned(),
@@ -223,7 +224,7 @@ impl<'a> Surgery<'a> {
             tensor: name.to_owned(),
             shape,
             dtype: facts.dtype,
-            action: Action::Compute { formula: 0, columns: columns as u64 },
+            action: Action::compute(0, RowLayout::of(columns as u64)),
             inputs: vec![self.input(name, Some(Made::by(transplanted)))?],
         })
     }
