@@ -93,6 +93,8 @@ pub(crate) enum Job {
     /// Stores what a teacher says. Two runs must give the same bytes, and what `verify` finds is recorded. The time that counts is the one
     /// between opening the teacher and the last record, by the tool's own report.
     Capture,
+    /// Searches for the parameters of a merge. Two runs must find the same. A step is a merge, timed by aludel.
+    Search,
 }
 
 impl Job {
@@ -101,6 +103,7 @@ impl Job {
         match self {
             Self::Merge | Self::Train => "weights",
             Self::Capture => "caches",
+            Self::Search => "recipes",
         }
     }
 }

@@ -3,16 +3,18 @@
 //! In: definitions under `benches/definitions`. Out: records under `benches/record` and tables in README.md and docs/. What is
 //! measured is the program that users run, as a process of its own; nothing here is linked into it.
 //!
-//! Modules in reading order: `definition`, `shape`, `values`, `make`, `disk`, `measure`, `verify`, `capture`, `copying`, `run`, `record`,
-//! `render`.
+//! Modules in reading order: `definition`, `shape`, `values`, `make`, `disk`, `measure`, `verify`, `capture`, `copying`, `moving`, `run`,
+//! `record`, `figure`, `render`.
 #![forbid(unsafe_code)]
 
 mod capture;
 mod copying;
 mod definition;
 mod disk;
+mod figure;
 mod make;
 mod measure;
+mod moving;
 mod record;
 mod render;
 mod run;
@@ -58,6 +60,15 @@ enum Command {
         /// A weight for each
         #[arg(long, value_delimiter = ',')]
         weights: Vec<f32>,
+    },
+    /// Move as many bytes through memory as a merge of these files must: a floor, for definitions
+    Moving {
+        /// Weight files
+        #[arg(required = true)]
+        inputs: Vec<PathBuf>,
+        /// How often
+        #[arg(long, default_value_t = 5)]
+        passes: usize,
     },
     /// Run a definition and record the results
     Run(RunArguments),
@@ -106,6 +117,10 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Make { spec, folder, seed } => make::make(&spec, seed, &folder),
         Command::Copying { out, inputs, weights } => copying::merge(&inputs, &weights, &out),
+        Command::Moving { inputs, passes } => {
+            println!("{}", serde_json::json!({"step_seconds": moving::passes(&inputs, passes)?}));
+            Ok(())
+        }
         Command::Run(arguments) => run(&arguments),
         Command::Render { check, root } => render::render(&root, check),
     }

@@ -1,6 +1,6 @@
 //! Writes the models of a spec: a base and three fine-tunes, each a folder with config and weights.
 //!
-//! In: a spec, a seed and a folder. Out: `base`, `a`, `b` and `c` in it, the same bytes each time, and `text.txt` to train on. Values stream through
+//! In: a spec, a seed and a folder. Out: `base`, `a`, `b` and `c` in it, the same bytes each time, `text.txt` to train on, and `short.txt`. Values stream through
 //! small buffers, so that a model of any size takes a few megabytes. The tokenizer is that of the examples, whose vocabulary of
 //! 512 fits every shape.
 
@@ -19,13 +19,14 @@ use crate::values::{ROLES, Values};
 
 /// Makes the models of `spec` in `folder`, unless the same ones are there already.
 pub(crate) fn make(spec: &ModelSpec, seed: u64, folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    fs::write(folder.join("short.txt"), TEXT.get(..SHORT).unwrap_or(TEXT))?;
     let marker = folder.join("spec.json");
     let content = json!({ "generator": GENERATOR, "seed": seed, "spec": spec }).to_string();
     if fs::read_to_string(&marker).is_ok_and(|made| made == content) {
         return Ok(());
     }
     eprintln!("making {} in {}", spec.name, folder.display());
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let layout = Layout::plan(spec.shape.tensors(), SHARD_BYTES)?;
     fs::write(folder.join("text.txt"), TEXT)?;
     for role in ROLES {
@@ -130,6 +131,9 @@ const TOKENIZER: [(&str, &str); 2] = [
     ("tokenizer.json", include_str!("../../../examples/models/base/tokenizer.json")),
     ("tokenizer_config.json", include_str!("../../../examples/models/base/tokenizer_config.json")),
 ];
+
+/// Bytes of a text for those who only have to run a model.
+const SHORT: usize = 400;
 
 /// Some five thousand tokens.
 const TEXT: &str = include_str!("../../../LICENSE-APACHE");

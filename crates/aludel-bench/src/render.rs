@@ -1,7 +1,7 @@
 //! Turns records into Markdown tables and puts them into the documents that ask for them.
 //!
 //! In: the newest record of each definition, and README.md and docs/ with `<!-- bench:NAME -->` and `<!-- /bench -->` around
-//! each table. Out: the documents with their tables brought up to date, or the names of those that are not.
+//! each table, `<!-- figure:NAME CASE KIND -->` and `<!-- /figure -->` around each figure. Out: the documents with their tables brought up to date, or the names of those that are not.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
-use crate::definition::OverCase;
+use crate::definition::{Definition, OverCase};
+use crate::figure::figure;
 use crate::record::{CaseRecord, Medians, Ratio, Record, newest};
 
 /// Brings every document under `root` up to date; with `check`, only says which are not.
@@ -20,8 +21,10 @@ pub(crate) fn render(root: &Path, check: bool) -> anyhow::Result<()> {
     let mut stale = Vec::new();
     for path in documents(root)? {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let table = |name: &str| block(root, &records, name);
-        let rendered = splice(&text, &table).with_context(|| format!("in {}", path.display()))?;
+        let table = |name: &str| Ok(format!("\n{}", block(root, &records, name)?));
+        let one = |asked: &str| figure(&records, &|name| definition(root, name), asked);
+        let rendered = splice(&text, TABLE, &table).and_then(|text| splice(&text, FIGURE, &one));
+        let rendered = rendered.with_context(|| format!("in {}", path.display()))?;
         if rendered != text && check {
             stale.push(path.display().to_string());
         } else if rendered != text {
@@ -52,21 +55,35 @@ fn documents(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The beginning of a marker, and what closes it.
+type Markers = (&'static str, &'static str);
+
+const TABLE: Markers = ("<!-- bench:", "<!-- /bench -->");
+const FIGURE: Markers = ("<!-- figure:", "<!-- /figure -->");
+
 /// Replaces what stands between each pair of markers.
-fn splice(text: &str, block: &dyn Fn(&str) -> anyhow::Result<String>) -> anyhow::Result<String> {
+fn splice(
+    text: &str,
+    (open, close): Markers,
+    content: &dyn Fn(&str) -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
     let (mut spliced, mut rest) = (String::new(), text);
-    while let Some((before, after)) = rest.split_once(OPEN) {
+    while let Some((before, after)) = rest.split_once(open) {
         let Some((name, after)) = after.split_once(OPEN_END) else {
-            bail!("a `{OPEN}` marker is not complete")
+            bail!("a `{open}` marker is not complete")
         };
-        let Some((old, after)) = after.split_once(CLOSE) else {
+        let Some((old, after)) = after.split_once(close) else {
             bail!("the marker of `{name}` is not closed")
         };
-        ensure!(!old.contains(OPEN), "the marker of `{name}` is not closed");
-        spliced.push_str(&format!("{before}{OPEN}{name}{OPEN_END}\n{}{CLOSE}", block(name)?));
+        ensure!(!old.contains(open), "the marker of `{name}` is not closed");
+        spliced.push_str(&format!("{before}{open}{name}{OPEN_END}{}{close}", content(name)?));
         rest = after;
     }
     Ok(spliced + rest)
+}
+
+fn definition(root: &Path, name: &str) -> anyhow::Result<Definition> {
+    Definition::read(&root.join(format!("benches/definitions/{name}.toml")))
 }
 
 fn block(root: &Path, records: &BTreeMap<String, Record>, name: &str) -> anyhow::Result<String> {
@@ -168,11 +185,11 @@ fn at_most(ratio: Ratio, bar: Option<f64>) -> String {
 }
 
 fn spread(ratio: Ratio) -> String {
-    format!("{} ({} to {})", figure(ratio.median), figure(ratio.min), figure(ratio.max))
+    format!("{} ({} to {})", digits(ratio.median), digits(ratio.min), digits(ratio.max))
 }
 
 /// Three digits or so.
-fn figure(value: f64) -> String {
+fn digits(value: f64) -> String {
     if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") }
 }
 
@@ -259,9 +276,7 @@ fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
 
-const OPEN: &str = "<!-- bench:";
 const OPEN_END: &str = " -->";
-const CLOSE: &str = "<!-- /bench -->";
 
 #[cfg(test)]
 mod tests {
@@ -294,6 +309,24 @@ mod tests {
             | 15.0 (7.50 to 30.0); at least 16: **missed** | 1.33 (0.50 to 4.00); at most 1.3: **missed** | 40.0 MB |\n\
             \nA test. Some CPU @ 2 GHz, 2 cores, 8 GB, linux 6.1; aludel 0.1.0, other 1; commit abc; 2030-01-02. Made by\n\
             ```sh\nrun it\n```\n<!-- /bench -->\nend\n";
+        assert_eq!(read(&root, "README.md"), expected);
+    }
+
+    #[test]
+    fn figures_stand_in_sentences() {
+        let root = root("It takes <!-- figure:test linear wall-gain other -->9x<!-- /figure -->.\n");
+        let error = format!("{:#}", render(root.path(), false).unwrap_err());
+        assert!(error.contains("definitions/test.toml"), "{error}");
+        fs::create_dir_all(root.path().join("benches/definitions")).unwrap();
+        let case = "name = 'linear'\nmodel = 'llama-tiny'\ninputs = ['a']\ndigests = 'warm'\nrecipe = ''\n";
+        let text = format!(
+            "title = 't'\ncommand = '{{aludel}}'\nruns = 1\n[[cases]]\n{case}[[cases]]\n{}",
+            case.replace("linear", "other")
+        );
+        fs::write(root.path().join("benches/definitions/test.toml"), text).unwrap();
+        render(root.path(), false).unwrap();
+        let expected =
+            "It takes <!-- figure:test linear wall-gain other -->not measured yet<!-- /figure -->.\n";
         assert_eq!(read(&root, "README.md"), expected);
     }
 

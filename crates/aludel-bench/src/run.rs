@@ -55,7 +55,7 @@ struct Places {
 struct Report {
     planned_peak_memory: Option<u64>,
     bytes_hashed: Option<u64>,
-    #[serde(default)]
+    #[serde(default, alias = "merge_seconds")]
     step_seconds: Vec<f64>,
     pass_seconds: Option<f64>,
     /// The folder with the record of a training, which has its steps.
@@ -206,7 +206,7 @@ impl Runner<'_> {
             report("reference", &sample);
             results.reference.push(sample);
             results.distance = match (case.job, case.agreement) {
-                (Job::Train | Job::Capture, _) => None,
+                (Job::Train | Job::Capture | Job::Search, _) => None,
                 (Job::Merge, Some(rule)) => {
                     Some(compare(&places.ours, &places.reference, &places.base(), rule)?)
                 }
@@ -271,6 +271,7 @@ impl Runner<'_> {
         let found = match case.job {
             Job::Capture => capture::fingerprint(&places.ours)?,
             Job::Merge | Job::Train => fingerprint(&places.ours)?,
+            Job::Search => vec![fs::read_to_string(places.ours.join("best.yml"))?],
         };
         match &results.fingerprint {
             Some(first) => {
@@ -282,6 +283,7 @@ impl Runner<'_> {
                     Job::Merge | Job::Train => {
                         results.tensors = check_tensors(&places.ours, &places.base())?;
                     }
+                    Job::Search => {}
                 }
                 results.fingerprint = Some(found);
             }

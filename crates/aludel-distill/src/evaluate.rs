@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use aludel_checkpoint::Config;
 use aludel_document::Problem;
-use aludel_kernels::loss::{HeadReport, IGNORED, LabelTerm, LossDevice, Objective, Target};
-use aludel_model::evaluate::score;
+use aludel_kernels::loss::{HeadReport, IGNORED, LabelTerm, LossDevice, Objective, Target, TeacherRows};
+use aludel_model::evaluate::{score, score_against};
 use aludel_model::windows::{Window, windows};
-use aludel_model::{Batch, Decoder, Tokenizer, Use};
+use aludel_model::{Batch, Decoder, Keep, ModelConfig, Pass, Tokenizer, Use};
 use serde::Serialize;
 
 use crate::data::{Corpus, Encoder, MicroBatch, Stream, StreamSettings};
@@ -90,27 +91,141 @@ pub fn evaluate<D: LossDevice>(device: &Arc<D>, settings: &Settings<'_>) -> Resu
     let mut stream = stream(settings).map_err(Error::into_problem)?;
     let window = settings.window.unwrap_or_else(|| model.config().positions.min(USUAL_WINDOW)).max(2);
     let stride = settings.stride.unwrap_or(window / 2).clamp(1, window - 1);
-    let mut scorer = Scorer {
-        model: &model,
-        other: other.as_ref(),
-        objective: Objective::new(vec![], Some(LabelTerm { weight: 1.0 }), Target::Teacher)?,
-        window,
-        waiting: Vec::new(),
-        sum: HeadReport::default(),
-        settings,
-    };
+    let objective = measuring()?;
+    let mut sum = HeadReport::default();
+    let documents = pack(&mut stream, (window, stride), |batch, labels| {
+        if settings.cancel.load(Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        sum.add(&score(&model, other.as_ref(), &objective, &batch, &labels)?);
+        (settings.on_progress)(sum.rows);
+        Ok(())
+    })?;
+    Ok(evaluation(settings, &sum, documents, (window, stride)))
+}
+
+/// What measures and trains nothing.
+fn measuring() -> Result<Objective, Error> {
+    Ok(Objective::new(vec![], Some(LabelTerm { weight: 1.0 }), Target::Teacher)?)
+}
+
+/// Hands on all documents of a stream in batches of at most a window, each with its labels; how many documents there are.
+fn pack(
+    stream: &mut Stream,
+    (window, stride): (usize, usize),
+    mut take: impl FnMut(Batch, Vec<u32>) -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let mut packer = Packer { window, waiting: Vec::new() };
     let mut documents = 0;
     while let Some(step) = stream.next_step()? {
         for MicroBatch { batch, labels, .. } in &step.micro_batches {
             documents += 1;
             // The last label is of a token that is in no row.
             for window in windows(labels.len() + 1, window, stride) {
-                scorer.add(Part::of(&batch.ids, labels, &window))?;
+                if let Some((batch, labels)) = packer.add(Part::of(&batch.ids, labels, &window)) {
+                    take(batch, labels)?;
+                }
             }
         }
     }
-    scorer.flush()?;
-    Ok(evaluation(settings, &scorer.sum, documents, (window, stride)))
+    if let Some((batch, labels)) = packer.batch() {
+        take(batch, labels)?;
+    }
+    Ok(documents)
+}
+
+/// Text that one model after the other is scored on: cut into batches once, with what another model makes of it.
+pub struct HeldOut<D: LossDevice> {
+    batches: Vec<(Batch, Vec<u32>)>,
+    objective: Objective,
+    against: Option<(Decoder<D>, Vec<Pass<D>>)>,
+    /// Tokens that are predicted.
+    pub tokens: u64,
+}
+
+impl<D: LossDevice> HeldOut<D> {
+    /// Reads the data of `settings`, whose model needs no weights: its tokenizer is asked, and its config where no window is given. Runs
+    /// the model that is compared with.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn open(device: &Arc<D>, settings: &Settings<'_>) -> Result<Self, Error> {
+        let mut stream = stream(settings).map_err(Error::into_problem)?;
+        let positions = || Ok::<_, Error>(shape(settings.model)?.positions.min(USUAL_WINDOW));
+        let window = settings.window.map_or_else(positions, Ok).map_err(Error::into_problem)?.max(2);
+        let stride = settings.stride.unwrap_or(window / 2).clamp(1, window - 1);
+        let mut batches = Vec::new();
+        pack(&mut stream, (window, stride), |batch, labels| {
+            batches.push((batch, labels));
+            Ok(())
+        })?;
+        let tokens = batches.iter().flat_map(|(_, labels)| labels).filter(|&&label| label != IGNORED).count();
+        if tokens == 0 {
+            let problem = Problem::general("the data has no token to predict");
+            return Err(problem.with_hint("give text of more than one token").into());
+        }
+        let against =
+            settings.against.map(|path| Self::taught(device, path, &batches, settings)).transpose()?;
+        Ok(Self { batches, objective: measuring()?, against, tokens: tokens as u64 })
+    }
+
+    /// A model and its hidden states for all batches.
+    fn taught(
+        device: &Arc<D>,
+        path: &Path,
+        batches: &[(Batch, Vec<u32>)],
+        settings: &Settings<'_>,
+    ) -> Result<(Decoder<D>, Vec<Pass<D>>), Error> {
+        let model = Decoder::open(path, Arc::clone(device), Use::Frozen);
+        let model = model.map_err(|error| Error::from(error).into_problem())?;
+        let mut passes = Vec::new();
+        let mut rows = 0;
+        for (batch, _) in batches {
+            if settings.cancel.load(Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            passes.push(model.forward(batch, Keep::Nothing, &[])?);
+            rows += batch.rows() as u64;
+            (settings.on_progress)(rows);
+        }
+        Ok((model, passes))
+    }
+
+    /// Scores a model: nats a token of the text, and of the divergence of the other model from it, where there is one.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; what computing fails by.
+    pub fn score(&self, model: &Decoder<D>, cancel: &AtomicBool) -> Result<Scores, Error> {
+        let mut sum = HeadReport::default();
+        for (at, (batch, labels)) in self.batches.iter().enumerate() {
+            if cancel.load(Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let rows = self.against.as_ref().map(|(other, passes)| TeacherRows::Hidden {
+                head: other.head(),
+                hidden: passes[at].hidden(),
+            });
+            sum.add(&score_against(model, rows.as_ref(), &self.objective, batch, labels)?);
+        }
+        let tokens = sum.rows as f64;
+        let kl = self.against.as_ref().map(|_| sum.forward_kl / tokens);
+        Ok(Scores { cross_entropy: sum.cross_entropy / tokens, kl })
+    }
+}
+
+/// How well a model does on held-out text, in nats a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// Cross-entropy of the text.
+    pub cross_entropy: f64,
+    /// `KL(other, model)`, where there is another model.
+    pub kl: Option<f64>,
+}
+
+/// What a model is by its config.
+fn shape(model: &Path) -> Result<ModelConfig, Error> {
+    let config = Config::read(&model.join("config.json"))?;
+    Ok(ModelConfig::parse(&config)?)
 }
 
 fn evaluation(
@@ -190,40 +305,28 @@ impl Part {
     }
 }
 
-struct Scorer<'a, D: LossDevice> {
-    model: &'a Decoder<D>,
-    other: Option<&'a Decoder<D>>,
-    objective: Objective,
+/// Puts parts of documents together.
+struct Packer {
     window: usize,
     /// Together no longer than a window.
     waiting: Vec<Part>,
-    sum: HeadReport,
-    settings: &'a Settings<'a>,
 }
 
-impl<D: LossDevice> Scorer<'_, D> {
-    fn add(&mut self, part: Part) -> Result<(), Error> {
+impl Packer {
+    /// Takes a part; the batch that it has no room in.
+    fn add(&mut self, part: Part) -> Option<(Batch, Vec<u32>)> {
         let waiting: usize = self.waiting.iter().map(|part| part.ids.len()).sum();
-        if waiting + part.ids.len() > self.window {
-            self.flush()?;
-        }
+        let full = if waiting + part.ids.len() > self.window { self.batch() } else { None };
         self.waiting.push(part);
-        Ok(())
+        full
     }
 
-    /// Scores what waits.
-    fn flush(&mut self) -> Result<(), Error> {
-        if self.settings.cancel.load(Relaxed) {
-            return Err(Error::Interrupted);
-        }
+    /// A batch of what waits, with its labels, where some of them count.
+    fn batch(&mut self) -> Option<(Batch, Vec<u32>)> {
         let parts = std::mem::take(&mut self.waiting);
         let labels = parts.iter().flat_map(|part| part.labels.iter().copied()).collect::<Vec<_>>();
-        if labels.iter().any(|&label| label != IGNORED) {
-            let batch = Batch::pack(parts.iter().map(|part| part.ids.as_slice()));
-            self.sum.add(&score(self.model, self.other, &self.objective, &batch, &labels)?);
-            (self.settings.on_progress)(self.sum.rows);
-        }
-        Ok(())
+        let counts = labels.iter().any(|&label| label != IGNORED);
+        counts.then(|| (Batch::pack(parts.iter().map(|part| part.ids.as_slice())), labels))
     }
 }
 

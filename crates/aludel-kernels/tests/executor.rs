@@ -53,6 +53,11 @@ impl Source for Made<'_> {
 
 /// Runs all units, the last first, and counts the sweeps.
 fn evaluate(job: Job, source: &dyn Source) -> Result<(Vec<u8>, usize), NonFinite> {
+    evaluated(job, source).map(|(out, evaluation)| (out, evaluation.sweeps()))
+}
+
+/// Runs all units, the last first.
+fn evaluated(job: Job, source: &dyn Source) -> Result<(Vec<u8>, Evaluation), NonFinite> {
     let size = job.output.size();
     let mut out = vec![0xAA; job.geometry.elements as usize * size];
     let (mut evaluation, mut wave) = Evaluation::start(job);
@@ -66,7 +71,7 @@ fn evaluate(job: Job, source: &dyn Source) -> Result<(Vec<u8>, usize), NonFinite
         }
         match evaluation.advance(&wave) {
             Some(next) => wave = next,
-            None => return Ok((out, evaluation.sweeps())),
+            None => return Ok((out, evaluation)),
         }
     }
 }
@@ -349,6 +354,22 @@ const SUMMED: [&str; 8] =
 
 const SHAPES: [(u64, u64); 8] =
     [(1, 1), (41, 41), (401, 1), (1271, 31), (4096, 64), (70_000, 700), (140_000, 140_000), (262_710, 417)];
+
+#[test]
+fn what_is_known_is_not_computed_again_and_changes_no_bit() {
+    for (name, build, _) in cases() {
+        for (elements, columns) in [(1, 1), (1271, 31), (140_000, 700)] {
+            let formula = formula(build, elements);
+            let source = stored(Element::BF16, 3, elements as usize);
+            let (first, evaluation) = evaluated(job(&formula, elements, columns), &source).unwrap();
+            let known = evaluation.statistics();
+            let again = Job { known: known.clone(), ..job(&formula, elements, columns) };
+            let (second, evaluation) = evaluated(again, &source).unwrap();
+            assert!(first == second, "{name} of {elements}");
+            assert_eq!((evaluation.sweeps(), evaluation.statistics()), (1, known), "{name} of {elements}");
+        }
+    }
+}
 
 #[test]
 fn the_executor_agrees_with_the_interpreter() {

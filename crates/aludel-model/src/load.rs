@@ -4,8 +4,9 @@
 //! files where the device can use them there; trained ones are copied in the type that was asked for. Every tensor is held
 //! against the config before anything is allocated, and all that do not fit are named at once. It downloads nothing.
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, TensorEntry, WeightMap};
@@ -61,36 +62,127 @@ impl<D: Device> Decoder<D> {
         Self::load(&checkpoint, config, device, purpose)
     }
 
+    /// Makes a frozen model of tensors that are in memory, as a folder of them would be loaded.
+    ///
+    /// Errors: as [`Decoder::open`].
+    pub fn of_tensors(json: Config, tensors: Vec<HeldTensor>, device: Arc<D>) -> Result<Self, Error> {
+        let config = ModelConfig::parse(&json)?;
+        let inventory = Inventory::new(&config);
+        let held =
+            Held { by_name: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect() };
+        check(&held, &inventory, config.tied)?;
+        let parameters = load(&held, Use::Frozen, &*device, &inventory)?;
+        let source = Source { config: json, folder: None, side_files: Vec::new() };
+        Ok(Self::assemble(device, config, inventory, parameters, source))
+    }
+
     fn load(checkpoint: &Checkpoint, json: Config, device: Arc<D>, purpose: Use) -> Result<Self, Error> {
         let config = ModelConfig::parse(&json)?;
         let inventory = Inventory::new(&config);
-        check(checkpoint, &inventory, config.tied)?;
-        let weights = Weights { checkpoint, map: Arc::new(WeightMap::open(checkpoint)?), purpose };
-        let mut parameters: Vec<Option<D::Buffer>> = inventory.parameters.iter().map(|_| None).collect();
-        for stored in &inventory.stored {
-            weights.load(&*device, &inventory, stored, &mut parameters)?;
-        }
-        let parameters = inventory.parameters.iter().zip(parameters).filter_map(|(named, buffer)| {
-            let (name, shape) = (named.name.clone(), named.shape.clone());
-            Some(Parameter { name, shape, buffer: buffer?, trainable: purpose != Use::Frozen })
-        });
-        let parameters = parameters.collect();
+        let mapped = Mapped { checkpoint, map: Arc::new(WeightMap::open(checkpoint)?) };
+        check(&mapped, &inventory, config.tied)?;
+        let parameters = load(&mapped, purpose, &*device, &inventory)?;
         let source = Source::of(checkpoint, json);
         Ok(Self::assemble(device, config, inventory, parameters, source))
     }
 }
 
-/// Holds every tensor of the folder against the inventory.
-fn check(checkpoint: &Checkpoint, inventory: &Inventory, tied: bool) -> Result<(), Error> {
+/// A tensor in memory.
+#[derive(Clone)]
+pub struct HeldTensor {
+    /// Its name in a model folder.
+    pub name: String,
+    /// How its elements are stored.
+    pub dtype: Dtype,
+    /// Its sides.
+    pub shape: Vec<usize>,
+    /// Its elements, little-endian.
+    pub bytes: SharedBytes,
+}
+
+/// Where the tensors of a model are.
+trait Tensors {
+    /// What messages call it.
+    fn path(&self) -> PathBuf;
+
+    fn names(&self) -> impl Iterator<Item = &str>;
+
+    /// The type and the sides of a tensor.
+    fn facts(&self, name: &str) -> Option<(Dtype, &[usize])>;
+
+    /// Whether it has a tensor in a form that has to be decoded.
+    fn is_encoded(&self, name: &str) -> bool;
+
+    /// Bytes of a tensor that is there.
+    fn window(&self, name: &str, range: Range<u64>) -> Option<SharedBytes>;
+
+    /// Says that a tensor's bytes have been copied.
+    fn release(&self, name: &str);
+}
+
+/// All parameters of a model whose tensors were checked.
+fn load<D: Device>(
+    tensors: &impl Tensors,
+    purpose: Use,
+    device: &D,
+    inventory: &Inventory,
+) -> Result<Vec<Parameter<D>>, Error> {
+    let mut parameters: Vec<Option<D::Buffer>> = inventory.parameters.iter().map(|_| None).collect();
+    for stored in &inventory.stored {
+        load_parts(tensors, purpose, device, inventory, stored, &mut parameters)?;
+    }
+    let parameters = inventory.parameters.iter().zip(parameters).filter_map(|(named, buffer)| {
+        let (name, shape) = (named.name.clone(), named.shape.clone());
+        Some(Parameter { name, shape, buffer: buffer?, trainable: purpose != Use::Frozen })
+    });
+    Ok(parameters.collect())
+}
+
+/// Loads the parameters that one tensor joins.
+fn load_parts<D: Device>(
+    tensors: &impl Tensors,
+    purpose: Use,
+    device: &D,
+    inventory: &Inventory,
+    stored: &Stored,
+    parameters: &mut [Option<D::Buffer>],
+) -> Result<(), Error> {
+    let facts = tensors.facts(&stored.name);
+    let Some(element) = facts.and_then(|(dtype, _)| element_of(dtype)) else { return Ok(()) };
+    let mut start = 0;
+    for &part in &stored.parts {
+        let elements: usize = inventory.parameters[part].shape.iter().product();
+        let bytes = (elements * element.size()) as u64;
+        let Some(window) = tensors.window(&stored.name, start..start + bytes) else { return Ok(()) };
+        start += bytes;
+        let imported = device.import(window, element)?;
+        parameters[part] = Some(match purpose {
+            Use::Frozen => imported,
+            Use::Trainable(weights) => {
+                let mut copy = device.zeros(elements, weights.element())?;
+                device.copy(&imported, &mut copy);
+                copy
+            }
+        });
+    }
+    if purpose != Use::Frozen {
+        device.synchronize()?;
+        tensors.release(&stored.name);
+    }
+    Ok(())
+}
+
+/// Holds every tensor of a model against the inventory.
+fn check(tensors: &impl Tensors, inventory: &Inventory, tied: bool) -> Result<(), Error> {
     let mut problems = Vec::new();
     for stored in &inventory.stored {
-        match checkpoint.tensor(&stored.name) {
-            None if checkpoint.encoded().contains_key(&stored.name) => problems.push(format!(
+        match tensors.facts(&stored.name) {
+            None if tensors.is_encoded(&stored.name) => problems.push(format!(
                 "{} is not stored in order; write the model anew with `aludel convert`",
                 stored.name
             )),
             None => problems.push(format!("{} is missing", stored.name)),
-            Some(entry) => problems.extend(mismatch(stored, entry)),
+            Some((dtype, shape)) => problems.extend(mismatch(stored, dtype, shape)),
         }
     }
     let expected: HashSet<&str> = inventory.stored.iter().map(|stored| stored.name.as_str()).collect();
@@ -98,23 +190,22 @@ fn check(checkpoint: &Checkpoint, inventory: &Inventory, tied: bool) -> Result<(
         // Files of old versions have the frequencies; some have a tied head twice.
         expected.contains(name) || name.ends_with(".rotary_emb.inv_freq") || (tied && name == HEAD)
     };
-    let unknown = checkpoint.tensors().keys().filter(|name| !is_known(name));
+    let unknown = tensors.names().filter(|name| !is_known(name));
     problems.extend(unknown.map(|name| format!("{name:?} belongs to nothing in the model")));
-    Problems::none_or(problems, |problems| Error::Weights { path: checkpoint.path().to_path_buf(), problems })
+    Problems::none_or(problems, |problems| Error::Weights { path: tensors.path(), problems })
 }
 
-fn mismatch(stored: &Stored, entry: &TensorEntry) -> Option<String> {
+fn mismatch(stored: &Stored, dtype: Dtype, shape: &[usize]) -> Option<String> {
     let name = &stored.name;
-    if entry.shape != stored.shape {
-        return Some(format!("{name} is {:?} and should be {:?}", entry.shape, stored.shape));
+    if shape != stored.shape {
+        return Some(format!("{name} is {shape:?} and should be {:?}", stored.shape));
     }
-    let remedy = match entry.dtype {
+    let remedy = match dtype {
         Dtype::F8_E4M3 | Dtype::F8_E5M2 => ", which `aludel convert` writes",
         _ => "",
     };
-    let is_unsupported = element_of(entry.dtype).is_none();
-    is_unsupported
-        .then(|| format!("{name} is of type {:?}; F32, F16 and BF16 are supported{remedy}", entry.dtype))
+    let is_unsupported = element_of(dtype).is_none();
+    is_unsupported.then(|| format!("{name} is of type {dtype:?}; F32, F16 and BF16 are supported{remedy}"))
 }
 
 fn element_of(dtype: Dtype) -> Option<Element> {
@@ -126,45 +217,38 @@ fn element_of(dtype: Dtype) -> Option<Element> {
     }
 }
 
-/// The mapped weights of a checked folder.
-struct Weights<'a> {
+/// A model folder.
+struct Mapped<'a> {
     checkpoint: &'a Checkpoint,
     map: Arc<WeightMap>,
-    purpose: Use,
 }
 
-impl Weights<'_> {
-    /// Loads the parameters that one tensor joins.
-    fn load<D: Device>(
-        &self,
-        device: &D,
-        inventory: &Inventory,
-        stored: &Stored,
-        parameters: &mut [Option<D::Buffer>],
-    ) -> Result<(), Error> {
-        let Some(entry) = self.checkpoint.tensor(&stored.name) else { return Ok(()) };
-        let Some(element) = element_of(entry.dtype) else { return Ok(()) };
-        let mut start = 0;
-        for &part in &stored.parts {
-            let elements: usize = inventory.parameters[part].shape.iter().product();
-            let bytes = (elements * element.size()) as u64;
-            let window = Window { map: Arc::clone(&self.map), entry: entry.clone(), start, bytes };
-            start += bytes;
-            let imported = device.import(Arc::new(window) as SharedBytes, element)?;
-            parameters[part] = Some(match self.purpose {
-                Use::Frozen => imported,
-                Use::Trainable(weights) => {
-                    let mut copy = device.zeros(elements, weights.element())?;
-                    device.copy(&imported, &mut copy);
-                    copy
-                }
-            });
-        }
-        if self.purpose != Use::Frozen {
-            device.synchronize()?;
+impl Tensors for Mapped<'_> {
+    fn path(&self) -> PathBuf {
+        self.checkpoint.path().to_path_buf()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.checkpoint.tensors().keys().map(String::as_str)
+    }
+
+    fn facts(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.checkpoint.tensor(name).map(|entry| (entry.dtype, &*entry.shape))
+    }
+
+    fn is_encoded(&self, name: &str) -> bool {
+        self.checkpoint.encoded().contains_key(name)
+    }
+
+    fn window(&self, name: &str, range: Range<u64>) -> Option<SharedBytes> {
+        let entry = self.checkpoint.tensor(name)?.clone();
+        Some(Arc::new(Window { map: Arc::clone(&self.map), entry, range }))
+    }
+
+    fn release(&self, name: &str) {
+        if let Some(entry) = self.checkpoint.tensor(name) {
             self.map.release(entry, 0..entry.bytes);
         }
-        Ok(())
     }
 }
 
@@ -172,12 +256,53 @@ impl Weights<'_> {
 struct Window {
     map: Arc<WeightMap>,
     entry: TensorEntry,
-    start: u64,
-    bytes: u64,
+    range: Range<u64>,
 }
 
 impl AsRef<[u8]> for Window {
     fn as_ref(&self) -> &[u8] {
-        self.map.bytes(&self.entry, self.start..self.start + self.bytes)
+        self.map.bytes(&self.entry, self.range.clone())
+    }
+}
+
+/// Tensors in memory.
+struct Held {
+    by_name: HashMap<String, HeldTensor>,
+}
+
+impl Tensors for Held {
+    fn path(&self) -> PathBuf {
+        PathBuf::from("the model in memory")
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    fn facts(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.by_name.get(name).map(|tensor| (tensor.dtype, &*tensor.shape))
+    }
+
+    fn is_encoded(&self, _: &str) -> bool {
+        false
+    }
+
+    fn window(&self, name: &str, range: Range<u64>) -> Option<SharedBytes> {
+        let bytes = Arc::clone(&self.by_name.get(name)?.bytes);
+        Some(Arc::new(Slice { bytes, range: range.start as usize..range.end as usize }))
+    }
+
+    fn release(&self, _: &str) {}
+}
+
+/// A part of a tensor in memory.
+struct Slice {
+    bytes: SharedBytes,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        &(*self.bytes).as_ref()[self.range.clone()]
     }
 }

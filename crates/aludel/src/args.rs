@@ -8,6 +8,7 @@ mod combine;
 mod extract;
 mod flags;
 mod mergekit;
+mod search;
 mod tokensurgeon;
 
 use std::num::NonZeroUsize;
@@ -28,6 +29,7 @@ pub(crate) use flags::{
 };
 use flags::{magnitude, part, share};
 pub(crate) use mergekit::MergekitFlags;
+pub(crate) use search::SearchArguments;
 pub(crate) use tokensurgeon::{Approximations, SubwordMethod, Tables, TokensurgeonArguments, WeightScheme};
 
 /// Merge and distil language models.
@@ -44,6 +46,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Merge the models of a recipe into a model folder
     Merge(MergeArguments),
+    /// Search for the numbers of a recipe by which its merge does best on held-out text
+    Search(SearchArguments),
     /// Build a mixture of experts out of dense models
     Moe(MoeArguments),
     /// Show what a merge would read, compute, hold and write, from the models' headers alone

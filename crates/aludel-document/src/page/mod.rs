@@ -3,6 +3,8 @@
 //! In: a title, styles and a script. Out: a page that fits desk and phone, light and dark, and whose policy forbids it to
 //! load anything. What stands on it is for those who have something to show.
 
+pub mod figure;
+
 use std::fmt::Write;
 
 /// The beginning of a page, up to its heading; `styles` come after those of every page.

@@ -13,7 +13,7 @@ use super::dispatch::{Level, level};
 use super::program::Program;
 use super::rank::{Bracket, Cut, Outcome, Ranking};
 use super::sample::judge_sample;
-use super::values::Values;
+use super::values::{Statistic, Values};
 use super::wave::{Parts, Wave, WaveKind};
 use crate::element::Encoding;
 use crate::formula::{Formula, NodeId, Op};
@@ -36,13 +36,16 @@ pub struct Job {
     pub allow_non_finite: bool,
     /// Vector instructions to use at most.
     pub level: Level,
+    /// What reductions of the formula have come to over these tensors before; they are not computed again.
+    pub known: Vec<(NodeId, Statistic)>,
 }
 
 impl Job {
     /// A job with the machine's own vector instructions.
     pub fn new(formula: Arc<Compiled>, geometry: Geometry, output: impl Into<Encoding>, tile: u64) -> Self {
         let output = output.into();
-        Self { formula, geometry, streams: Vec::new(), output, tile, allow_non_finite: false, level: level() }
+        let (streams, known) = (Vec::new(), Vec::new());
+        Self { formula, geometry, streams, output, tile, allow_non_finite: false, level: level(), known }
     }
 }
 
@@ -75,7 +78,8 @@ enum State {
 impl Evaluation {
     /// Prepares the evaluation and its first wave.
     pub fn start(job: Job) -> (Self, Arc<Wave>) {
-        let values = Values::new(job.formula.formula(), job.geometry);
+        let mut values = Values::new(job.formula.formula(), job.geometry);
+        job.known.iter().for_each(|(node, statistic)| values.take(*node, statistic.clone()));
         let unchecked = if job.allow_non_finite {
             Vec::new()
         } else {
@@ -114,6 +118,12 @@ impl Evaluation {
         figures.filter_map(|&node| self.values.wide(node).first().copied()).collect()
     }
 
+    /// What every reduction has come to, once the evaluation is over.
+    pub fn statistics(&self) -> Vec<(NodeId, Statistic)> {
+        let reductions = self.job.formula.schedule.passes.iter().flat_map(|pass| &pass.reductions);
+        reductions.filter_map(|&node| Some((node, self.values.statistic(node)?))).collect()
+    }
+
     fn formula(&self) -> &Formula {
         self.job.formula.formula()
     }
@@ -127,7 +137,7 @@ impl Evaluation {
         let elements = self.job.geometry.elements;
         let mut sampled = Vec::new();
         for &node in &self.job.formula.schedule.passes[self.pass].reductions {
-            let Some(count) = self.count(node) else { continue };
+            let Some(count) = self.count(node).filter(|_| !self.values.is_known(node)) else { continue };
             let is_magnitude = matches!(self.formula().op(node), Op::Kth(..));
             match Cut::trivial(count, elements) {
                 // The least magnitude is not known without a look; anything keeps all.
@@ -151,7 +161,7 @@ impl Evaluation {
             return self.wave(WaveKind::Write, self.job.formula.writing(), Vec::new(), Vec::new());
         }
         let reductions = &self.job.formula.schedule.passes[self.pass].reductions;
-        let is_sum = |node: &NodeId| !self.formula().op(*node).is_selection();
+        let is_sum = |node: &NodeId| !self.formula().op(*node).is_selection() && !self.values.is_known(*node);
         let mut nodes: Vec<NodeId> = reductions.iter().copied().filter(is_sum).collect();
         nodes.extend(self.sought.iter().map(|sought| sought.node));
         if nodes.is_empty() && !self.is_last_pass() {

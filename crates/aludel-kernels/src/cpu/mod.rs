@@ -44,5 +44,6 @@ pub(crate) use program::{Electors, Instruction, MaskSlot, Operand, Program, Regi
 pub(crate) use rank::Cut;
 pub(crate) use reduce::Fold;
 pub use tile::{TILE, Tile};
+pub use values::Statistic;
 pub(crate) use values::Values;
 pub use wave::{Unit, Wave, WaveKind};

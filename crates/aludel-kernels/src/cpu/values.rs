@@ -15,6 +15,17 @@ pub(crate) struct Values {
     row_cuts: Vec<Option<Arc<[Cut]>>>,
 }
 
+/// What one reduction over a tensor has come to: a value for the tensor, one for each row or column, or what a selection keeps of it or of each row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statistic(Known);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Known {
+    Values(Vec<f64>),
+    Kept(Cut),
+    KeptByRow(Arc<[Cut]>),
+}
+
 impl Values {
     /// Nothing but what follows from constants.
     pub(crate) fn new(formula: &Formula, geometry: Geometry) -> Self {
@@ -35,6 +46,28 @@ impl Values {
 
     pub(super) fn selected_by_row(&mut self, node: NodeId, cuts: Vec<Cut>) {
         self.row_cuts[node.index()] = Some(cuts.into());
+    }
+
+    /// Takes over what a reduction has come to elsewhere.
+    pub(super) fn take(&mut self, node: NodeId, statistic: Statistic) {
+        match statistic.0 {
+            Known::Values(values) => self.reduced(node, values),
+            Known::Kept(cut) => self.selected(node, cut),
+            Known::KeptByRow(cuts) => self.row_cuts[node.index()] = Some(cuts),
+        }
+    }
+
+    /// What a reduction has come to, once it is known.
+    pub(super) fn statistic(&self, node: NodeId) -> Option<Statistic> {
+        let values = self.wide[node.index()].clone().map(Known::Values);
+        let kept = || self.cuts[node.index()].map(Known::Kept);
+        let by_row = || self.row_cut(node).map(Known::KeptByRow);
+        values.or_else(kept).or_else(by_row).map(Statistic)
+    }
+
+    pub(super) fn is_known(&self, node: NodeId) -> bool {
+        let at = node.index();
+        self.wide[at].is_some() || self.cuts[at].is_some() || self.row_cuts[at].is_some()
     }
 
     /// The value of an operation below elements; one, or one per row or column.

@@ -172,6 +172,24 @@ impl Op {
         operands.into_iter().flatten()
     }
 
+    /// The same operation on other operands.
+    #[must_use]
+    fn renumbered(self, number: impl Fn(NodeId) -> NodeId) -> Self {
+        match self {
+            Self::Input(_) | Self::Constant(_) | Self::Random(_) => self,
+            Self::Unary(op, x) => Self::Unary(op, number(x)),
+            Self::Binary(op, a, b) => Self::Binary(op, number(a), number(b)),
+            Self::Select(c, a, b) => Self::Select(number(c), number(a), number(b)),
+            Self::Sum(x, axis) => Self::Sum(number(x), axis),
+            Self::Dot(x, y, axis) => Self::Dot(number(x), number(y), axis),
+            Self::Largest(x, axis) => Self::Largest(number(x), axis),
+            Self::Greatest(x, axis) => Self::Greatest(number(x), axis),
+            Self::Top(x, count) => Self::Top(number(x), number(count)),
+            Self::Kth(x, count) => Self::Kth(number(x), number(count)),
+            Self::Rank(x) => Self::Rank(number(x)),
+        }
+    }
+
     /// The operands of which a sweep computes every element: all but the count of a selection.
     pub fn swept_operands(&self) -> impl Iterator<Item = NodeId> + use<> {
         let is_counted = self.is_selection() || matches!(self, Self::RowTop(..));
@@ -303,6 +321,25 @@ impl Formula {
         extents
     }
 
+    /// What a value is computed by: its operation, after all those that it depends on, numbered among themselves. Where two formulas
+    /// have equal parts and equal inputs, the values are equal.
+    pub fn part(&self, node: NodeId) -> Vec<Op> {
+        let mut is_in = vec![false; node.index() + 1];
+        is_in[node.index()] = true;
+        for at in (0..=node.index()).rev() {
+            if is_in[at] {
+                self.nodes[at].operands().for_each(|x| is_in[x.index()] = true);
+            }
+        }
+        let mut numbers = vec![NodeId(0); node.index() + 1];
+        let mut part = Vec::new();
+        for at in (0..=node.index()).filter(|&at| is_in[at]) {
+            numbers[at] = NodeId(part.len() as u32);
+            part.push(self.nodes[at].renumbered(|x| numbers[x.index()]));
+        }
+        part
+    }
+
     /// Whether it has a value for each row or column, so that the length of rows matters.
     pub fn computes_by_row(&self) -> bool {
         let by_row = |extent: &Extent| matches!(extent, Extent::Row | Extent::Column);
@@ -313,5 +350,25 @@ impl Formula {
     /// All node ids, in order.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.nodes.len() as u32).map(NodeId)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Graph;
+
+    #[test]
+    fn parts_are_equal_where_what_they_compute_is() {
+        let top = |weight: f64, count: u64| {
+            let graph = Graph::new();
+            let (b, x) = (graph.input(0), graph.input(1));
+            let d = x - b;
+            let formula = graph.finish(b + d * d.top(count) * weight).unwrap();
+            let node = formula.ids().find(|&node| formula.op(node).is_selection()).unwrap();
+            formula.part(node)
+        };
+        assert_eq!(top(0.5, 3), top(0.25, 3));
+        assert_ne!(top(0.5, 3), top(0.5, 4));
+        assert_eq!(top(0.5, 3).len(), 5);
     }
 }

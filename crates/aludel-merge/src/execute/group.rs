@@ -36,7 +36,7 @@ impl Run<'_> {
         }
         let windows = windows.joined();
         if !self.options.pipeline.overlaps {
-            self.turns.transfer(|| windows.fetch(&self.maps));
+            self.turns.transfer(|| windows.fetch(self.maps));
         }
         let span = |(&step, source): (&usize, &StepSource<'_>)| {
             let length = self.plan.steps[step].elements() as usize * source.output_width();
@@ -59,13 +59,15 @@ impl Run<'_> {
             }
             Ok::<(), MergeError>(())
         })?;
-        windows.release(&self.maps);
+        if !self.stays {
+            windows.release(self.maps);
+        }
         let goes_on = match sink {
             Some(sink) => self.turns.transfer(|| sink.write(&spans, tile))?,
             None => true,
         };
         if self.leaves_cache && sink.is_some() {
-            windows.leave_cache(&self.maps);
+            windows.leave_cache(self.maps);
         }
         queue.complete_group(figures);
         Ok(goes_on)
@@ -96,6 +98,7 @@ impl Run<'_> {
                 self.counters.read.fetch_add(task::bytes_read(self.plan, step, wave, elements), Relaxed);
                 Ok(true)
             })?;
+        evaluation.iter().for_each(|evaluation| queue.remember(step, evaluation));
         Ok(evaluation.map_or_else(Vec::new, |evaluation| evaluation.figures()))
     }
 }

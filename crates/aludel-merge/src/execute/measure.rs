@@ -6,14 +6,15 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::queue::Queue;
-use super::run::Run;
+use super::run::{Run, map_inputs};
 use super::{Counters, Done, ExecuteOptions, MergeError};
 use crate::plan::Plan;
 
 /// The figures of every step, and the bytes that were read for them. Empty for a step without elements.
 pub(crate) fn measure(plan: &Plan, options: &ExecuteOptions<'_>) -> Result<(Vec<Vec<f64>>, u64), MergeError> {
     let counters = Counters::new(plan, options, &Done::default());
-    let run = Run::new(plan, options, counters, false)?;
+    let maps = map_inputs(plan, options)?;
+    let run = Run::new(plan, options, &maps, counters);
     let queue = Queue::new(plan, &[], options.pipeline.groups);
     std::thread::scope(|scope| {
         run.read_ahead(scope, &queue);

@@ -19,6 +19,7 @@ use super::MergeError;
 use super::active::{Active, Work};
 use super::ahead::{Ahead, Wanted};
 use super::kept::Room;
+use super::statistics::Statistics;
 use super::task::{Task, UnitTask, sweeps};
 use crate::derive::Passed;
 use crate::methods::RowLayout;
@@ -37,6 +38,8 @@ pub(super) struct Queue<'p> {
     has_groups: bool,
     /// The plan's formulas.
     compiled: Vec<Arc<Compiled>>,
+    /// What merges before have found out of the same tensors, and what this one does.
+    statistics: Option<&'p Statistics>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -59,10 +62,15 @@ impl<'p> Queue<'p> {
     /// The steps of a plan, without those that are `done`: one for each step, or none.
     pub(super) fn new(plan: &'p Plan, done: &'p [bool], has_groups: bool) -> Self {
         let compiled = (0..plan.formulas.len()).map(|formula| compiled(plan, formula)).collect();
-        let queue =
-            Self { plan, done, has_groups, compiled, state: Mutex::default(), changed: Condvar::new() };
+        let (state, changed) = Default::default();
+        let queue = Self { plan, done, has_groups, compiled, statistics: None, state, changed };
         queue.lock().next_step = queue.undone(0);
         queue
+    }
+
+    /// The same steps, by what is known of their tensors already.
+    pub(super) fn knowing(self, statistics: &'p Statistics) -> Self {
+        Self { statistics: Some(statistics), ..self }
     }
 
     /// The first step from this one on that is not done.
@@ -211,6 +219,7 @@ impl<'p> Queue<'p> {
                     }
                     None => {
                         swept.fetch_add(evaluation.sweeps() as u64, Relaxed);
+                        self.remember(task.step, &evaluation);
                         state.figures.push((task.step, evaluation.figures()));
                         state.active.retain(|active| active.step != task.step);
                     }
@@ -334,7 +343,9 @@ impl<'p> Queue<'p> {
     pub(super) fn job(&self, step: &Step, formula: usize, rows: RowLayout) -> Job {
         let formula =
             if self.has_groups { Arc::clone(&self.compiled[formula]) } else { compiled(self.plan, formula) };
+        let known = self.statistics.map(|statistics| statistics.of(step, formula.formula()));
         Job {
+            known: known.unwrap_or_default(),
             streams: streams_of(self.plan, step, formula.formula()),
             geometry: rows.geometry(step.elements()),
             output: output_of(step),
@@ -342,6 +353,17 @@ impl<'p> Queue<'p> {
             allow_non_finite: self.plan.allow_non_finite,
             level: level(),
             formula,
+        }
+    }
+}
+
+impl Queue<'_> {
+    /// Keeps what the reductions of a step have come to, for a merge that follows.
+    pub(super) fn remember(&self, step: usize, evaluation: &Evaluation) {
+        if let (Some(statistics), step) = (self.statistics, &self.plan.steps[step])
+            && let Action::Compute { formula, .. } = step.action
+        {
+            statistics.keep(step, &self.plan.formulas[formula].formula, evaluation.statistics());
         }
     }
 }

@@ -24,29 +24,36 @@ use crate::plan::Plan;
 /// A plan being carried out.
 pub(super) struct Run<'a> {
     pub plan: &'a Plan,
-    pub maps: Vec<WeightMap>,
+    pub maps: &'a [WeightMap],
     pub options: &'a ExecuteOptions<'a>,
     pub counters: Counters,
     pub turns: Turns,
     /// Whether what was read for the last time leaves the page cache.
     pub leaves_cache: bool,
+    /// Whether the inputs stay mapped for runs that follow.
+    pub stays: bool,
+}
+
+/// Maps all inputs of a plan, and reads none.
+pub(super) fn map_inputs(plan: &Plan, options: &ExecuteOptions<'_>) -> Result<Vec<WeightMap>, MergeError> {
+    let open = |source: &crate::plan::Source| WeightMap::open(&source.checkpoint);
+    let maps = plan.sources.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    if !options.pipeline.overlaps {
+        maps.iter().for_each(WeightMap::read_as_asked);
+    }
+    Ok(maps)
 }
 
 impl<'a> Run<'a> {
-    /// Maps all inputs, and reads none.
+    /// Of a plan whose inputs are mapped.
     pub(super) fn new(
         plan: &'a Plan,
         options: &'a ExecuteOptions<'a>,
+        maps: &'a [WeightMap],
         counters: Counters,
-        leaves_cache: bool,
-    ) -> Result<Self, MergeError> {
-        let open = |source: &crate::plan::Source| WeightMap::open(&source.checkpoint);
-        let maps = plan.sources.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        if !options.pipeline.overlaps {
-            maps.iter().for_each(WeightMap::read_as_asked);
-        }
+    ) -> Self {
         let turns = Turns::new(options.pipeline.overlaps);
-        Ok(Self { plan, maps, options, counters, turns, leaves_cache })
+        Self { plan, maps, options, counters, turns, leaves_cache: false, stays: false }
     }
 
     /// Computes and writes all weights that are not done, and hashes all inputs.
@@ -152,7 +159,7 @@ impl<'a> Run<'a> {
 
     /// Starts the threads that read ahead; they end with the queue.
     pub(super) fn read_ahead<'s>(&'s self, scope: &'s std::thread::Scope<'s, '_>, queue: &'s Queue<'_>) {
-        if self.options.pipeline.overlaps && self.plan.work.ahead > 0 {
+        if self.options.pipeline.overlaps && self.plan.work.ahead > 0 && !self.stays {
             for _ in 0..self.plan.work.readers() {
                 scope.spawn(move || self.read(queue));
             }
@@ -165,12 +172,12 @@ impl<'a> Run<'a> {
         let mut in_hand: Option<(Vec<Wanted>, Windows)> = None;
         while let Some(wanted) = queue.claim_ahead(self.options.cancel) {
             let next = self.windows(&wanted);
-            next.request(&self.maps);
+            next.request(self.maps);
             let Some((wanted, windows)) = in_hand.replace((wanted, next)) else { continue };
-            windows.load(&self.maps);
+            windows.load(self.maps);
             // Who computes may have overtaken: what it gave back meanwhile is mapped again by now.
             if queue.has_passed(&wanted) {
-                windows.release(&self.maps);
+                windows.release(self.maps);
             }
         }
     }
@@ -185,12 +192,13 @@ impl<'a> Run<'a> {
 
     /// The inputs of a step, of which so many elements stay mapped.
     pub(super) fn source(&self, step: usize, kept: u64) -> StepSource<'_> {
+        let kept = if self.stays { u64::MAX } else { kept };
         StepSource::new(self.plan, self.weights(), step, kept, &self.counters.copied)
     }
 
     /// The inputs' weights, read until the run is stopped.
     pub(super) fn weights(&self) -> Weights<'_> {
-        Weights::new(&self.plan.sources, &self.maps).until(self.options.cancel)
+        Weights::new(&self.plan.sources, self.maps).until(self.options.cancel)
     }
 
     /// Does tasks until there are none; the seconds spent on them. A run that measures has no sink.
@@ -226,13 +234,13 @@ impl<'a> Run<'a> {
         if !self.options.pipeline.overlaps && task.sweeps() {
             let (step, elements) = (task.step, task.elements.clone());
             let windows = self.windows(&[Wanted { step, inputs: task.reads(self.plan), elements }]);
-            self.turns.transfer(|| windows.fetch(&self.maps));
+            self.turns.transfer(|| windows.fetch(self.maps));
         }
         if !self.compute(task, &source, scratch, sink)? {
             return Ok(false);
         }
         self.counters.read.fetch_add(task.bytes_read(self.plan), Relaxed);
-        let passed = queue.complete(task, &self.counters.sweeps).filter(|_| task.sweeps());
+        let passed = queue.complete(task, &self.counters.sweeps).filter(|_| task.sweeps() && !self.stays);
         if let Some(passed) = passed {
             source.release_passed(&passed);
             if self.leaves_cache && task.writes() {
@@ -292,7 +300,7 @@ impl<'a> Run<'a> {
         let mut windows = Windows::default();
         let start = passed.elements.start.saturating_sub(WeightMap::RELEASED_AT_ONCE);
         source.locate_all(&(start..passed.elements.end), &mut windows);
-        windows.leave_cache(&self.maps);
+        windows.leave_cache(self.maps);
     }
 
     /// Tells how far the run is, once at its beginning and then until all units have run and all inputs are hashed, or it is stopped.

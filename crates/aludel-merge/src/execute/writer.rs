@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::MergeError;
 use super::delta::{Chunk, Coder};
+use super::memory::Memory;
 use crate::plan::Plan;
 
 /// An encoded tile on its way to the file: pieces that lie one after the other there.
@@ -92,8 +93,21 @@ pub(super) struct Sink<'a> {
     coder: Option<Coder<'a>>,
     tiles: Sender<Tile>,
     free: Receiver<Vec<u8>>,
-    /// Who writes at once, and takes the buffer back, where no thread does nothing but write.
-    direct: Option<(&'a Writer<'a>, Sender<Vec<u8>>)>,
+    /// Who writes at once, where no thread does nothing but write.
+    direct: Option<Direct<'a>>,
+}
+
+/// Writes in the thread that hands a tile over, which gives the buffer back at once.
+#[derive(Clone)]
+struct Direct<'a> {
+    to: To<'a>,
+    free: Sender<Vec<u8>>,
+}
+
+#[derive(Clone)]
+enum To<'a> {
+    Files(&'a Writer<'a>),
+    Memory(&'a Memory<'a>),
 }
 
 impl<'p> Writer<'p> {
@@ -108,12 +122,8 @@ impl<'p> Writer<'p> {
     pub(super) fn ends<'a>(&'a self, coder: Option<Coder<'a>>, has_threads: bool) -> (Outlet, Sink<'a>) {
         let buffers = self.plan.work.buffers;
         let (tiles, incoming) = bounded(buffers);
-        let (free, empty) = bounded(buffers);
-        for _ in 0..buffers {
-            // There is room for all of them, and the other end is in `empty`.
-            let _ = free.send(Vec::new());
-        }
-        let direct = (!has_threads).then(|| (self, free.clone()));
+        let (free, empty) = buffers_in_turn(buffers);
+        let direct = (!has_threads).then(|| Direct { to: To::Files(self), free: free.clone() });
         (Outlet { tiles: incoming, free }, Sink { coder, tiles, free: empty, direct })
     }
 
@@ -235,7 +245,23 @@ impl<'p> Writer<'p> {
     }
 }
 
-impl Sink<'_> {
+/// So many buffers, and the two ends of the way that they go round.
+fn buffers_in_turn(count: usize) -> (Sender<Vec<u8>>, Receiver<Vec<u8>>) {
+    let (free, empty) = bounded(count);
+    for _ in 0..count {
+        // There is room for all of them, and the other end is in `empty`.
+        let _ = free.send(Vec::new());
+    }
+    (free, empty)
+}
+
+impl<'a> Sink<'a> {
+    /// One that puts tiles into memory, by so many buffers.
+    pub(super) fn into_memory(memory: &'a Memory<'a>, buffers: usize) -> Self {
+        let (tiles, _) = bounded(0);
+        let (free, empty) = buffers_in_turn(buffers);
+        Self { coder: None, tiles, free: empty, direct: Some(Direct { to: To::Memory(memory), free }) }
+    }
     /// An empty buffer of this length; `None` when the writers are gone.
     pub(super) fn buffer(&self, length: usize) -> Option<Vec<u8>> {
         let mut buffer = self.free.recv().ok()?;
@@ -245,6 +271,10 @@ impl Sink<'_> {
 
     /// Hands over what lies one after the other in `bytes` and in the output; `false` when the writers are gone.
     pub(super) fn write(&self, spans: &[Span], bytes: Vec<u8>) -> Result<bool, MergeError> {
+        if let Some(Direct { to: To::Memory(memory), free }) = &self.direct {
+            memory.put(spans, &bytes);
+            return Ok(free.send(bytes).is_ok());
+        }
         let mut at = 0;
         let piece = |&span: &Span| {
             let own = &bytes[at..at + span.length];
@@ -257,7 +287,9 @@ impl Sink<'_> {
         };
         let pieces = spans.iter().map(piece).collect();
         let tile = Tile { bytes, pieces };
-        let Some((writer, free)) = &self.direct else { return Ok(self.tiles.send(tile).is_ok()) };
+        let Some(Direct { to: To::Files(writer), free }) = &self.direct else {
+            return Ok(self.tiles.send(tile).is_ok());
+        };
         writer.write(&tile)?;
         Ok(free.send(tile.bytes).is_ok())
     }

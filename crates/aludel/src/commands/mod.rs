@@ -25,6 +25,7 @@ mod plan;
 mod recipe;
 mod report;
 mod run_file;
+mod search;
 mod statistics;
 mod text;
 mod tokensurgeon;
@@ -43,6 +44,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<ExitCod
         Command::Apply(arguments) => apply::run(&arguments, printer),
         Command::Join(arguments) => join::run(&arguments, printer),
         Command::Merge(arguments) => merge::run(&arguments, printer),
+        Command::Search(arguments) => search::run(&arguments, printer),
         Command::Moe(arguments) => moe::run(&arguments, printer),
         Command::Plan(arguments) => plan::run(&arguments, printer),
         Command::MergeLora(arguments) => combine::run(&arguments, printer),

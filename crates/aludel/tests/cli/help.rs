@@ -13,6 +13,7 @@ Usage: aludel [OPTIONS] <COMMAND>
 
 Commands:
   merge         Merge the models of a recipe into a model folder
+  search        Search for the numbers of a recipe by which its merge does best on held-out text
   moe           Build a mixture of experts out of dense models
   plan          Show what a merge would read, compute, hold and write, from the models' headers
                 alone

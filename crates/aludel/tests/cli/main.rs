@@ -32,6 +32,7 @@ mod plan;
 mod refusals;
 mod resume;
 mod sandbox;
+mod search;
 mod served;
 #[cfg(unix)]
 mod signals;

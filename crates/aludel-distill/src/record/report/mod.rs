@@ -4,12 +4,12 @@
 //! its teacher before and after, settings and surroundings. It is readable without scripts; with them, curves tell their
 //! values under the pointer and under the arrow keys. A policy in the page forbids it to load anything.
 
-mod figure;
 mod series;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use aludel_document::page::figure::{self, Ink};
 use aludel_document::page::{self, escape, number};
 
 use super::metrics::{Entry, Phase};
@@ -30,7 +30,7 @@ pub fn write(folder: &Path) -> Result<PathBuf, Error> {
 
 /// The page.
 pub fn render(summary: &Summary, entries: &[Entry]) -> String {
-    let mut page = page::begin(&summary.title, CSS);
+    let mut page = page::begin(&summary.title, &[figure::STYLES, CSS].concat());
     let _ = write!(page, "<p class=\"under\">{}</p>", escape(&standing(summary, entries)));
     page.push_str(&tiles(entries));
     page.push_str(&agreement(entries));
@@ -41,15 +41,21 @@ pub fn render(summary: &Summary, entries: &[Entry]) -> String {
     }
     for (name, curves) in &curves {
         let (title, unit) = heading(name);
-        page.push_str(&figure::draw(&title, unit, curves));
+        let curves: Vec<_> = curves.iter().map(drawn).collect();
+        page.push_str(&figure::draw(&title, unit, "step", &curves));
     }
     page.push_str("</div>");
     page.push_str(&facts("Models and data", &summary.models));
     page.push_str(&facts("Environment", &summary.environment));
     let settings = escape(summary.settings.trim_end());
     let _ = write!(page, "<h2>Settings</h2><div class=\"table\"><pre>{settings}</pre></div>");
-    page::end(&mut page, SCRIPT);
+    page::end(&mut page, figure::SCRIPT);
     page
+}
+
+fn drawn(curve: &series::Curve) -> figure::Curve<'_> {
+    let ink = if curve.phase == Phase::Train { Ink::First } else { Ink::Second };
+    figure::Curve { name: curve.phase.name(), ink, points: &curve.points }
 }
 
 fn standing(summary: &Summary, entries: &[Entry]) -> String {
@@ -183,7 +189,6 @@ fn is_better_when_greater(name: &str) -> bool {
 }
 
 const CSS: &str = include_str!("page.css");
-const SCRIPT: &str = include_str!("page.js");
 
 #[cfg(test)]
 mod tests;

@@ -3,22 +3,13 @@
 //! In: entries in the order of their steps. Out: for each name of a value, one curve for each phase that has it. A curve
 //! has at most [`MOST_POINTS`] points; a point that stands for several steps has their mean, least and greatest value.
 
+use aludel_document::page::figure::Point;
 use indexmap::IndexMap;
 
 use crate::record::{Entry, Phase};
 
 /// Points of a curve: more than a plot has pixels to tell apart.
 pub(super) const MOST_POINTS: usize = 400;
-
-/// One measurement, or several neighbouring ones.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Point {
-    /// The last step that it stands for.
-    pub(super) step: u64,
-    pub(super) mean: f64,
-    pub(super) least: f64,
-    pub(super) greatest: f64,
-}
 
 /// The values of one name in one phase.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +72,7 @@ mod tests {
         ];
         let curves = curves(&entries);
         assert_eq!(curves.keys().collect::<Vec<_>>(), ["loss", "norm"]);
-        let flat = |step, value| Point { step, mean: value, least: value, greatest: value };
+        let flat = Point::single;
         let expected = [
             Curve { phase: Phase::Train, points: vec![flat(1, 2.0)] },
             Curve { phase: Phase::Validation, points: vec![flat(0, 3.0)] },

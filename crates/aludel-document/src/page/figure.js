@@ -13,13 +13,13 @@ for (const figure of document.querySelectorAll("figure")) {
 
   const show = (step) => {
     const x = places.get(step);
-    tip.replaceChildren(`step ${step}`);
+    tip.replaceChildren(`${figure.dataset.axis} ${step}`);
     for (const curve of curves) {
       const point = nearest(curve.points, x);
       const line = document.createElement("div");
-      line.className = curve.phase;
-      const elsewhere = point[2] === step ? "" : ` at step ${point[2]}`;
-      line.textContent = `${curve.phase} ${point[3]}${elsewhere}`;
+      line.className = curve.ink;
+      const elsewhere = point[2] === step ? "" : ` at ${figure.dataset.axis} ${point[2]}`;
+      line.textContent = `${curve.name} ${point[3]}${elsewhere}`;
       tip.append(line);
     }
     cursor.hidden = tip.hidden = false;

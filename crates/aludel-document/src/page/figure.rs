@@ -5,23 +5,78 @@
 
 use std::fmt::Write;
 
-use aludel_document::page::{escape, number};
 use serde_json::json;
 
-use super::series::{Curve, Point};
+use super::{escape, number};
+
+/// Styles of figures, for the beginning of their page.
+pub const STYLES: &str = include_str!("figure.css");
+
+/// The script of figures, for the end of their page.
+pub const SCRIPT: &str = include_str!("figure.js");
+
+/// One value, or several neighbouring ones.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// Where it lies: the last of the places that it stands for.
+    pub step: u64,
+    /// The value, or the mean of several.
+    pub mean: f64,
+    /// The least of them.
+    pub least: f64,
+    /// The greatest of them.
+    pub greatest: f64,
+}
+
+impl Point {
+    /// One value.
+    pub const fn single(step: u64, value: f64) -> Self {
+        Self { step, mean: value, least: value, greatest: value }
+    }
+}
+
+/// One line of a figure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve<'a> {
+    /// What the key calls it.
+    pub name: &'a str,
+    /// How it is drawn.
+    pub ink: Ink,
+    /// At least one, all finite, in order.
+    pub points: &'a [Point],
+}
+
+/// A colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ink {
+    /// That of the line that is looked at first.
+    First,
+    /// That of the line beside it.
+    Second,
+}
+
+impl Ink {
+    /// The name of its style.
+    const fn style(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Second => "second",
+        }
+    }
+}
 
 /// The plot's own units, stretched to the figure.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 300.0;
 
-/// The figure; `curves` are not empty.
-pub(super) fn draw(title: &str, unit: &str, curves: &[Curve]) -> String {
+/// The figure; `curves` are not empty, and `axis` says what their steps count.
+pub fn draw(title: &str, unit: &str, axis: &str, curves: &[Curve<'_>]) -> String {
     let frame = Frame::around(curves);
-    let mut html = String::from("<figure>");
+    let axis = escape(axis);
+    let mut html = format!("<figure data-axis=\"{axis}\">");
     let _ = write!(html, "<figcaption><b>{}</b> <span>{}</span>", escape(title), escape(unit));
     for curve in curves.iter().filter(|_| curves.len() > 1) {
-        let name = curve.phase.name();
-        let _ = write!(html, "<i class=\"key {name}\">{name}</i>");
+        let _ = write!(html, "<i class=\"key {}\">{}</i>", curve.ink.style(), escape(curve.name));
     }
     html.push_str("</figcaption><div class=\"chart\"><div class=\"y\">");
     for tick in frame.ticks() {
@@ -32,13 +87,12 @@ pub(super) fn draw(title: &str, unit: &str, curves: &[Curve]) -> String {
             number(tick)
         );
     }
-    let last = curves.iter().filter_map(|curve| Some((curve.phase, curve.points.last()?.mean)));
-    let spoken: Vec<String> =
-        last.map(|(phase, value)| format!("{} ends at {}", phase.name(), number(value))).collect();
+    let last = curves.iter().filter_map(|curve| Some((curve.name, curve.points.last()?.mean)));
+    let spoken: Vec<String> = last.map(|(name, value)| format!("{name} ends at {}", number(value))).collect();
     let _ = write!(
         html,
         "</div><div class=\"plot\" tabindex=\"0\" role=\"img\" aria-label=\"{}: {}\">{}<div class=\"cursor\" hidden>\
-         </div><div class=\"tip\" role=\"status\" hidden></div></div><div class=\"x\"><span>{}</span><span>step</span>\
+         </div><div class=\"tip\" role=\"status\" hidden></div></div><div class=\"x\"><span>{}</span><span>{axis}</span>\
          <span>{}</span></div></div>",
         escape(title),
         escape(&spoken.join(", ")),
@@ -50,7 +104,7 @@ pub(super) fn draw(title: &str, unit: &str, curves: &[Curve]) -> String {
     html
 }
 
-fn svg(frame: &Frame, curves: &[Curve]) -> String {
+fn svg(frame: &Frame, curves: &[Curve<'_>]) -> String {
     let mut svg =
         format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" preserveAspectRatio=\"none\" aria-hidden=\"true\">");
     for tick in frame.ticks() {
@@ -58,7 +112,7 @@ fn svg(frame: &Frame, curves: &[Curve]) -> String {
         let _ = write!(svg, "<path class=\"grid\" d=\"M0 {y:.1}H{WIDTH}\"/>");
     }
     for curve in curves {
-        let name = curve.phase.name();
+        let name = curve.ink.style();
         if curve.points.iter().any(|point| point.least < point.greatest) {
             let above = curve.points.iter().map(|point| frame.place(point, point.greatest));
             let below = curve.points.iter().rev().map(|point| frame.place(point, point.least));
@@ -86,7 +140,7 @@ fn path(places: impl Iterator<Item = (f64, f64)>) -> String {
 }
 
 /// What the script needs: where each value lies, in shares of the plot, and how it reads.
-fn data(frame: &Frame, curves: &[Curve]) -> String {
+fn data(frame: &Frame, curves: &[Curve<'_>]) -> String {
     let round = |share: f64| (share * 1e4).round() / 1e4;
     let point = |point: &Point| {
         let (x, y) = frame.place(point, point.mean);
@@ -97,7 +151,7 @@ fn data(frame: &Frame, curves: &[Curve]) -> String {
     };
     let curves: Vec<_> = curves
         .iter()
-        .map(|curve| json!({"phase": curve.phase.name(), "points": curve.points.iter().map(point).collect::<Vec<_>>()}))
+        .map(|curve| json!({"name": curve.name, "ink": curve.ink.style(), "points": curve.points.iter().map(point).collect::<Vec<_>>()}))
         .collect();
     // `</script>` must not end the element from inside.
     json!(curves).to_string().replace('<', "\\u003c")
@@ -114,8 +168,8 @@ struct Frame {
 }
 
 impl Frame {
-    fn around(curves: &[Curve]) -> Self {
-        let points = || curves.iter().flat_map(|curve| &curve.points);
+    fn around(curves: &[Curve<'_>]) -> Self {
+        let points = || curves.iter().flat_map(|curve| curve.points);
         let first = points().map(|point| point.step).min().unwrap_or(0);
         let last = points().map(|point| point.step).max().unwrap_or(0);
         let low = points().map(|point| point.least).fold(f64::INFINITY, f64::min);
@@ -158,11 +212,13 @@ const MOST_DOTS: usize = 30;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Phase;
 
-    fn curve(phase: Phase, values: &[(u64, f64)]) -> Curve {
-        let point = |&(step, mean): &(u64, f64)| Point { step, mean, least: mean, greatest: mean };
-        Curve { phase, points: values.iter().map(point).collect() }
+    fn points(values: &[(u64, f64)]) -> Vec<Point> {
+        values.iter().map(|&(step, value)| Point::single(step, value)).collect()
+    }
+
+    fn curve(points: &[Point]) -> Curve<'_> {
+        Curve { name: "train", ink: Ink::First, points }
     }
 
     #[test]
@@ -172,15 +228,14 @@ mod tests {
         {
             assert!((spacing(least) / expected - 1.0).abs() < 1e-9, "{least}: {}", spacing(least));
         }
-        let frame = Frame::around(&[curve(Phase::Train, &[(0, 2.0), (10, 4.0)])]);
+        let frame = Frame::around(&[curve(&points(&[(0, 2.0), (10, 4.0)]))]);
         assert_eq!(frame.ticks().collect::<Vec<_>>(), [2.0, 3.0, 4.0]);
     }
 
     #[test]
     fn the_first_and_the_last_step_lie_at_the_edges_and_great_values_above() {
-        let frame = Frame::around(&[curve(Phase::Train, &[(5, 2.0), (10, 4.0), (15, 3.0)])]);
-        let place =
-            |step, value| frame.place(&Point { step, mean: value, least: value, greatest: value }, value);
+        let frame = Frame::around(&[curve(&points(&[(5, 2.0), (10, 4.0), (15, 3.0)]))]);
+        let place = |step, value| frame.place(&Point::single(step, value), value);
         assert_eq!(place(5, 3.0), (0.0, 150.0));
         assert_eq!(place(15, 3.0), (1000.0, 150.0));
         assert!(place(10, 4.0).1 > 0.0 && place(10, 4.0).1 < 20.0);
@@ -189,15 +244,15 @@ mod tests {
     #[test]
     fn one_point_and_flat_curves_are_drawn_without_a_division_by_zero() {
         for values in [&[(7, 0.0)][..], &[(0, 5.0), (9, 5.0)], &[(0, -3.0)]] {
-            let html = draw("a", "b", &[curve(Phase::Validation, values)]);
+            let html = draw("a", "b", "step", &[curve(&points(values))]);
             assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
-            assert!(html.contains("class=\"dot validation\""));
+            assert!(html.contains("class=\"dot first\""));
         }
     }
 
     #[test]
     fn no_name_ends_the_element_it_stands_in() {
-        let html = draw("</script><b onclick=\"x\">", "a&b", &[curve(Phase::Train, &[(0, 1.0)])]);
+        let html = draw("</script><b onclick=\"x\">", "a&b", "step", &[curve(&points(&[(0, 1.0)]))]);
         assert!(html.contains("&lt;/script&gt;&lt;b onclick=&quot;x&quot;&gt;"), "{html}");
         assert!(html.contains("a&amp;b"));
         assert_eq!(html.matches("</script>").count(), 1);
