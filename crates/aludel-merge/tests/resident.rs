@@ -17,8 +17,10 @@ fn plan(method: &str, parameters: [&str; 3], options: &PlanOptions) -> Plan {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models");
     let models = models.display();
     let [all, first, second] = parameters;
+    // A base that is no member is refused.
+    let base = if method == "linear" { String::new() } else { format!("base_model: {models}/base\n") };
     let text = format!(
-        "merge_method: {method}\nbase_model: {models}/base\nparameters: {{{all}}}\nmodels:\n  - {{model: {models}/technical, parameters: {{{first}}}}}\n  - {{model: {models}/scripture, parameters: {{{second}}}}}\n"
+        "merge_method: {method}\n{base}parameters: {{{all}}}\nmodels:\n  - {{model: {models}/technical, parameters: {{{first}}}}}\n  - {{model: {models}/scripture, parameters: {{{second}}}}}\n"
     );
     Plan::new(&Recipe::parse(&text).unwrap(), options).unwrap()
 }
