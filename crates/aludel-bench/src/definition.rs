@@ -216,7 +216,7 @@ impl Definition {
         let file_safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         match case.job {
             Job::Capture => ensure!(case.model.chars().all(file_safe), "its model is no name of a folder"),
-            Job::Merge | Job::Train => {
+            Job::Merge | Job::Train | Job::Search => {
                 case.model.parse::<ModelSpec>()?;
                 ensure!(self.verify.is_none(), "`verify` is for captures");
             }

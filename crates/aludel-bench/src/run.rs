@@ -259,7 +259,7 @@ impl Runner<'_> {
                     let outcome = places.stage().measure(&words)?;
                     Report::read(&outcome.stdout).complete(outcome.sample)
                 }
-                Job::Merge | Job::Train => places.stage().measure_silent(&words)?,
+                Job::Merge | Job::Train | Job::Search => places.stage().measure_silent(&words)?,
             };
             total = Some(total.map_or(sample, |before| before.then(sample)));
         }
@@ -351,7 +351,7 @@ impl Places {
                 "the working folder has no `{}/base`: benches/README.md says how it is made",
                 case.model
             ),
-            Job::Merge | Job::Train => make(&case.model.parse::<ModelSpec>()?, SEED, &models)?,
+            Job::Merge | Job::Train | Job::Search => make(&case.model.parse::<ModelSpec>()?, SEED, &models)?,
         }
         let mut inputs = Vec::new();
         for input in &case.inputs {

@@ -174,7 +174,7 @@ impl Op {
 
     /// The same operation on other operands.
     #[must_use]
-    fn renumbered(self, number: impl Fn(NodeId) -> NodeId) -> Self {
+    pub(super) fn renumbered(self, number: impl Fn(NodeId) -> NodeId) -> Self {
         match self {
             Self::Input(_) | Self::Constant(_) | Self::Random(_) => self,
             Self::Unary(op, x) => Self::Unary(op, number(x)),
@@ -187,6 +187,7 @@ impl Op {
             Self::Top(x, count) => Self::Top(number(x), number(count)),
             Self::Kth(x, count) => Self::Kth(number(x), number(count)),
             Self::Rank(x) => Self::Rank(number(x)),
+            Self::RowTop(x, count) => Self::RowTop(number(x), number(count)),
         }
     }
 

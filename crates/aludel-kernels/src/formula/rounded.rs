@@ -35,9 +35,9 @@ impl Formula {
                         Op::Input(input) => differences[usize::from(input)],
                         _ => None,
                     };
-                    known.unwrap_or_else(|| rewriting.push(moved(*op, &places)))
+                    known.unwrap_or_else(|| rewriting.push(op.renumbered(|node| places[node.index()])))
                 }
-                _ => rewriting.push(moved(*op, &places)),
+                _ => rewriting.push(op.renumbered(|node| places[node.index()])),
             };
             places.push(place);
         }
@@ -79,25 +79,6 @@ impl Rewriting {
         let quotient = self.push(Op::Binary(Binary::Divide, x, scale));
         let rounded = self.push(Op::Unary(Unary::RoundToE4m3, quotient));
         self.push(Op::Binary(Binary::Multiply, rounded, scale))
-    }
-}
-
-/// The same operation on operands that have other places now.
-fn moved(op: Op, places: &[NodeId]) -> Op {
-    let at = |node: NodeId| places[node.index()];
-    match op {
-        Op::Input(_) | Op::Constant(_) | Op::Random(_) => op,
-        Op::Unary(op, x) => Op::Unary(op, at(x)),
-        Op::Binary(op, a, b) => Op::Binary(op, at(a), at(b)),
-        Op::Select(c, a, b) => Op::Select(at(c), at(a), at(b)),
-        Op::Sum(x, axis) => Op::Sum(at(x), axis),
-        Op::Dot(x, y, axis) => Op::Dot(at(x), at(y), axis),
-        Op::Largest(x, axis) => Op::Largest(at(x), axis),
-        Op::Greatest(x, axis) => Op::Greatest(at(x), axis),
-        Op::Top(x, count) => Op::Top(at(x), at(count)),
-        Op::Kth(x, count) => Op::Kth(at(x), at(count)),
-        Op::Rank(x) => Op::Rank(at(x)),
-        Op::RowTop(x, count) => Op::RowTop(at(x), at(count)),
     }
 }
 
