@@ -12,7 +12,6 @@ use aludel_checkpoint::resident;
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::LossDevice;
 use aludel_model::config::{FeedForward, LayerConfig};
-use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Decoder, ModelConfig};
 use serde::Serialize;
 
@@ -87,13 +86,15 @@ impl Memory {
 /// # Errors
 /// [`Error::Problems`] as the run itself would; what computing fails by.
 pub fn forecast<D: LossDevice>(device: &Arc<D>, run: &Run) -> Result<Forecast, Error> {
-    let process = resident::now().unwrap_or(0);
+    let free = device.free_memory();
+    // What the process holds is in the host's memory, which a device with its own leaves alone.
+    let process = if free.is_some() { 0 } else { resident::now().unwrap_or(0) };
     let models = Models::load(device, run)?;
     let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
     let steps = corpus.steps();
     let memory = Memory { process, ..plan(run, &models) };
     let (parameters, trained) = (count(&models.student, false), count(&models.student, true));
-    let fits = available().is_none_or(|free| memory.total() - process <= free);
+    let fits = free.or_else(available).is_none_or(|free| memory.total() - process <= free);
     let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?;
     let timing = if fits { Some(time(run, (models, cache), &mut corpus, steps)?) } else { None };
     let tokens_per_step = (run.train.batch_size * run.data.sequence_length) as u64;
@@ -208,7 +209,7 @@ fn logits<D: LossDevice>(rows: u64, models: &Models<D>) -> u64 {
     let of = |config: &ModelConfig| (config.vocabulary + 2 * config.hidden) as u64 * activation;
     let of_row =
         of(models.student.config()) + models.teacher.as_ref().map_or(0, |teacher| of(teacher.config()));
-    (rows * of_row).min((LOGIT_MEMORY as u64).max(of_row))
+    (rows * of_row).min((models.student.device().logit_memory() as u64).max(of_row))
 }
 
 fn count<D: LossDevice>(decoder: &Decoder<D>, trained: bool) -> u64 {

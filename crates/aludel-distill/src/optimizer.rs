@@ -105,11 +105,8 @@ impl<D: Device> Optimizer<D> {
         trained: Vec<Trained<'_, D>>,
     ) -> Result<f64, DeviceError> {
         assert_eq!(trained.len(), self.slots.len(), "the parameters in training have changed");
-        let mut squares = 0.0;
-        for parameter in &trained {
-            squares += device.sum_of_squares(parameter.gradient)?;
-        }
-        let norm = squares.sqrt();
+        let gradients: Vec<&D::Buffer> = trained.iter().map(|parameter| parameter.gradient).collect();
+        let norm = device.sum_of_all_squares(&gradients)?.sqrt();
         if !norm.is_finite() {
             return Ok(norm);
         }

@@ -12,7 +12,7 @@ use aludel_kernels::loss::{
     head_loss,
 };
 use aludel_kernels::nn::Device;
-use aludel_model::evaluate::{LOGIT_MEMORY, score_against};
+use aludel_model::evaluate::score_against;
 use aludel_model::{Decoder, Gradients, Keep, Pass};
 
 use crate::cache::{CachedRows, CachedTeacher};
@@ -276,7 +276,7 @@ impl<D: LossDevice> Trainer<D> {
             labels,
             factors.rows,
             Some(gradient),
-            LOGIT_MEMORY,
+            device.logit_memory(),
         )?;
         report.head.add(&measured);
         let d_states = match &said {

@@ -9,9 +9,6 @@ use crate::batch::Batch;
 use crate::decoder::{Decoder, Keep};
 use crate::error::Error;
 
-/// Bytes of logits at a time. A constant of the program, so that results never depend on the machine.
-pub const LOGIT_MEMORY: usize = 64 << 20;
-
 /// Scores one batch. `labels` has the token that each row predicts, or [`aludel_kernels::loss::IGNORED`]. With a
 /// `teacher`, the report has its divergence from the student and their agreement as well, over the tokens that both have.
 ///
@@ -48,7 +45,7 @@ pub fn score_against<D: LossDevice>(
     let pass = student.forward(batch, Keep::Nothing, &[])?;
     let rows = (&student.head(), pass.hidden());
     let device = student.device().as_ref();
-    Ok(head_loss(device, objective, rows, teacher, labels, 1.0, None, LOGIT_MEMORY)?)
+    Ok(head_loss(device, objective, rows, teacher, labels, 1.0, None, device.logit_memory())?)
 }
 
 fn check_labels(labels: &[u32], rows: usize, valid: usize) -> Result<(), Error> {

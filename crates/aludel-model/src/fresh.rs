@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::config::ModelConfig;
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::load::WeightType;
+use crate::load::{WeightType, check_device};
 use crate::names::{Inventory, Named};
 use crate::parameters::Parameter;
 use crate::random::stream;
@@ -27,6 +27,7 @@ impl<D: Device> Decoder<D> {
     /// Errors: [`Error::Config`]; what the device says.
     pub fn fresh(json: Config, device: Arc<D>, weights: WeightType, seed: u64) -> Result<Self, Error> {
         let config = ModelConfig::parse(&json)?;
+        check_device(&*device, &config)?;
         let inventory = Inventory::new(&config);
         let parameter = |named: &Named| {
             let mut buffer = device.zeros(named.shape.iter().product(), weights.element())?;

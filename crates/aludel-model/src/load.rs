@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, TensorEntry, WeightMap};
 use aludel_kernels::element::Element;
-use aludel_kernels::nn::{Device, SharedBytes};
+use aludel_kernels::nn::{Device, Missing, SharedBytes};
 
-use crate::config::ModelConfig;
+use crate::config::{FeedForward, LayerConfig, ModelConfig};
 use crate::decoder::Decoder;
 use crate::error::{Error, Problems};
 use crate::gguf::model_folder;
@@ -67,6 +67,7 @@ impl<D: Device> Decoder<D> {
     /// Errors: as [`Decoder::open`].
     pub fn of_tensors(json: Config, tensors: Vec<HeldTensor>, device: Arc<D>) -> Result<Self, Error> {
         let config = ModelConfig::parse(&json)?;
+        check_device(&*device, &config)?;
         let inventory = Inventory::new(&config);
         let held =
             Held { by_name: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect() };
@@ -78,12 +79,33 @@ impl<D: Device> Decoder<D> {
 
     fn load(checkpoint: &Checkpoint, json: Config, device: Arc<D>, purpose: Use) -> Result<Self, Error> {
         let config = ModelConfig::parse(&json)?;
+        check_device(&*device, &config)?;
         let inventory = Inventory::new(&config);
         let mapped = Mapped { checkpoint, map: Arc::new(WeightMap::open(checkpoint)?) };
         check(&mapped, &inventory, config.tied)?;
         let parameters = load(&mapped, purpose, &*device, &inventory)?;
         let source = Source::of(checkpoint, json);
         Ok(Self::assemble(device, config, inventory, parameters, source))
+    }
+}
+
+/// Refuses a model that has what the device does not compute.
+pub(crate) fn check_device<D: Device>(device: &D, config: &ModelConfig) -> Result<(), Error> {
+    let obstacle = |missing: &Missing| {
+        let has = |is_such: &dyn Fn(&LayerConfig) -> bool| config.layers.iter().any(is_such);
+        match missing {
+            Missing::Experts => has(&|layer| matches!(layer.feed_forward, FeedForward::Experts { .. }))
+                .then_some("has mixtures of experts"),
+            Missing::HeadsOfOddWidth => has(&|layer| !layer.attention.width.is_multiple_of(8))
+                .then_some("has heads of a width that is no multiple of 8"),
+        }
+    };
+    match device.missing().iter().find_map(obstacle) {
+        Some(what) => Err(Error::config(format!(
+            "it {what}, which {} does not compute; compute it on the CPU",
+            device.name()
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) use flags::{
     ComputingFlags, DeviceName, FloatName, PlanningFlags, ReadingFlags, ResumableFlags, SeedFlag, StagesFlag,
     WeightName, WritingFlags,
 };
-use flags::{magnitude, part, share};
+use flags::{gpu, magnitude, part, share};
 pub(crate) use mergekit::MergekitFlags;
 pub(crate) use search::SearchArguments;
 pub(crate) use tokensurgeon::{Approximations, SubwordMethod, Tables, TokensurgeonArguments, WeightScheme};
@@ -136,14 +136,10 @@ impl std::str::FromStr for MergeDevice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let ordinal = |text: &str| text.strip_prefix("cuda:")?.parse().ok();
         match text {
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),
-            "cuda" => Ok(Self::Cuda(0)),
-            other => {
-                ordinal(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda, cuda:N or auto".to_owned())
-            }
+            other => gpu(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda, cuda:N or auto".to_owned()),
         }
     }
 }

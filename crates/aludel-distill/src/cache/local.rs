@@ -9,7 +9,6 @@ use aludel_cache::{Contents, Header, HiddenRows, RecordId, Set, SparseRows};
 use aludel_kernels::loss::{
     IGNORED, LevelBits, LossDevice, Quantised, draw, likeliest, map_logits, quantise,
 };
-use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Batch, Decoder, Keep};
 
 use super::capture::{Capture, Speaker};
@@ -93,7 +92,9 @@ impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
         if self.is_dry {
             if !matches!(self.header.contents, Contents::Hidden { .. }) {
                 let rows: Vec<usize> = targets.iter().map(|target| target.row).collect();
-                map_logits(device, (&head, pass.hidden()), &rows, LOGIT_MEMORY, |_, logits| logits[0])?;
+                map_logits(device, (&head, pass.hidden()), &rows, device.logit_memory(), |_, logits| {
+                    logits[0]
+                })?;
             }
             waiting.iter().for_each(|(_, document)| store.count(document));
             return Ok(());
@@ -109,7 +110,7 @@ impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
             _ => {
                 let rows: Vec<usize> = targets.iter().map(|target| target.row).collect();
                 let (header, targets) = (&self.header, &targets);
-                map_logits(device, (&head, pass.hidden()), &rows, LOGIT_MEMORY, |at, logits| {
+                map_logits(device, (&head, pass.hidden()), &rows, device.logit_memory(), |at, logits| {
                     extract(header, targets[at], logits)
                 })?
             }

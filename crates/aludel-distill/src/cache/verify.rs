@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use aludel_cache::{Contents, Header, RecordId, Rows, SparseRows};
 use aludel_document::{Problem, Problems};
 use aludel_kernels::loss::{Head, IGNORED, LossDevice, map_logits};
-use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Batch, Decoder, Keep, Use};
 use serde::Serialize;
 
@@ -161,7 +160,7 @@ fn logits<D: LossDevice>(
         .collect();
     let head = teacher.head();
     let device = teacher.device().as_ref();
-    Ok(map_logits(device, (&head, pass.hidden()), &rows, LOGIT_MEMORY, |_, logits| logits.to_vec())?)
+    Ok(map_logits(device, (&head, pass.hidden()), &rows, device.logit_memory(), |_, logits| logits.to_vec())?)
 }
 
 /// What is said of a record, or stored: some columns with so many temperatures, or all logits.
@@ -189,7 +188,7 @@ fn said<D: LossDevice>(device: &D, cached: &CachedTeacher<D>, rows: Rows<'_>) ->
             let mut hidden = device.zeros(rows.values.len(), device.activation())?;
             device.write(&mut hidden, 0, &rows.values)?;
             let all: Vec<usize> = (0..rows.values.len() / rows.width).collect();
-            Said::Dense(map_logits(device, (&head, &hidden), &all, LOGIT_MEMORY, |_, logits| {
+            Said::Dense(map_logits(device, (&head, &hidden), &all, device.logit_memory(), |_, logits| {
                 logits.to_vec()
             })?)
         }

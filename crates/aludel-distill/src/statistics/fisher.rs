@@ -10,7 +10,6 @@ use std::ops::Range;
 
 use aludel_checkpoint::OutputTensor;
 use aludel_kernels::loss::{HeadGradient, LabelTerm, LossDevice, Objective, Target, head_loss};
-use aludel_model::evaluate::LOGIT_MEMORY;
 use aludel_model::{Batch, Decoder, Gradients, Keep};
 
 use super::Data;
@@ -120,7 +119,16 @@ impl<D: LossDevice> Sums<D> {
         let (head, labels) = (model.head(), &piece.labels);
         let student = (&head, pass.hidden());
         // The sum over the tokens of the piece: each of them counts once.
-        head_loss(device, &self.objective, student, None, labels, 1.0, Some(gradient), LOGIT_MEMORY)?;
+        head_loss(
+            device,
+            &self.objective,
+            student,
+            None,
+            labels,
+            1.0,
+            Some(gradient),
+            device.logit_memory(),
+        )?;
         model.backward(pass, &d_hidden, &[], &mut self.gradients)?;
         for (gradient, squares) in self.gradients.iter().zip(&mut self.squares) {
             for start in (0..squares.len()).step_by(PIECE) {

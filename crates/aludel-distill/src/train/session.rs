@@ -126,6 +126,9 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
             if let Some(bytes) = resident::peak() {
                 values.insert("memory_bytes".into(), bytes as f64);
             }
+            if let Some(bytes) = self.trainer.device().peak_memory() {
+                values.insert("device_memory_bytes".into(), bytes as f64);
+            }
             self.append(Phase::Train, values)?;
             (self.on_event)(Event::Step(StepEvent {
                 step: self.trainer.done(),

@@ -35,7 +35,7 @@ impl KernelStore for NoStore {
 }
 
 /// The kernels of one device.
-pub(super) struct Kernels {
+pub(crate) struct Kernels {
     options: Vec<String>,
     store: Box<dyn KernelStore>,
     loaded: Mutex<HashMap<String, Arc<Module>>>,
@@ -43,11 +43,33 @@ pub(super) struct Kernels {
 }
 
 impl Kernels {
+    /// Those of formulas: no fused multiplication, no flushing of small numbers, divisions and roots rounded to nearest, which gives the
+    /// CPU's bits.
     pub(super) fn new(architecture: &str, store: Box<dyn KernelStore>) -> Self {
-        // No fused multiplication, no flushing of small numbers, divisions and roots rounded to nearest: the CPU's bits.
         let options = ["--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true", "--std=c++17"];
+        Self::with(&options, architecture, store)
+    }
+
+    /// Those of the operations on models, which are held to tolerances.
+    pub(crate) fn of_models(architecture: &str, store: Box<dyn KernelStore>) -> Self {
+        Self::with(&["--std=c++17"], architecture, store)
+    }
+
+    /// Compiles a text and forgets it: what a test can do without a device. Where the compiler's library is not there, it says so.
+    #[cfg(test)]
+    pub(crate) fn assert_compiles(&self, source: &str) {
+        match driver::compile(source, &self.options) {
+            Ok(image) => assert!(image.starts_with(b"\x7fELF")),
+            Err(CudaError::NoCompiler) => {
+                eprintln!("NOT TESTED: there is no libnvrtc to compile kernels with");
+            }
+            Err(error) => panic!("{error}\n{source}"),
+        }
+    }
+
+    fn with(options: &[&str], architecture: &str, store: Box<dyn KernelStore>) -> Self {
         let architecture = format!("--gpu-architecture={architecture}");
-        let options = options.into_iter().map(str::to_owned).chain([architecture]).collect();
+        let options = options.iter().map(|option| (*option).to_owned()).chain([architecture]).collect();
         Self { options, store, loaded: Mutex::default(), compiled: AtomicU64::new(0) }
     }
 
@@ -56,12 +78,12 @@ impl Kernels {
     }
 
     /// How many texts this process had to compile.
-    pub(super) fn compiled(&self) -> u64 {
+    pub(crate) fn compiled(&self) -> u64 {
         self.compiled.load(Relaxed)
     }
 
     /// The module of a text.
-    pub(super) fn module(&self, driver: &Driver, source: &str) -> Result<Arc<Module>, CudaError> {
+    pub(crate) fn module(&self, driver: &Driver, source: &str) -> Result<Arc<Module>, CudaError> {
         let name = self.name(source);
         if let Some(module) = self.lock().get(&name) {
             return Ok(Arc::clone(module));
@@ -123,7 +145,7 @@ mod tests {
         let scale = d.norm(Axis::Tensor) / kept.abs().sum(Axis::Tensor) + d.largest(Axis::Tensor);
         let merged = base + kept * scale + (d.exp() - d.abs().ln_1p()).less(d.kth(7)).select(d, d.sqrt());
         let formula = graph.finish(merged).unwrap();
-        let options = Kernels::new("sm_90", Box::new(NoStore)).options;
+        let kernels = Kernels::new("sm_90", Box::new(NoStore));
         let types = [Element::F32, Element::F16, Element::BF16];
         for (output, vector) in types.into_iter().zip([4, 8, 16]) {
             let shape = Shape { threads: 128, vector, parts: 4 };
@@ -132,11 +154,7 @@ mod tests {
             let of_passes = texts.passes.iter().flat_map(|pass| pass.selecting.iter().chain(&pass.reducing));
             let all = of_passes.chain([&texts.writing]).map(|text| text.source.clone());
             for text in all.chain([source::resolving()]) {
-                match driver::compile(&text, &options) {
-                    Ok(image) => assert!(image.starts_with(b"\x7fELF")),
-                    Err(CudaError::NoCompiler) => return,
-                    Err(error) => panic!("{error}\n{text}"),
-                }
+                kernels.assert_compiles(&text);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Speaks to the CUDA driver and its run-time compiler: the only file of this folder with `unsafe`.
+//! Speaks to the CUDA driver and its run-time compiler: with [`super::products`] the only file of this folder with `unsafe`.
 //!
-//! In: source texts, bytes, addresses that [`super::batch`] has laid out. Out: compiled images, device memory, copies and
-//! launches. Both libraries are looked for when they are first needed; a program that runs without them is told so by an error, and
+//! In: source texts, bytes, addresses that [`super::batch`] and [`crate::nn::cuda`] have laid out. Out: compiled images, device memory, copies
+//! and launches. Both libraries are looked for when they are first needed; a program that runs without them is told so by an error, and
 //! links to neither. It knows nothing of formulas.
 #![expect(unsafe_code, reason = "a driver is a foreign library, and kernels are told addresses")]
 
@@ -18,7 +18,7 @@ use super::CudaError;
 
 /// A device and its context.
 #[derive(Debug)]
-pub(super) struct Driver {
+pub(crate) struct Driver {
     context: Arc<CudaContext>,
 }
 
@@ -51,19 +51,45 @@ pub(super) struct Pinned {
 
 /// An ordered queue of copies and launches.
 #[derive(Clone, Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     stream: Arc<CudaStream>,
+}
+
+/// Bytes of a device's memory that belong to what a stream does: given back in its order.
+#[derive(Debug)]
+pub(crate) struct Block {
+    address: u64,
+    bytes: usize,
+    stream: Arc<CudaStream>,
+}
+
+/// How a kernel is started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    pub(crate) blocks: [u32; 3],
+    pub(crate) threads: u32,
+    /// Bytes of shared memory that the kernel's text does not declare itself.
+    pub(crate) shared: u32,
+}
+
+/// What a kernel is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Argument {
+    Address(u64),
+    Long(i64),
+    Int(i32),
+    Float(f32),
 }
 
 /// A loaded image of kernels.
 #[derive(Debug)]
-pub(super) struct Module {
+pub(crate) struct Module {
     module: Arc<CudaModule>,
 }
 
 /// One kernel.
 #[derive(Clone, Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     function: CudaFunction,
 }
 
@@ -82,7 +108,7 @@ pub(super) fn count() -> Result<usize, CudaError> {
 
 impl Driver {
     /// Opens a device by its position.
-    pub(super) fn open(ordinal: usize) -> Result<Self, CudaError> {
+    pub(crate) fn open(ordinal: usize) -> Result<Self, CudaError> {
         if ordinal >= count()? {
             return Err(CudaError::NoDevice);
         }
@@ -95,7 +121,7 @@ impl Driver {
         Ok(Self { context })
     }
 
-    pub(super) fn facts(&self) -> Result<Facts, CudaError> {
+    pub(crate) fn facts(&self) -> Result<Facts, CudaError> {
         let failed = driver("ask for the device's properties");
         let (major, minor) = self.context.compute_capability().map_err(&failed)?;
         let count = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
@@ -107,8 +133,36 @@ impl Driver {
         })
     }
 
+    /// Lets blocks that streams give back stay at hand for the next ones.
+    pub(crate) fn keep_blocks(&self) -> Result<(), CudaError> {
+        let mut everything = u64::MAX;
+        let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the pool is the device's own, and the attribute's value is a 64-bit number.
+        unsafe { sys::cuMemPoolSetAttribute(self.pool()?, attribute, (&raw mut everything).cast()).result() }
+            .map_err(driver("set up the device's memory"))
+    }
+
+    /// Bytes that blocks have had at most, at once.
+    pub(crate) fn peak_of_blocks(&self) -> Result<u64, CudaError> {
+        let mut bytes = 0u64;
+        let attribute = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        // SAFETY: as above.
+        unsafe { sys::cuMemPoolGetAttribute(self.pool()?, attribute, (&raw mut bytes).cast()).result() }
+            .map_err(driver("ask for the device's memory"))?;
+        Ok(bytes)
+    }
+
+    fn pool(&self) -> Result<sys::CUmemoryPool, CudaError> {
+        self.context.bind_to_thread().map_err(driver("use the device"))?;
+        let mut pool = std::ptr::null_mut();
+        // SAFETY: writes the pool's handle, which lives as long as the device.
+        unsafe { sys::cuDeviceGetDefaultMemPool(&raw mut pool, self.context.cu_device()).result() }
+            .map_err(driver("find the device's memory"))?;
+        Ok(pool)
+    }
+
     /// Bytes of the device's memory that nobody has.
-    pub(super) fn free_memory(&self) -> Result<u64, CudaError> {
+    pub(crate) fn free_memory(&self) -> Result<u64, CudaError> {
         self.context.mem_get_info().map(|(free, _)| free as u64).map_err(driver("ask for free memory"))
     }
 
@@ -133,13 +187,13 @@ impl Driver {
         }
     }
 
-    pub(super) fn stream(&self) -> Result<Stream, CudaError> {
+    pub(crate) fn stream(&self) -> Result<Stream, CudaError> {
         let stream = self.context.new_stream().map_err(driver("make a stream"))?;
         Ok(Stream { stream })
     }
 
     /// Loads a compiled image.
-    pub(super) fn load(&self, image: Vec<u8>) -> Result<Module, CudaError> {
+    pub(crate) fn load(&self, image: Vec<u8>) -> Result<Module, CudaError> {
         let image = nvrtc::Ptx::from_binary(image);
         let module = self.context.load_module(image).map_err(driver("load a kernel"))?;
         Ok(Module { module })
@@ -147,15 +201,21 @@ impl Driver {
 }
 
 impl Module {
-    pub(super) fn kernel(&self, name: &str) -> Result<Kernel, CudaError> {
+    pub(crate) fn kernel(&self, name: &str) -> Result<Kernel, CudaError> {
         let function = self.module.load_function(name).map_err(driver("find a kernel"))?;
         Ok(Kernel { function })
     }
 }
 
 impl Kernel {
+    /// Lets blocks of threads have so many bytes of shared memory.
+    pub(crate) fn allow_shared(&self, bytes: u32) -> Result<(), CudaError> {
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        self.function.set_attribute(attribute, bytes as i32).map_err(driver("set up a kernel"))
+    }
+
     /// Registers of a thread.
-    pub(super) fn registers(&self) -> u32 {
+    pub(crate) fn registers(&self) -> u32 {
         self.function.num_regs().map_or(0, |count| count as u32)
     }
 }
@@ -186,6 +246,37 @@ impl Drop for Memory {
         if self.context.bind_to_thread().is_ok() {
             // SAFETY: the address came from an allocation that nobody else frees. Freeing waits for the device.
             let _ = unsafe { result::free_sync(self.address) };
+        }
+    }
+}
+
+impl Block {
+    pub(crate) const fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The address of a range.
+    ///
+    /// # Panics
+    /// Where the range leaves the block.
+    fn at(&self, offset: usize, length: usize) -> u64 {
+        let end = offset.checked_add(length);
+        assert!(end.is_some_and(|end| end <= self.bytes), "{length} bytes at {offset} of {}", self.bytes);
+        self.address + offset as u64
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // A failure to free is a failure of the context, which every later call reports.
+        if self.stream.context().bind_to_thread().is_ok() {
+            // SAFETY: the address came from an allocation on this stream that nobody else frees; the stream frees it after all that was
+            // submitted before.
+            let _ = unsafe { result::free_async(self.address, self.stream.cu_stream()) };
         }
     }
 }
@@ -264,18 +355,105 @@ impl Stream {
         unsafe { launch.launch(config) }.map(drop).map_err(driver("start a kernel"))
     }
 
+    /// Memory for what is submitted from now on.
+    pub(crate) fn block(&self, bytes: usize) -> Result<Block, CudaError> {
+        self.bind()?;
+        // SAFETY: a plain allocation, which `Block` frees once.
+        let address = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
+        let address = address.map_err(|error| match error.0 {
+            sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes: bytes as u64 },
+            _ => driver("take memory of the device")(error),
+        })?;
+        Ok(Block { address, bytes, stream: Arc::clone(&self.stream) })
+    }
+
+    /// Zeros a block; not waited for.
+    pub(crate) fn clear(&self, block: &Block) -> Result<(), CudaError> {
+        self.bind()?;
+        // SAFETY: the range is the block.
+        unsafe { result::memset_d8_async(block.address, 0, block.bytes, self.stream.cu_stream()) }
+            .map_err(driver("clear memory of the device"))
+    }
+
+    /// Sends bytes into a block, in order with what is submitted before and after; the source is free when this returns.
+    pub(crate) fn put(&self, bytes: &[u8], to: &Block, offset: usize) -> Result<(), CudaError> {
+        let address = to.at(offset, bytes.len());
+        self.bind()?;
+        // SAFETY: the range lies within the block, and of memory that is not pinned the driver takes a copy, as in `send`.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copy to the device"))
+    }
+
+    /// Copies bytes of a block to the host, after everything before.
+    pub(crate) fn take(&self, from: &Block, offset: usize, to: &mut [u8]) -> Result<(), CudaError> {
+        let address = from.at(offset, to.len());
+        self.bind()?;
+        // SAFETY: the range lies within the block, and the target outlives the copy, which is waited for.
+        unsafe { result::memcpy_dtoh_async(to, address, self.stream.cu_stream()) }
+            .map_err(driver("copy from the device"))?;
+        self.synchronize()
+    }
+
+    /// Copies bytes between blocks; not waited for.
+    pub(crate) fn copy_between(
+        &self,
+        (from, from_offset): (&Block, usize),
+        (to, to_offset): (&Block, usize),
+        bytes: usize,
+    ) -> Result<(), CudaError> {
+        let (from, to) = (from.at(from_offset, bytes), to.at(to_offset, bytes));
+        self.bind()?;
+        // SAFETY: both ranges lie within their blocks, which are given back in the stream's order.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copy on the device"))
+    }
+
+    /// Starts a kernel of the operations on models; not waited for.
+    ///
+    /// Every address is that of a [`Block`] on this stream, of a length that the operation has held against the shapes which it
+    /// tells the kernel; each `.cu` beside its operation names the arguments.
+    pub(crate) fn start(&self, kernel: &Kernel, grid: Grid, arguments: &[Argument]) -> Result<(), CudaError> {
+        let [x, y, z] = grid.blocks;
+        if x == 0 || y == 0 || z == 0 {
+            return Ok(());
+        }
+        let config = LaunchConfig {
+            grid_dim: (x, y, z),
+            block_dim: (grid.threads, 1, 1),
+            shared_mem_bytes: grid.shared,
+        };
+        let mut launch = self.stream.launch_builder(&kernel.function);
+        for argument in arguments {
+            match argument {
+                Argument::Address(address) => launch.arg(address),
+                Argument::Long(number) => launch.arg(number),
+                Argument::Int(number) => launch.arg(number),
+                Argument::Float(number) => launch.arg(number),
+            };
+        }
+        // SAFETY: the arguments are those of the kernel's text, in their types and order, and it touches what lies within the blocks
+        // that the caller holds against its shapes; blocks are given back in the stream's order.
+        unsafe { launch.launch(config) }.map(drop).map_err(driver("start a kernel"))
+    }
+
+    /// The driver's name of it, for the library of products.
+    pub(super) fn raw(&self) -> sys::CUstream {
+        self.stream.cu_stream()
+    }
+
     /// Waits until everything before it is done.
-    pub(super) fn synchronize(&self) -> Result<(), CudaError> {
+    pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
         self.stream.synchronize().map_err(driver("wait for the device"))
     }
 
-    fn bind(&self) -> Result<(), CudaError> {
+    /// Makes the device that of the calling thread.
+    pub(super) fn bind(&self) -> Result<(), CudaError> {
         self.stream.context().bind_to_thread().map_err(driver("use the device"))
     }
 }
 
 /// Compiles a text for an architecture, to an image that any driver of its age or younger loads.
-pub(super) fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, CudaError> {
+pub(crate) fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, CudaError> {
     // SAFETY: loads the library by its name, and calls nothing in it.
     if !unsafe { nvrtc::sys::is_culib_present() } {
         return Err(CudaError::NoCompiler);

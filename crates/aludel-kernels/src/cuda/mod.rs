@@ -11,10 +11,11 @@
 //! computes the tensor: only there could bits differ.
 
 mod batch;
-mod compile;
+pub(crate) mod compile;
 mod device;
-mod driver;
+pub(crate) mod driver;
 mod emit;
+pub(crate) mod products;
 mod source;
 mod tune;
 
@@ -39,6 +40,25 @@ pub enum CudaError {
     /// The compiler's library is not there.
     #[error("CUDA's run-time compiler (libnvrtc) is not installed")]
     NoCompiler,
+    /// The library of products is not there.
+    #[error("CUDA's library of products (libcublasLt) is not installed")]
+    NoProducts,
+    /// The library of products refuses something.
+    #[error("libcublasLt failed to {doing}: {message}")]
+    Product {
+        /// What it was to do.
+        doing: &'static str,
+        /// What it says.
+        message: String,
+    },
+    /// The device is too old for the operations on models.
+    #[error("{name} is {architecture}; models are computed on sm_80 and later")]
+    TooOld {
+        /// Its name.
+        name: String,
+        /// Its architecture.
+        architecture: String,
+    },
     /// A kernel does not compile.
     #[error("a kernel does not compile: {log}")]
     Compile {

@@ -75,8 +75,17 @@ pub enum RowDistance {
     Cosine,
 }
 
+/// Bytes for logits where memory is that of the host.
+const LOGIT_MEMORY: usize = 64 << 20;
+
 /// A device that computes distillation losses.
 pub trait LossDevice: Device {
+    /// Bytes for the logits of the rows that are worked on at once. A constant of the kind of device, so that results never depend on
+    /// the machine.
+    fn logit_memory(&self) -> usize {
+        LOGIT_MEMORY
+    }
+
     /// `z = cap tanh(z / cap)` in place, on logits of the device's activation type.
     fn soft_cap(&self, cap: f32, logits: &mut Self::Buffer);
 

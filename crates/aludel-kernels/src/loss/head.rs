@@ -279,13 +279,16 @@ pub fn head_loss<D: LossDevice>(
     }
     let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != IGNORED).collect();
     let mut report = HeadReport { terms: vec![0.0; objective.terms().len()], ..HeadReport::default() };
+    let columns = objective.terms().len() + Column::COUNT;
+    let mut measured = Vec::new();
     let mut chunk = None;
     for rows in rows.chunks(chunk_rows(device, head, teacher, rows.len(), memory)) {
         // A last chunk of fewer rows gets buffers of its own, after the others are gone.
         let mut buffers = match chunk.take().filter(|chunk: &Chunk<D>| chunk.rows == rows.len()) {
             Some(buffers) => buffers,
-            None => Chunk::new(device, objective, head, teacher, rows.len(), gradient.is_some())?,
+            None => Chunk::new(device, head, teacher, rows.len(), gradient.is_some())?,
         };
+        let mut values = device.zeros(rows.len() * columns, Element::F32)?;
         let labels: Vec<u32> = rows.iter().map(|&row| labels[row]).collect();
         let partner = |&row: &usize| aligned.map_or(Some(row), |aligned| aligned.partners[row]);
         let partners: Vec<Option<usize>> = rows.iter().map(partner).collect();
@@ -302,7 +305,7 @@ pub fn head_loss<D: LossDevice>(
             mode: if gradient.is_some() { Mode::Gradient } else { Mode::Values },
         };
         if let Some(aligned) = aligned {
-            let (student, values) = (&mut buffers.student, &mut buffers.values);
+            let (student, values) = (&mut buffers.student, &mut values);
             let made = buffers.teacher.as_ref().map(|chunk| &chunk.logits);
             let teacher = ranked(teacher, made);
             let places: Vec<Option<usize>> = match teacher {
@@ -315,19 +318,23 @@ pub fn head_loss<D: LossDevice>(
             let sorted = SortedRows { partners: &places, teacher, factor: aligned.factor };
             device.sorted_rows(loss, &labels, sorted, student, values)?;
         } else if let Some(TeacherRows::Sparse(teacher)) = teacher {
-            let (student, values) = (&mut buffers.student, &mut buffers.values);
+            let (student, values) = (&mut buffers.student, &mut values);
             device.sparse_rows(loss, &labels, (teacher, rows), student, values)?;
         } else {
             let indices = device.indices(&labels)?;
             let given = buffers.teacher.as_ref().map(|teacher| &teacher.logits);
-            device.loss_rows(loss, &indices, &mut buffers.student, given, &mut buffers.values);
+            device.loss_rows(loss, &indices, &mut buffers.student, given, &mut values);
         }
         if let Some(gradient) = &mut gradient {
             buffers.backward(device, head, rows, gradient);
         }
-        let values = device.read(&buffers.values, 0..device.len(&buffers.values))?;
-        report.add_rows(objective.terms().len(), &values, &labels, |at| partners[at].is_some());
+        measured.push((values, labels, partners));
         chunk = Some(buffers);
+    }
+    // Read after all chunks, so that the device is not waited for between them.
+    for (values, labels, partners) in measured {
+        let values = device.read(&values, 0..device.len(&values))?;
+        report.add_rows(objective.terms().len(), &values, &labels, |at| partners[at].is_some());
     }
     Ok(report)
 }
@@ -438,7 +445,6 @@ struct Chunk<D: LossDevice> {
     d_hidden: Option<D::Buffer>,
     student: D::Buffer,
     teacher: Option<TeacherChunk<D>>,
-    values: D::Buffer,
 }
 
 struct TeacherChunk<D: LossDevice> {
@@ -449,7 +455,6 @@ struct TeacherChunk<D: LossDevice> {
 impl<D: LossDevice> Chunk<D> {
     fn new(
         device: &D,
-        objective: &Objective,
         head: &Head<'_, D::Buffer>,
         teacher: Option<&TeacherRows<'_, D::Buffer>>,
         rows: usize,
@@ -476,7 +481,6 @@ impl<D: LossDevice> Chunk<D> {
             d_hidden: with_gradient.then(|| activations(head.width)).transpose()?,
             student: activations(head.vocabulary)?,
             teacher,
-            values: device.zeros(rows * (objective.terms().len() + Column::COUNT), Element::F32)?,
         })
     }
 

@@ -11,10 +11,11 @@
 //!
 //! Reading order: [`objective`] (the terms), [`mod@reference`] (what they mean, in f64), [`head`] (the loop over chunks of
 //! rows), [`hidden`] (losses between hidden states), [`device`] (what both ask of a device), `divergence` (the terms, one
-//! column at a time) and `cpu` (its kernels), [`sparse`] (teachers of which some columns are known), [`extract`] (what a cache keeps of
+//! column at a time), `cpu` and `cuda` (its kernels), [`sparse`] (teachers of which some columns are known), [`extract`] (what a cache keeps of
 //! logits), [`sorted`] (teachers of another vocabulary), [`taid`] (targets that move).
 
 mod cpu;
+mod cuda;
 pub mod device;
 mod divergence;
 pub mod extract;

@@ -157,6 +157,15 @@ pub struct Update {
     pub gradient_scale: f32,
 }
 
+/// What a device may not compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// [`Device::route`] and all that follows from it.
+    Experts,
+    /// [`Device::attention`] where E is no multiple of 8.
+    HeadsOfOddWidth,
+}
+
 /// How rows choose experts: softmax over the logits of all experts, then the `N` largest probabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Routing {
@@ -201,6 +210,21 @@ pub trait Device: Send + Sync + 'static {
     /// The type of activations and of gradients of activations here: f32 on the CPU, bf16 on a GPU. Gradients of
     /// parameters, masters and moments are f32 everywhere.
     fn activation(&self) -> Element;
+
+    /// Bytes of the device's own memory that nobody has; `None` where its memory is the host's.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// Bytes of the device's own memory that buffers have had at most, at once; `None` where its memory is the host's.
+    fn peak_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// Operations that are refused here: whoever needs one asks before it loads anything.
+    fn missing(&self) -> &'static [Missing] {
+        &[]
+    }
 
     /// `len` zeros.
     fn zeros(&self, len: usize, element: Element) -> Result<Self::Buffer, DeviceError>;
@@ -388,6 +412,15 @@ pub trait Device: Send + Sync + 'static {
 
     /// The sum of squares of a buffer, in f64, in an order that does not depend on the number of threads.
     fn sum_of_squares(&self, x: &Self::Buffer) -> Result<f64, DeviceError>;
+
+    /// The sum of squares of f32 buffers together; the device is waited for at most once where that is to its advantage.
+    fn sum_of_all_squares(&self, buffers: &[&Self::Buffer]) -> Result<f64, DeviceError> {
+        let mut squares = 0.0;
+        for buffer in buffers {
+            squares += self.sum_of_squares(buffer)?;
+        }
+        Ok(squares)
+    }
 
     /// One pass of AdamW: `master`, `first` and `second` moments and `gradient` are f32 of equal length; `stored`, where
     /// given, receives the new values rounded to its type.

@@ -3,12 +3,13 @@
 //! In: buffers on a device and the shapes of what is in them. Out: buffers on that device. An operation knows no model, no
 //! layer and no file; it keeps no state between calls. Products of matrices come from libraries.
 //!
-//! Reading order: [`device`] (what a decoder may ask for), [`cpu`] (memory, threads and vector instructions), then one folder
+//! Reading order: [`device`] (what a decoder may ask for), [`cpu`] (memory, threads and vector instructions), [`cuda`] (memory and kernels of a GPU), then one folder
 //! for each operation, with its contract, its reference in f64 and its kernels side by side.
 
 mod adamw;
 mod attention;
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 pub(crate) mod elementwise;
 mod embed;
@@ -20,8 +21,9 @@ mod rotate;
 
 pub use adamw::Moments;
 pub use cpu::Cpu;
+pub use cuda::Cuda;
 pub use device::{
-    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Norm, Product, Routing, Rows,
-    SharedBytes, Span, StoredMoments, Update,
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Missing, Norm, Product,
+    Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
 pub use experts::Assignment;

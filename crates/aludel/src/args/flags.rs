@@ -10,8 +10,8 @@ use crate::settings::{Size, Tile};
 /// Where models are computed.
 #[derive(Debug, Args)]
 pub(crate) struct ComputingFlags {
-    /// Where models are computed
-    #[arg(long, value_enum, default_value_t = DeviceName::Cpu)]
+    /// Where models are computed: `cpu`, or, by `distill` and `eval`, `cuda` (or `cuda:1`, ...)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: DeviceName,
     /// Threads that compute; no result depends on it [default: one for each core]
     #[arg(long, value_name = "N")]
@@ -19,9 +19,30 @@ pub(crate) struct ComputingFlags {
 }
 
 /// A device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceName {
     Cpu,
+    /// A GPU by its position.
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            other => gpu(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+/// The position of a GPU: `cuda` is the first one, `cuda:1` the second.
+pub(super) fn gpu(text: &str) -> Option<usize> {
+    match text.strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
+    }
 }
 
 pub(super) fn part(text: &str) -> Result<aludel_cache::Part, String> {

@@ -1,14 +1,18 @@
 //! `aludel distill`: trains a student as a run says.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aludel_checkpoint::DigestCache;
 use aludel_distill::folder::Beginning;
 use aludel_distill::forecast::{self, Forecast, Timing};
+use aludel_distill::record::Fact;
+use aludel_distill::run::Run;
 use aludel_distill::train::{self, Ending, Event, Options, Outcome, StepEvent};
+use aludel_kernels::loss::LossDevice;
 use aludel_merge::plan::Bytes;
 
-use super::device;
+use super::device::{self, Opened};
 use super::run_file::RunFile;
 use crate::args::DistillArguments;
 use crate::failure::Interrupted;
@@ -26,16 +30,30 @@ pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Re
     let run = file.parse()?.with_models(|model| hub::locate(&hub, model))?;
     let run = run.with_cache(|cache| storage::local(cache, printer))?;
     let device = device::open(&arguments.computing)?;
+    let environment = device.facts();
+    match device {
+        Opened::Cpu(device) => train_on(&device, &run, &file, environment, arguments, printer),
+        Opened::Cuda(device) => train_on(&device, &run, &file, environment, arguments, printer),
+    }
+}
+
+fn train_on<D: LossDevice>(
+    device: &Arc<D>,
+    run: &Run,
+    file: &RunFile,
+    environment: Vec<Fact>,
+    arguments: &DistillArguments,
+    printer: &Printer,
+) -> anyhow::Result<()> {
     if arguments.dry_run {
-        let forecast = forecast::forecast(&device, &run);
+        let forecast = forecast::forecast(device, run);
         return print_forecast(&forecast.map_err(|error| file.failure(error, None, None))?, printer);
     }
     let signals = Signals::listen()?;
     let progress = Progress::new(printer);
-    let environment = device::facts(&device);
     let result = train::distil(
-        &device,
-        &run,
+        device,
+        run,
         &file.text,
         &Options {
             beginning: beginning(arguments),

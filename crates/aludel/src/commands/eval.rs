@@ -1,8 +1,11 @@
 //! `aludel eval`: measures how well a model predicts text.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
 
 use aludel_distill::evaluate::{self, Evaluation, Settings};
+use aludel_kernels::loss::LossDevice;
 
 use crate::args::EvalArguments;
 use crate::failure;
@@ -11,7 +14,7 @@ use crate::printer::Printer;
 use crate::progress::{Progress, Stage};
 use crate::signals::Signals;
 
-use super::device;
+use super::device::{self, Opened};
 use super::listing::listing;
 
 /// Evaluates, and prints what was measured.
@@ -19,14 +22,25 @@ pub(super) fn run(arguments: &EvalArguments, printer: &Printer) -> anyhow::Resul
     let hub = hub::open(printer);
     let model = hub::locate(&hub, &arguments.model)?;
     let against = arguments.against.as_deref().map(|against| hub::locate(&hub, against)).transpose()?;
-    let device = device::open(&arguments.computing)?;
+    match device::open(&arguments.computing)? {
+        Opened::Cpu(device) => evaluate_on(&device, arguments, (&model, against.as_deref()), printer),
+        Opened::Cuda(device) => evaluate_on(&device, arguments, (&model, against.as_deref()), printer),
+    }
+}
+
+fn evaluate_on<D: LossDevice>(
+    device: &Arc<D>,
+    arguments: &EvalArguments,
+    (model, against): (&Path, Option<&Path>),
+    printer: &Printer,
+) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
     let progress = Progress::new(printer);
     let result = evaluate::evaluate(
-        &device,
+        device,
         &Settings {
-            model: &model,
-            against: against.as_deref(),
+            model,
+            against,
             data: &arguments.data,
             window: arguments.window.map(NonZeroUsize::get),
             stride: arguments.stride.map(NonZeroUsize::get),

@@ -23,7 +23,7 @@ use super::device;
 /// Generates; the text is the result, or JSON with the text in it.
 pub(super) fn run(arguments: &GenerateArguments, printer: &Printer) -> anyhow::Result<()> {
     let folder = hub::locate(&hub::open(printer), &arguments.model)?;
-    let device = device::open(&arguments.computing)?;
+    let device = device::open_cpu(&arguments.computing)?;
     let tokenizer = Tokenizer::open(&folder).map_err(refuse)?;
     let prompt = prompt(arguments, &tokenizer)?;
     let model = Decoder::open(&folder, device, Use::Frozen).map_err(refuse)?;

@@ -1,4 +1,4 @@
-//! Opens the GPU that merges are computed on, and remembers its kernels in the user's cache.
+//! Opens the GPU that merges or models are computed on, and remembers its kernels in the user's cache.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aludel_checkpoint::user_cache;
 use aludel_document::Problem;
 use aludel_kernels::cuda::{CudaError, Device, KernelStore};
+use aludel_kernels::nn::Cuda;
 use tempfile::NamedTempFile;
 
 use crate::args::MergeDevice;
@@ -17,26 +18,41 @@ pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Arc<Device>>, Ref
     match device {
         MergeDevice::Cpu => Ok(None),
         MergeDevice::Auto => Ok(open(0).ok().map(Arc::new)),
-        MergeDevice::Cuda(ordinal) => {
-            open(ordinal).map(Arc::new).map(Some).map_err(|error| refusal(ordinal, &error))
-        }
+        MergeDevice::Cuda(ordinal) => open(ordinal)
+            .map(Arc::new)
+            .map(Some)
+            .map_err(|error| refusal(ordinal, &error, "`--device cpu` writes the same output")),
     }
 }
 
 /// A GPU by its position.
 pub(super) fn open(ordinal: usize) -> Result<Device, CudaError> {
-    Device::open(ordinal, Box::new(UserStore { folder: user_cache().map(|cache| cache.join("kernels")) }))
+    Device::open(ordinal, store())
 }
 
-fn refusal(ordinal: usize, error: &CudaError) -> Refusal {
+/// The GPU that models are computed on.
+pub(super) fn for_models(ordinal: usize) -> Result<Arc<Cuda>, Refusal> {
+    let opened = Cuda::open(ordinal, store()).map(Arc::new);
+    opened.map_err(|error| refusal(ordinal, &error, "`--device cpu` needs none"))
+}
+
+fn store() -> Box<dyn KernelStore> {
+    Box::new(UserStore { folder: user_cache().map(|cache| cache.join("kernels")) })
+}
+
+/// `instead` says what the CPU is good for.
+fn refusal(ordinal: usize, error: &CudaError, instead: &str) -> Refusal {
     let remedy = match error {
-        CudaError::NoDriver | CudaError::NoDevice => {
-            "`aludel devices` lists the GPUs; `--device cpu` writes the same output"
-        }
+        CudaError::NoDriver | CudaError::NoDevice => format!("`aludel devices` lists the GPUs; {instead}"),
         CudaError::NoCompiler => {
-            "install CUDA's libraries, or put the folder of libnvrtc into LD_LIBRARY_PATH; `--device cpu` writes the same output"
+            format!("install CUDA's libraries, or put the folder of libnvrtc into LD_LIBRARY_PATH; {instead}")
         }
-        _ => "`--device cpu` writes the same output",
+        CudaError::NoProducts => {
+            format!(
+                "install CUDA's libraries, or put the folder of libcublasLt into LD_LIBRARY_PATH; {instead}"
+            )
+        }
+        _ => instead.to_owned(),
     };
     let problem = Problem::general(format!("--device cuda:{ordinal}: {error}")).with_hint(remedy);
     Refusal { recipe: None, problems: problem.into() }

@@ -20,7 +20,7 @@ use super::listing::listing;
 /// Collects, and says what; or says what it would take.
 pub(super) fn run(arguments: &StatisticsArguments, printer: &Printer) -> anyhow::Result<()> {
     let model = hub::locate(&hub::open(printer), &arguments.model)?;
-    let device = device::open(&arguments.computing)?;
+    let device = device::open_cpu(&arguments.computing)?;
     let (signals, progress, digests) = (Signals::listen()?, Progress::new(printer), DigestCache::user());
     let settings = Settings {
         model: &model,

@@ -190,7 +190,8 @@ Options:
       --dry-run          Predict memory, speed and time, and train nothing
   -f, --force            Discard an earlier run, and replace the output folder once the new one is
                          complete
-      --device <DEVICE>  Where models are computed [default: cpu] [possible values: cpu]
+      --device <DEVICE>  Where models are computed: `cpu`, or, by `distill` and `eval`, `cuda` (or
+                         `cuda:1`, ...) [default: cpu]
       --threads <N>      Threads that compute; no result depends on it [default: one for each core]
   -h, --help             Print help
 
@@ -229,7 +230,8 @@ Options:
                          [default: the positions of the model, 1024 at the most]
       --stride <TOKENS>  Tokens from the beginning of a window to that of the next [default: half a
                          window]
-      --device <DEVICE>  Where models are computed [default: cpu] [possible values: cpu]
+      --device <DEVICE>  Where models are computed: `cpu`, or, by `distill` and `eval`, `cuda` (or
+                         `cuda:1`, ...) [default: cpu]
       --threads <N>      Threads that compute; no result depends on it [default: one for each core]
   -h, --help             Print help
 
@@ -270,7 +272,8 @@ Options:
                          [default: 1]
       --top-k <N>        Choose among so many of the most likely tokens; 0 for all [default: 0]
       --seed <N>         Key of the random numbers: the same seed gives the same text [default: 0]
-      --device <DEVICE>  Where models are computed [default: cpu] [possible values: cpu]
+      --device <DEVICE>  Where models are computed: `cpu`, or, by `distill` and `eval`, `cuda` (or
+                         `cuda:1`, ...) [default: cpu]
       --threads <N>      Threads that compute; no result depends on it [default: one for each core]
   -h, --help             Print help
 

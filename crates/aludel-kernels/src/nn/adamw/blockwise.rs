@@ -32,13 +32,7 @@ pub struct Moments(StoredMoments);
 
 impl Moments {
     pub(in crate::nn) fn zeros(len: usize) -> Self {
-        let blocks = len.div_ceil(BLOCK);
-        Self(StoredMoments {
-            first: vec![0; len],
-            first_scales: vec![0.0; blocks],
-            second: vec![0; len],
-            second_scales: vec![0.0; blocks],
-        })
+        Self(zeros(len))
     }
 
     pub(in crate::nn) fn stored(&self) -> &StoredMoments {
@@ -47,13 +41,28 @@ impl Moments {
 
     /// `None` where a length is not that of `len` elements.
     pub(in crate::nn) fn restore(len: usize, stored: &StoredMoments) -> Option<Self> {
-        let blocks = len.div_ceil(BLOCK);
-        let fits = stored.first.len() == len
-            && stored.second.len() == len
-            && stored.first_scales.len() == blocks
-            && stored.second_scales.len() == blocks;
-        fits.then(|| Self(stored.clone()))
+        are_of(len, stored).then(|| Self(stored.clone()))
     }
+}
+
+/// Moments of zero.
+pub(in crate::nn) fn zeros(len: usize) -> StoredMoments {
+    let blocks = len.div_ceil(BLOCK);
+    StoredMoments {
+        first: vec![0; len],
+        first_scales: vec![0.0; blocks],
+        second: vec![0; len],
+        second_scales: vec![0.0; blocks],
+    }
+}
+
+/// Whether the lengths are those of `len` elements.
+pub(in crate::nn) fn are_of(len: usize, stored: &StoredMoments) -> bool {
+    let blocks = len.div_ceil(BLOCK);
+    stored.first.len() == len
+        && stored.second.len() == len
+        && stored.first_scales.len() == blocks
+        && stored.second_scales.len() == blocks
 }
 
 /// One block of a buffer.
@@ -160,7 +169,7 @@ fn inverse(scale: f32) -> f32 {
 
 /// A hash of 32 bits in which every bit of the input moves about half of the output's: multiply and shift twice.
 #[inline(always)]
-fn mix(x: u32) -> u32 {
+pub(in crate::nn) fn mix(x: u32) -> u32 {
     let x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
     let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
     x ^ (x >> 16)

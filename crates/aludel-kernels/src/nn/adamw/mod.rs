@@ -9,6 +9,7 @@
 
 pub(in crate::nn) mod blockwise;
 pub(in crate::nn) mod cpu;
+pub(in crate::nn) mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! Tolerance: 2e-6 of the largest value forward, 2e-5 norm-wise backward, for f32 inputs.
 
 pub(in crate::nn) mod cpu;
+pub(in crate::nn) mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

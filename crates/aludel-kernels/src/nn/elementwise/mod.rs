@@ -4,5 +4,6 @@
 //! The sum of squares is in f64: chunks in order, each in sixteen lanes.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 #[cfg(test)]
 mod tests;

@@ -4,5 +4,6 @@
 //! the rows.
 
 pub(in crate::nn) mod cpu;
+pub(in crate::nn) mod cuda;
 #[cfg(test)]
 mod tests;

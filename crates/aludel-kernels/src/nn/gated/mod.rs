@@ -6,6 +6,7 @@
 //! Tolerance: absolute error of `f` and `f'` below `1e-6 max(1, |x|)` for f32 inputs.
 
 pub(in crate::nn) mod cpu;
+pub(in crate::nn) mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

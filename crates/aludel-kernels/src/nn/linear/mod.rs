@@ -11,6 +11,7 @@
 //! length of their sums.
 
 pub(crate) mod cpu;
+pub(in crate::nn) mod cuda;
 pub(in crate::nn) mod few;
 #[cfg(test)]
 mod reference;

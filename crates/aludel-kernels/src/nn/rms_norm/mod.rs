@@ -6,6 +6,7 @@
 //! Tolerance: 2e-6 of the row's largest output forward, 1e-5 norm-wise backward, for f32 inputs.
 
 pub(in crate::nn) mod cpu;
+pub(in crate::nn) mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Tolerance: 2e-7 of the pair's length.
 
 pub(in crate::nn) mod cpu;
+pub(in crate::nn) mod cuda;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]

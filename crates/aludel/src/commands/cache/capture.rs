@@ -23,7 +23,7 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
     let hub = hub::open(printer);
     let run = run.with_models(|model| hub::locate(&hub, model))?;
     let place = storage::place(&arguments.cache)?;
-    let device = device::open(&arguments.computing)?;
+    let device = device::open_cpu(&arguments.computing)?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let options =
         WriterOptions { part: arguments.part, shard_bytes: arguments.shard_size.0, sync: !arguments.no_sync };

@@ -47,7 +47,7 @@ fn score(
     let file = RunFile::read(run)?;
     let hub = hub::open(printer);
     let run = file.parse()?.with_models(|model| hub::locate(&hub, model))?;
-    let device = device::open(&arguments.computing)?;
+    let device = device::open_cpu(&arguments.computing)?;
     let (signals, progress) = (Signals::listen()?, Progress::new(printer));
     let show = |done, total| {
         let figures = format!("{done} of {total} records");

@@ -1,0 +1,52 @@
+//! Holds a CUDA device to the CPU, and times it: what CI cannot, having no GPU.
+//!
+//! `device operations` compares every operation on random inputs; `device gradients MODEL...` whole models' gradients on the same weights;
+//! `device head ROWS STUDENT TEACHER VOCABULARY` times the fused head; `device dense ROWS VOCABULARY` losses of logits that are there; `device step
+//! DOCUMENTS LENGTH [TEACHER]` training steps of a Llama of 1.5 B parameters, distilled where a teacher (`3b` or `8b`) is named. The exit code says whether
+//! what was compared agrees.
+
+mod compare;
+mod models;
+mod operations;
+mod speed;
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use aludel_kernels::cuda::NoStore;
+use aludel_kernels::nn::{Cpu, Cuda};
+
+use compare::Findings;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let cuda = Arc::new(Cuda::open(0, Box::new(NoStore))?);
+    let mut findings = Findings::default();
+    match words.as_slice() {
+        ["operations"] => operations::compare(&Cpu::new(None)?, &cuda, &mut findings)?,
+        ["gradients", models @ ..] => {
+            let cpu = Arc::new(Cpu::new(None)?);
+            for model in models {
+                models::compare(Path::new(model), &cpu, &cuda, &mut findings)?;
+            }
+        }
+        ["head", sizes @ ..] => speed::head(&cuda, numbers(sizes)?)?,
+        ["dense", sizes @ ..] => speed::dense(&cuda, numbers(sizes)?)?,
+        ["step", documents, length, teacher @ ..] => {
+            speed::step(&cuda, numbers(&[documents, length])?, teacher.first().copied())?;
+        }
+        _ => {
+            return Err(
+                "usage: device operations | gradients MODEL... | head ... | dense ... | step ...".into()
+            );
+        }
+    }
+    findings.finish()
+}
+
+fn numbers<const N: usize>(words: &[&str]) -> Result<[usize; N], Box<dyn Error>> {
+    let numbers = words.iter().map(|word| word.parse()).collect::<Result<Vec<usize>, _>>()?;
+    numbers.try_into().map_err(|_| format!("{N} numbers are wanted").into())
+}

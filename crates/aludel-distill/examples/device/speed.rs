@@ -1,0 +1,212 @@
+//! Times the fused head, losses of logits, and training steps.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aludel_checkpoint::Config;
+use aludel_distill::data::MicroBatch;
+use aludel_distill::run::Run;
+use aludel_distill::step::Trainer;
+use aludel_kernels::element::Element;
+use aludel_kernels::loss::{
+    Column, Columns, Divergence, Head, HeadGradient, IGNORED, LossDevice, Mode, Objective, RowLoss, Target,
+    TeacherRows, Term, head_loss,
+};
+use aludel_kernels::nn::{Cuda, Device, DeviceError};
+use aludel_model::{Batch, Decoder, WeightType};
+
+/// The median of some calls' seconds, after two that are not counted.
+fn median(
+    cuda: &Cuda,
+    count: usize,
+    mut run: impl FnMut() -> Result<(), DeviceError>,
+) -> Result<f64, DeviceError> {
+    let mut seconds = Vec::new();
+    for at in 0..count + 2 {
+        cuda.synchronize()?;
+        let begin = Instant::now();
+        run()?;
+        cuda.synchronize()?;
+        if at >= 2 {
+            seconds.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
+}
+
+/// Normal numbers, repeated: what matters is that they are no zeros.
+fn noise(cuda: &Cuda, len: usize, deviation: f32) -> Result<<Cuda as Device>::Buffer, DeviceError> {
+    let mut piece = vec![0.0; (1 << 22).min(len)];
+    aludel_kernels::normal::fill_normal(
+        aludel_kernels::random::StreamKey(7),
+        len as u64,
+        deviation,
+        &mut piece,
+    );
+    let mut buffer = cuda.zeros(len, Element::BF16)?;
+    for at in (0..len).step_by(piece.len().max(1)) {
+        let count = piece.len().min(len - at);
+        cuda.write(&mut buffer, at, &piece[..count])?;
+    }
+    Ok(buffer)
+}
+
+fn objectives() -> [(&'static str, Objective); 2] {
+    [("forward_kl", Divergence::ForwardKl), ("jsd", Divergence::JensenShannon { beta: 0.5 })].map(
+        |(name, divergence)| {
+            let terms = vec![Term { divergence, weight: 1.0, temperature: 1.0, scale_by_t2: false }];
+            match Objective::new(terms, None, Target::Teacher) {
+                Ok(objective) => (name, objective),
+                Err(error) => unreachable!("{error}"),
+            }
+        },
+    )
+}
+
+pub(crate) fn head(
+    cuda: &Cuda,
+    [rows, student, teacher, vocabulary]: [usize; 4],
+) -> Result<(), Box<dyn Error>> {
+    let (s, z) = (noise(cuda, rows * student, 1.0)?, noise(cuda, rows * teacher, 1.0)?);
+    let (ws, wz) = (noise(cuda, vocabulary * student, 0.02)?, noise(cuda, vocabulary * teacher, 0.02)?);
+    let mut d_hidden = cuda.zeros(rows * student, Element::BF16)?;
+    let mut d_weight = cuda.zeros(vocabulary * student, Element::F32)?;
+    let labels: Vec<u32> = (0..rows).map(|row| (row * 37 % vocabulary) as u32).collect();
+    let of = |weight, width| Head {
+        weight,
+        bias: None,
+        vocabulary,
+        valid: vocabulary,
+        width,
+        scale: 1.0,
+        soft_cap: None,
+    };
+    let before = cuda.peak_memory().unwrap_or(0);
+    let (own, taught) = (of(&ws, student), of(&wz, teacher));
+    for (name, objective) in objectives() {
+        let seconds = median(cuda, 7, || {
+            let gradient =
+                HeadGradient { d_hidden: &mut d_hidden, d_weight: Some(&mut d_weight), d_bias: None };
+            let given = TeacherRows::Hidden { head: taught, hidden: &z };
+            let memory = cuda.logit_memory();
+            head_loss(cuda, &objective, (&own, &s), Some(&given), &labels, 1e-3, Some(gradient), memory)
+                .map(drop)
+        })?;
+        let operations = 2.0 * (rows * vocabulary * (3 * student + teacher)) as f64;
+        println!(
+            "head {name} rows {rows} student {student} teacher {teacher}: {:.2} ms, {:.0} TFLOP/s, {:.2} GB beyond inputs and gradients",
+            1e3 * seconds,
+            1e-12 * operations / seconds,
+            (cuda.peak_memory().unwrap_or(0) - before) as f64 * 1e-9,
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn dense(cuda: &Cuda, [rows, vocabulary]: [usize; 2]) -> Result<(), Box<dyn Error>> {
+    let (mut s, z) = (noise(cuda, rows * vocabulary, 2.0)?, noise(cuda, rows * vocabulary, 2.0)?);
+    let labels = cuda.indices(&(0..rows as u32).collect::<Vec<_>>())?;
+    let columns = Columns { stored: vocabulary, valid: vocabulary };
+    for (name, objective) in objectives() {
+        let mut values = cuda.zeros(rows * (objective.terms().len() + Column::COUNT), Element::F32)?;
+        let seconds = median(cuda, 7, || {
+            let loss = RowLoss {
+                objective: &objective,
+                rows,
+                student: columns,
+                teacher: Some(columns),
+                soft_cap: None,
+                factor: 1.0,
+                mode: Mode::Gradient,
+            };
+            cuda.loss_rows(loss, &labels, &mut s, Some(&z), &mut values);
+            Ok(())
+        })?;
+        println!("dense {name} {rows} x {vocabulary}: {:.2} ms", 1e3 * seconds);
+    }
+    Ok(())
+}
+
+pub(crate) fn step(
+    cuda: &Arc<Cuda>,
+    [documents, length]: [usize; 2],
+    teacher: Option<&str>,
+) -> Result<(), Box<dyn Error>> {
+    let begin = Instant::now();
+    let student = Decoder::fresh(llama(16, 2048, 32, 8, 8192)?, Arc::clone(cuda), WeightType::BFloat16, 1)?;
+    let shape = match teacher {
+        Some("3b") => Some(llama(28, 3072, 24, 8, 8192)?),
+        Some("8b") => Some(llama(32, 4096, 32, 8, 14336)?),
+        _ => None,
+    };
+    let teacher =
+        shape.map(|shape| Decoder::fresh(shape, Arc::clone(cuda), WeightType::BFloat16, 2)).transpose()?;
+    let objective = if teacher.is_some() {
+        "teacher: teacher\nobjective:\n  - {loss: jsd, beta: 0.5}"
+    } else {
+        "objective:\n  - {loss: cross_entropy}"
+    };
+    println!("models made in {:.1} s", begin.elapsed().as_secs_f64());
+    let text = format!(
+        "{objective}\nstudent: student\ndata: {{train: [none.txt]}}\noutput: out\ntrain: {{steps: 100, weights: bfloat16, \
+         learning_rate: 1e-5, checkpointing: {}}}\n",
+        std::env::var("CHECKPOINTING").unwrap_or_else(|_| "none".to_owned()),
+    );
+    let run = Run::parse(&text).map_err(|error| format!("{error:?}"))?;
+    let mut trainer = Trainer::new(student, teacher, &run, 100)?;
+    let document =
+        |seed: usize| (0..length).map(|at| ((at * 7919 + seed * 104_729) % 128_000) as u32).collect();
+    let documents: Vec<Vec<u32>> = (0..documents).map(document).collect();
+    let batch = Batch::pack(documents.iter().map(Vec::as_slice));
+    let mut labels: Vec<u32> = batch.ids[1..].to_vec();
+    labels.push(IGNORED);
+    for document in &batch.documents {
+        labels[document.end - 1] = IGNORED;
+    }
+    let rows = batch.rows();
+    let micro = [MicroBatch { batch, labels, ..MicroBatch::default() }];
+    let mut seconds = Vec::new();
+    for at in 0..8 {
+        let begin = Instant::now();
+        let Some(report) = trainer.step(&micro, &|| false)? else { break };
+        cuda.synchronize()?;
+        let took = begin.elapsed().as_secs_f64();
+        println!(
+            "step {at}: {took:.3} s, {:.3} s of it the update, loss {:.4}",
+            report.update_seconds, report.loss
+        );
+        if at >= 2 {
+            seconds.push(took);
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    let middle = seconds[seconds.len() / 2];
+    println!(
+        "step of {rows} tokens: {:.1} ms, {:.0} tokens/s, {:.2} GB at the most",
+        1e3 * middle,
+        rows as f64 / middle,
+        cuda.peak_memory().unwrap_or(0) as f64 * 1e-9
+    );
+    Ok(())
+}
+
+fn llama(
+    layers: usize,
+    hidden: usize,
+    heads: usize,
+    key_heads: usize,
+    inner: usize,
+) -> Result<Config, Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("config.json");
+    let text = format!(
+        r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": {hidden}, "intermediate_size": {inner},
+        "num_hidden_layers": {layers}, "num_attention_heads": {heads}, "num_key_value_heads": {key_heads}, "vocab_size": 128256,
+        "hidden_act": "silu", "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+        "tie_word_embeddings": false, "torch_dtype": "bfloat16"}}"#
+    );
+    std::fs::write(&path, text)?;
+    Ok(Config::read(&path)?)
+}

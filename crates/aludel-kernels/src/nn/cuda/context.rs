@@ -1,0 +1,227 @@
+//! Opens a device for models, starts kernels by their names, and keeps the first failure.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::buffer::{Buffer, Indices, code};
+use crate::cuda::compile::{KernelStore, Kernels};
+use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Stream};
+use crate::cuda::products::{Operands, Products, Shape};
+use crate::cuda::{CudaError, Facts};
+use crate::element::Element;
+use crate::nn::attention::cuda::Tables;
+use crate::nn::device::DeviceError;
+
+const PRELUDE: &str = include_str!("prelude.cu");
+
+/// The first architecture that copies asynchronously and multiplies bf16, as two digits.
+const OLDEST: u32 = 80;
+
+/// A CUDA device that models are computed on.
+pub struct Cuda {
+    pub(super) driver: Driver,
+    facts: Facts,
+    kernels: Kernels,
+    loaded: Mutex<HashMap<String, HashMap<&'static str, Kernel>>>,
+    pub(super) stream: Stream,
+    products: Products,
+    pub(in crate::nn) tables: Mutex<Vec<Tables>>,
+    failure: Mutex<Option<CudaError>>,
+}
+
+/// A text of kernels: what is defined before it, and its parts one after another. The name stands for all of that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Text<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) defines: &'a str,
+    pub(crate) parts: &'a [&'a str],
+}
+
+impl Text<'_> {
+    /// All of it.
+    pub(crate) fn source(&self) -> String {
+        [self.defines, PRELUDE].iter().chain(self.parts).copied().collect()
+    }
+
+    /// Needs the compiler's library, but no device.
+    #[cfg(test)]
+    pub(crate) fn assert_compiles(&self) {
+        Kernels::of_models("sm_90", Box::new(crate::cuda::NoStore)).assert_compiles(&self.source());
+    }
+}
+
+impl Cuda {
+    /// Opens a device by its position, with a place where compiled kernels are remembered.
+    ///
+    /// # Errors
+    /// [`CudaError::NoDriver`], [`CudaError::NoDevice`], [`CudaError::NoCompiler`], [`CudaError::NoProducts`] and [`CudaError::TooOld`]
+    /// where there is nothing to compute on; others where the driver fails.
+    pub fn open(ordinal: usize, store: Box<dyn KernelStore>) -> Result<Self, CudaError> {
+        let driver = Driver::open(ordinal)?;
+        let facts = driver.facts()?;
+        let digits = facts.architecture.trim_start_matches("sm_");
+        if digits.parse::<u32>().is_ok_and(|number| number < OLDEST) {
+            return Err(CudaError::TooOld { name: facts.name, architecture: facts.architecture });
+        }
+        driver.keep_blocks()?;
+        let stream = driver.stream()?;
+        let kernels = Kernels::of_models(&facts.architecture, store);
+        let products = Products::new(&stream)?;
+        let (loaded, tables, failure) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let device = Self { driver, facts, kernels, loaded, stream, products, tables, failure };
+        // A compiler that is missing is told of here rather than in the first step.
+        let text = Text { name: "elementwise", defines: "", parts: &[crate::nn::elementwise::cuda::TEXT] };
+        device.kernel(text, "fill", 0)?;
+        Ok(device)
+    }
+
+    /// What the driver says of it.
+    pub const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Starts a kernel of a text.
+    pub(crate) fn run(&self, text: Text<'_>, name: &'static str, grid: Grid, arguments: &[Argument]) {
+        let started = self
+            .kernel(text, name, grid.shared)
+            .and_then(|kernel| self.stream.start(&kernel, grid, arguments));
+        self.keep(started);
+    }
+
+    /// Starts a kernel with a thread for each of `count` pieces.
+    pub(crate) fn each(&self, text: Text<'_>, name: &'static str, count: usize, arguments: &[Argument]) {
+        let blocks = count.div_ceil(256);
+        self.run(text, name, Grid { blocks: [blocks as u32, 1, 1], threads: 256, shared: 0 }, arguments);
+    }
+
+    /// Starts a kernel with a block for each of `rows` rows.
+    pub(crate) fn each_row(&self, text: Text<'_>, name: &'static str, rows: usize, arguments: &[Argument]) {
+        self.run(text, name, Grid { blocks: [rows as u32, 1, 1], threads: 256, shared: 0 }, arguments);
+    }
+
+    /// Submits a product.
+    pub(crate) fn multiply(&self, shape: Shape, alpha: f32, operands: Operands) {
+        self.keep(self.products.multiply(shape, alpha, operands));
+    }
+
+    /// A buffer of any content, or, where there is no memory, none: the failure is kept.
+    pub(crate) fn scratch(&self, len: usize, element: Element) -> Option<Buffer> {
+        self.keep(self.stream.block(len * element.size())).map(|block| Buffer { block, len, element })
+    }
+
+    /// Bytes on the device.
+    pub(crate) fn sent(&self, bytes: &[u8]) -> Option<Block> {
+        self.keep(self.sent_now(bytes))
+    }
+
+    /// Bytes on the device, or why they are not there.
+    pub(crate) fn sent_now(&self, bytes: &[u8]) -> Result<Block, CudaError> {
+        let block = self.stream.block(bytes.len())?;
+        self.stream.put(bytes, &block, 0)?;
+        Ok(block)
+    }
+
+    /// The bytes of a buffer, after everything before.
+    pub(crate) fn bytes(&self, buffer: &Buffer) -> Result<Vec<u8>, DeviceError> {
+        self.taken(&buffer.block)
+    }
+
+    /// The bytes of a block, after everything before.
+    pub(crate) fn taken(&self, block: &Block) -> Result<Vec<u8>, DeviceError> {
+        let mut bytes = vec![0; block.bytes()];
+        self.told(self.stream.take(block, 0, &mut bytes))?;
+        Ok(bytes)
+    }
+
+    /// Numbers on the device.
+    pub(crate) fn numbers(&self, values: &[u32]) -> Result<Indices, CudaError> {
+        let block = self.sent_now(bytemuck::cast_slice(values))?;
+        Ok(Indices { block, host: values.to_vec() })
+    }
+
+    /// Converts elements, from positions on.
+    pub(crate) fn convert(&self, (from, at): (&Buffer, usize), (to, to_at): (&Buffer, usize), len: usize) {
+        assert!(at + len <= from.len && to_at + len <= to.len, "lengths of a conversion");
+        let size = from.element.size();
+        if from.element == to.element {
+            let (from, to) = ((&from.block, at * size), (&to.block, to_at * size));
+            self.keep(self.stream.copy_between(from, to, len * size));
+            return;
+        }
+        let addresses =
+            [from.address() + (at * size) as u64, to.address() + (to_at * to.element.size()) as u64];
+        let is_aligned = addresses.iter().all(|address| address.is_multiple_of(16));
+        let arguments = [
+            Argument::Address(addresses[0]),
+            Argument::Int(code(from.element)),
+            Argument::Address(addresses[1]),
+            Argument::Int(code(to.element)),
+            Argument::Long(len as i64),
+            Argument::Int(i32::from(is_aligned)),
+        ];
+        self.each(crate::nn::elementwise::cuda::text(), "convert", len.div_ceil(8), &arguments);
+    }
+
+    /// Keeps a failure for the next call that can tell it.
+    pub(crate) fn keep<T>(&self, result: Result<T, CudaError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                lock(&self.failure).get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// What has failed since the last time, or `result`.
+    pub(crate) fn told<T>(&self, result: Result<T, CudaError>) -> Result<T, DeviceError> {
+        let kept = lock(&self.failure).take();
+        kept.map_or(result, Err).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: CudaError) -> DeviceError {
+        let device = self.facts.name.clone();
+        match error {
+            CudaError::OutOfMemory { bytes } => DeviceError::OutOfMemory { device, bytes },
+            other => DeviceError::Failed { device, detail: other.to_string() },
+        }
+    }
+
+    fn kernel(&self, text: Text<'_>, name: &'static str, shared: u32) -> Result<Kernel, CudaError> {
+        let mut loaded = lock(&self.loaded);
+        if let Some(kernel) = loaded.get(text.name).and_then(|kernels| kernels.get(name)) {
+            return Ok(kernel.clone());
+        }
+        let kernel = self.kernels.module(&self.driver, &text.source())?.kernel(name)?;
+        if shared > 0 {
+            kernel.allow_shared(shared)?;
+        }
+        loaded.entry(text.name.to_owned()).or_default().insert(name, kernel.clone());
+        Ok(kernel)
+    }
+}
+
+/// A panic elsewhere leaves nothing half-done here.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::nn::{adamw, elementwise, embed, gated, rms_norm, rotate};
+
+    #[test]
+    fn kernels_of_operations_compile() {
+        let texts = [
+            adamw::cuda::text(),
+            elementwise::cuda::text(),
+            embed::cuda::text(),
+            gated::cuda::text(),
+            rms_norm::cuda::text(),
+            rotate::cuda::text(),
+        ];
+        for text in texts {
+            text.assert_compiles();
+        }
+    }
+}

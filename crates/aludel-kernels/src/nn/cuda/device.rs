@@ -1,0 +1,369 @@
+//! Hands each operation of [`Device`] to its kernel.
+
+use std::ops::Range;
+
+use super::buffer::{Buffer, Indices};
+use super::context::Cuda;
+use crate::element::Element;
+use crate::nn::device::{
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Missing, Norm, Product,
+    Routing, Rows, SharedBytes, Span, StoredMoments, Update,
+};
+use crate::nn::{adamw, attention, elementwise, embed, gated, linear, rms_norm, rotate};
+
+/// What a device without the operation never has.
+#[derive(Debug)]
+pub enum Never {}
+
+impl Device for Cuda {
+    type Buffer = Buffer;
+    type Indices = Indices;
+    type Assignment = Never;
+    type Moments = adamw::cuda::Moments;
+
+    fn name(&self) -> String {
+        self.facts().name.clone()
+    }
+
+    fn activation(&self) -> Element {
+        Element::BF16
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        self.driver.free_memory().ok()
+    }
+
+    fn peak_memory(&self) -> Option<u64> {
+        self.driver.peak_of_blocks().ok()
+    }
+
+    fn missing(&self) -> &'static [Missing] {
+        &[Missing::Experts, Missing::HeadsOfOddWidth]
+    }
+
+    fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
+        let made = || {
+            let block = self.stream.block(len * element.size())?;
+            self.stream.clear(&block)?;
+            Ok(Buffer { block, len, element })
+        };
+        self.told(made())
+    }
+
+    fn import(&self, bytes: SharedBytes, element: Element) -> Result<Buffer, DeviceError> {
+        let raw = (*bytes).as_ref();
+        let len = raw.len() / element.size();
+        let made = || {
+            let block = self.stream.block(len * element.size())?;
+            self.stream.put(&raw[..len * element.size()], &block, 0)?;
+            Ok(Buffer { block, len, element })
+        };
+        self.told(made())
+    }
+
+    fn indices(&self, values: &[u32]) -> Result<Indices, DeviceError> {
+        self.told(self.numbers(values))
+    }
+
+    fn len(&self, buffer: &Buffer) -> usize {
+        buffer.len
+    }
+
+    fn element(&self, buffer: &Buffer) -> Element {
+        buffer.element
+    }
+
+    fn read(&self, buffer: &Buffer, range: Range<usize>) -> Result<Vec<f32>, DeviceError> {
+        let size = buffer.element.size();
+        let mut bytes = vec![0; range.len() * size];
+        self.told(self.stream.take(&buffer.block, range.start * size, &mut bytes))?;
+        Ok(buffer.element.decode(&bytes))
+    }
+
+    fn write(&self, buffer: &mut Buffer, at: usize, values: &[f32]) -> Result<(), DeviceError> {
+        let bytes = buffer.element.encode(values);
+        self.told(self.stream.put(&bytes, &buffer.block, at * buffer.element.size()))
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.told(self.stream.synchronize())
+    }
+
+    fn copy(&self, from: &Buffer, to: &mut Buffer) {
+        assert_eq!(from.len, to.len, "lengths of a copy");
+        self.convert((from, 0), (to, 0), from.len);
+    }
+
+    fn copy_rows(&self, from: &Buffer, from_row: usize, to: &mut Buffer, to_row: usize, shape: Rows) {
+        let Rows { rows, width } = shape;
+        self.convert((from, from_row * width), (to, to_row * width), rows * width);
+    }
+
+    fn fill(&self, buffer: &mut Buffer, value: f32) {
+        if value.to_bits() == 0 {
+            self.keep(self.stream.clear(&buffer.block));
+        } else {
+            elementwise::cuda::fill(self, buffer, value);
+        }
+    }
+
+    fn add(&self, x: &Buffer, scale: f32, y: &mut Buffer) {
+        elementwise::cuda::add(self, x, scale, y);
+    }
+
+    fn scale(&self, y: &mut Buffer, scale: f32) {
+        elementwise::cuda::scale(self, y, scale);
+    }
+
+    fn embed(&self, ids: &Indices, table: &Buffer, width: usize, scale: f32, y: &mut Buffer) {
+        embed::cuda::forward(self, ids, table, width, scale, y);
+    }
+
+    fn embed_backward(&self, ids: &Indices, dy: &Buffer, width: usize, scale: f32, d_table: &mut Buffer) {
+        embed::cuda::backward(self, ids, dy, width, scale, d_table);
+    }
+
+    fn rms_norm(
+        &self,
+        norm: Norm,
+        shape: Rows,
+        x: &Buffer,
+        weight: &Buffer,
+        y: &mut Buffer,
+        rstd: &mut Buffer,
+    ) {
+        rms_norm::cuda::forward(self, norm, shape, x, weight, y, rstd);
+    }
+
+    fn rms_norm_backward(
+        &self,
+        norm: Norm,
+        shape: Rows,
+        x: &Buffer,
+        weight: &Buffer,
+        rstd: &Buffer,
+        dy: &Buffer,
+        dx: &mut Buffer,
+        into: Accumulate,
+        d_weight: Option<&mut Buffer>,
+    ) {
+        rms_norm::cuda::backward(self, norm, shape, x, weight, rstd, dy, dx, into, d_weight);
+    }
+
+    fn linear(
+        &self,
+        product: Product,
+        x: &Buffer,
+        w: &Buffer,
+        bias: Option<&Buffer>,
+        y: &mut Buffer,
+        into: Accumulate,
+    ) {
+        linear::cuda::forward(self, product, x, w, bias, y, into);
+    }
+
+    fn linear_backward_input(
+        &self,
+        product: Product,
+        dy: &Buffer,
+        w: &Buffer,
+        dx: &mut Buffer,
+        into: Accumulate,
+    ) {
+        linear::cuda::backward_input(self, product, dy, w, dx, into);
+    }
+
+    fn linear_backward_weight(
+        &self,
+        product: Product,
+        dy: &Buffer,
+        x: &Buffer,
+        dw: &mut Buffer,
+        d_bias: Option<&mut Buffer>,
+    ) {
+        linear::cuda::backward_weight(self, product, dy, x, dw, d_bias);
+    }
+
+    fn rotate(
+        &self,
+        direction: Direction,
+        shape: Heads,
+        rotated: usize,
+        cos: &Buffer,
+        sin: &Buffer,
+        positions: &Indices,
+        x: &mut Buffer,
+    ) {
+        rotate::cuda::rotate(self, direction, shape, rotated, [cos, sin], positions, x);
+    }
+
+    fn attention(
+        &self,
+        attention: Attention,
+        spans: &[Span],
+        q: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        y: &mut Buffer,
+        lse: &mut Buffer,
+    ) {
+        attention::cuda::forward(self, attention, spans, [q, k, v], y, lse);
+    }
+
+    fn attention_backward(
+        &self,
+        attention: Attention,
+        spans: &[Span],
+        q: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        y: &Buffer,
+        lse: &Buffer,
+        dy: &Buffer,
+        dq: &mut Buffer,
+        dk: &mut Buffer,
+        dv: &mut Buffer,
+    ) {
+        attention::cuda::backward(self, attention, spans, [q, k, v], [y, lse, dy], [dq, dk, dv]);
+    }
+
+    fn gated(&self, activation: Activation, gate: &Buffer, up: &Buffer, y: &mut Buffer) {
+        gated::cuda::forward(self, activation, gate, up, y);
+    }
+
+    fn gated_backward(&self, activation: Activation, dy: &Buffer, gate: &mut Buffer, up: &mut Buffer) {
+        gated::cuda::backward(self, activation, dy, gate, up);
+    }
+
+    fn sum_of_squares(&self, x: &Buffer) -> Result<f64, DeviceError> {
+        elementwise::cuda::sum_of_squares(self, &[x])
+    }
+
+    fn sum_of_all_squares(&self, buffers: &[&Buffer]) -> Result<f64, DeviceError> {
+        elementwise::cuda::sum_of_squares(self, buffers)
+    }
+
+    fn adamw(
+        &self,
+        update: Update,
+        gradient: &Buffer,
+        master: &mut Buffer,
+        first: &mut Buffer,
+        second: &mut Buffer,
+        stored: Option<&mut Buffer>,
+    ) {
+        adamw::cuda::update(self, update, gradient, [master, first, second], stored);
+    }
+
+    fn moments(&self, len: usize) -> Result<adamw::cuda::Moments, DeviceError> {
+        adamw::cuda::moments(self, &adamw::blockwise::zeros(len))
+    }
+
+    fn read_moments(&self, moments: &adamw::cuda::Moments) -> Result<StoredMoments, DeviceError> {
+        adamw::cuda::stored(self, moments)
+    }
+
+    fn restore_moments(
+        &self,
+        len: usize,
+        stored: &StoredMoments,
+    ) -> Result<Option<adamw::cuda::Moments>, DeviceError> {
+        let fits = adamw::blockwise::are_of(len, stored);
+        fits.then(|| adamw::cuda::moments(self, stored)).transpose()
+    }
+
+    fn adamw8(
+        &self,
+        update: Update,
+        gradient: &Buffer,
+        master: &mut Buffer,
+        moments: &mut adamw::cuda::Moments,
+        stored: Option<&mut Buffer>,
+    ) {
+        adamw::cuda::update8(self, update, gradient, master, moments, stored);
+    }
+
+    fn route(&self, _: Routing, _: &Buffer, _: &mut Buffer) -> Result<Never, DeviceError> {
+        let detail = "mixtures of experts are not computed on CUDA devices".to_owned();
+        Err(DeviceError::Failed { device: self.name(), detail })
+    }
+
+    fn route_backward(&self, _: Routing, assignment: &Never, _: &Buffer, _: &Buffer, _: &mut Buffer) {
+        match *assignment {}
+    }
+
+    fn gather_experts(&self, assignment: &Never, _: usize, _: &Buffer, _: &mut Buffer) {
+        match *assignment {}
+    }
+
+    fn gather_experts_backward(
+        &self,
+        assignment: &Never,
+        _: usize,
+        _: &Buffer,
+        _: &mut Buffer,
+        _: Accumulate,
+    ) {
+        match *assignment {}
+    }
+
+    fn grouped_linear(
+        &self,
+        assignment: &Never,
+        _: Product,
+        _: &Buffer,
+        _: &[&Buffer],
+        _: &mut Buffer,
+        _: Accumulate,
+    ) {
+        match *assignment {}
+    }
+
+    fn grouped_linear_backward_input(
+        &self,
+        assignment: &Never,
+        _: Product,
+        _: &Buffer,
+        _: &[&Buffer],
+        _: &mut Buffer,
+        _: Accumulate,
+    ) {
+        match *assignment {}
+    }
+
+    fn grouped_linear_backward_weight(
+        &self,
+        assignment: &Never,
+        _: Product,
+        _: &Buffer,
+        _: &Buffer,
+        _: &mut [&mut Buffer],
+    ) {
+        match *assignment {}
+    }
+
+    fn combine_experts(
+        &self,
+        assignment: &Never,
+        _: usize,
+        _: &Buffer,
+        _: &Buffer,
+        _: &mut Buffer,
+        _: Accumulate,
+    ) {
+        match *assignment {}
+    }
+
+    fn combine_experts_backward(
+        &self,
+        assignment: &Never,
+        _: usize,
+        _: &Buffer,
+        _: &Buffer,
+        _: &Buffer,
+        _: &mut Buffer,
+        _: &mut Buffer,
+    ) {
+        match *assignment {}
+    }
+}

@@ -1,0 +1,23 @@
+//! Gives memory and kernels of a CUDA device to the operations of a decoder.
+//!
+//! In and out: as [`Device`](super::Device) says, on buffers in the device's memory. Activations and their gradients are bf16, sums and
+//! gradients of parameters f32. Everything is submitted to one stream, in order; the host waits only where it reads. What the driver or a
+//! library refuses is kept, and told by the next call that can tell.
+//!
+//! Kernels stand beside their operations (`kernels.cu`), are compiled at run time after `prelude.cu`, and remembered. Products of matrices
+//! are cuBLASLt's.
+//!
+//! Tolerance, held by `aludel-bench device`: 1e-2 norm-wise of the CPU's f32 over the same values rounded to bf16. The same inputs give the
+//! same bits: nothing is added in an order that depends on time.
+//!
+//! Reading order: `buffer` (memory), `context` (kernels and failures), `device` (the operations).
+
+mod buffer;
+mod context;
+mod device;
+
+pub use super::adamw::cuda::Moments;
+pub use buffer::{Buffer, Indices};
+pub use context::Cuda;
+pub(crate) use context::{Text, lock};
+pub use device::Never;

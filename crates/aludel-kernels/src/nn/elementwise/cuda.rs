@@ -1,0 +1,96 @@
+//! Runs copies, sums and scalings on a CUDA device.
+
+use crate::cuda::driver::{Argument, Grid};
+use crate::element::Element;
+use crate::nn::cuda::{Buffer, Cuda, Text};
+use crate::nn::device::DeviceError;
+
+pub(in crate::nn) const TEXT: &str = include_str!("kernels.cu");
+
+pub(crate) const fn text() -> Text<'static> {
+    Text { name: "elementwise", defines: "", parts: &[TEXT] }
+}
+
+/// Parts that the sum of squares of a buffer has.
+const PARTS: usize = 64;
+
+pub(in crate::nn) fn fill(cuda: &Cuda, y: &mut Buffer, value: f32) {
+    let arguments = [y.argument(), y.type_argument(), Argument::Float(value), Argument::Long(y.len() as i64)];
+    cuda.each(text(), "fill", y.len().div_ceil(8), &arguments);
+}
+
+pub(in crate::nn) fn add(cuda: &Cuda, x: &Buffer, scale: f32, y: &mut Buffer) {
+    assert_eq!(x.len(), y.len(), "lengths of a sum");
+    let arguments = [
+        x.argument(),
+        x.type_argument(),
+        Argument::Float(scale),
+        y.argument(),
+        y.type_argument(),
+        Argument::Long(y.len() as i64),
+    ];
+    cuda.each(text(), "add", y.len().div_ceil(8), &arguments);
+}
+
+pub(in crate::nn) fn scale(cuda: &Cuda, y: &mut Buffer, factor: f32) {
+    let arguments =
+        [y.argument(), y.type_argument(), Argument::Float(factor), Argument::Long(y.len() as i64)];
+    cuda.each(text(), "scale", y.len().div_ceil(8), &arguments);
+}
+
+/// `y[t, :] += bias`.
+pub(in crate::nn) fn add_bias(cuda: &Cuda, bias: &Buffer, rows: usize, y: &mut Buffer) {
+    let arguments = [
+        bias.argument(),
+        bias.type_argument(),
+        y.halves(),
+        Argument::Long(rows as i64),
+        Argument::Long(bias.len() as i64),
+    ];
+    cuda.each(text(), "add_bias", y.len(), &arguments);
+}
+
+/// `y += ` the sum over rows of `dy`, or of `dy x rstd`; in an order that depends on the shape alone.
+pub(in crate::nn) fn add_columns(
+    cuda: &Cuda,
+    rows: usize,
+    dy: &Buffer,
+    normalised: Option<(&Buffer, &Buffer)>,
+    y: &mut Buffer,
+) {
+    let width = y.len();
+    assert_eq!(dy.len(), rows * width, "rows to add up");
+    let columns = width.div_ceil(64);
+    let parts = (rows / 64).clamp(1, (2048 / columns.max(1)).max(1));
+    let Some(sums) = cuda.scratch(parts * width, Element::F32) else { return };
+    let (x, rstd) =
+        normalised.map_or((Argument::Address(0), Argument::Address(0)), |(x, r)| (x.halves(), r.floats()));
+    let grid = Grid { blocks: [columns as u32, parts as u32, 1], threads: 256, shared: 0 };
+    let arguments =
+        [dy.halves(), x, rstd, Argument::Long(rows as i64), Argument::Long(width as i64), sums.argument()];
+    cuda.run(text(), "sum_columns", grid, &arguments);
+    let arguments = [sums.argument(), Argument::Int(parts as i32), Argument::Long(width as i64), y.floats()];
+    cuda.each(text(), "add_parts", width, &arguments);
+}
+
+/// Of all buffers together, which are f32; the host waits once.
+pub(in crate::nn) fn sum_of_squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<f64, DeviceError> {
+    if buffers.is_empty() {
+        return Ok(0.0);
+    }
+    let table: Vec<u32> = buffers
+        .iter()
+        .flat_map(|buffer| {
+            assert_eq!(buffer.element(), Element::F32, "squares are summed of f32");
+            [buffer.address(), buffer.len() as u64]
+        })
+        .flat_map(|number| [number as u32, (number >> 32) as u32])
+        .collect();
+    let table = cuda.told(cuda.numbers(&table))?;
+    let sums = cuda.scratch(2 * PARTS * buffers.len(), Element::F32);
+    let Some(sums) = sums else { return cuda.told(Ok(0.0)) };
+    let grid = Grid { blocks: [PARTS as u32, buffers.len() as u32, 1], threads: 256, shared: 0 };
+    cuda.run(text(), "sum_squares", grid, &[table.argument(), sums.argument()]);
+    let bytes = cuda.bytes(&sums)?;
+    Ok(bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).sum())
+}
