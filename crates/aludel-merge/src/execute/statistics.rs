@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use aludel_kernels::cpu::Statistic;
 use aludel_kernels::formula::{Formula, NodeId, Op};
 
-use crate::plan::{Step, StepInput};
+use crate::plan::{Action, Step, StepInput};
 
 /// What is known, and what is found out.
 #[derive(Debug, Default)]
@@ -27,12 +27,18 @@ pub(super) struct Statistics {
 struct Key {
     tensor: String,
     inputs: Vec<StepInput>,
+    /// Elements of each row, and how rows are grouped.
+    rows: Option<(u64, Option<u64>)>,
     part: Vec<Op>,
 }
 
 impl Key {
     fn new(step: &Step, formula: &Formula, node: NodeId) -> Self {
-        Self { tensor: step.tensor.clone(), inputs: step.inputs.clone(), part: formula.part(node) }
+        let rows = match step.action {
+            Action::Compute { columns, bands, .. } => Some((columns, bands)),
+            Action::Copy | Action::Scales => None,
+        };
+        Self { tensor: step.tensor.clone(), inputs: step.inputs.clone(), rows, part: formula.part(node) }
     }
 }
 
