@@ -84,6 +84,7 @@ fn a_capture_says_what_it_stored_and_of_what() {
     let sandbox = sandbox("forward_kl");
     let capture = ["cache", "capture", "run.yml", "cache", "--k", "16"];
     sandbox.aludel(&capture).assert().code(0).stdout_eq("").stderr_eq(str![[r#"
+...
 captured 25071 tokens in 400 records into cache in [..]
 
 "#]]);
