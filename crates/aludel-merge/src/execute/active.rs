@@ -97,9 +97,14 @@ impl Active {
         Passed { elements: from..end, is_end: end == elements }
     }
 
-    /// Whether all elements before this one have been passed by the sweep, and the last of them does not stay mapped for the next.
-    pub(super) const fn has_passed(&self, end: u64) -> bool {
-        end <= self.passed && end > self.kept.elements()
+    /// Whether all elements before this one have been passed by the sweep, and the last of them does not stay mapped for another one.
+    pub(super) fn has_passed(&self, end: u64) -> bool {
+        let is_last = match &self.work {
+            Work::Compute { wave, .. } => wave.kind() == WaveKind::Write,
+            Work::Advancing => false,
+            Work::Copy => true,
+        };
+        end <= self.passed && (is_last || end > self.kept.elements())
     }
 
     /// Whether the pages that a sweep has passed stay mapped for the next one.
