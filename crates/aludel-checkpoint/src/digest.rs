@@ -4,8 +4,8 @@
 //! times, inode and device are what they were. The memory is an optimisation: when it cannot be read or written, files are
 //! hashed anew and nobody is told.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::file_state::{FileState, changed};
 use crate::header::{open, read_text};
+use crate::replace::replace_file;
 
 /// Digests of files, remembered in a JSON file. Usable from several threads at once.
 #[derive(Debug)]
@@ -169,14 +170,8 @@ fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Written beside and renamed, so that no reader meets half a file.
 fn write_entries(cache: &Path, entries: &Entries) -> std::io::Result<()> {
-    let folder = cache.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(serde_json::to_string_pretty(entries)?.as_bytes())?;
-    file.persist(cache)?;
-    Ok(())
+    replace_file(cache, serde_json::to_string_pretty(entries)?.as_bytes())
 }
 
 /// The user's folder for what can be made again: `aludel` in the folder that the system has for caches. It need not exist.
@@ -205,6 +200,7 @@ const MOST_CACHE_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
     use super::*;

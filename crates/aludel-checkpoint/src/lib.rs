@@ -9,6 +9,7 @@
 //! - `error`: every way in which this crate fails.
 //! - `dtype`: element types, their sizes and their names in torch.
 //! - `names`: checks on names that come from files.
+//! - `replace`: small files, replaced at once.
 //! - `header`: the header of one safetensors file, parsed and held against the file's length.
 //! - `index`: `model.safetensors.index.json`, which says which file holds which tensor.
 //! - `torch`: the files of `torch.save`, read without running them.
@@ -54,6 +55,7 @@ mod mapped_file;
 mod names;
 mod page_cache;
 mod quantised;
+mod replace;
 pub mod resident;
 mod shards;
 mod side_files;
@@ -84,6 +86,7 @@ pub use layout::{Layout, OutputTensor, Placement, Shard};
 pub use map::WeightMap;
 pub use mapped_file::MappedFile;
 pub use names::fault_of_relative_name;
+pub use replace::replace_file;
 pub use safetensors::Dtype;
 pub use shards::ShardWriter;
 pub use side_files::find_side_files;

@@ -1,14 +1,12 @@
 //! Opens the GPU that merges or models are computed on, and remembers its kernels in the user's cache.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aludel_checkpoint::user_cache;
+use aludel_checkpoint::{replace_file, user_cache};
 use aludel_document::Problem;
 use aludel_kernels::cuda::{CudaError, Device, KernelStore};
 use aludel_kernels::nn::Cuda;
-use tempfile::NamedTempFile;
 
 use crate::args::MergeDevice;
 use crate::failure::Refusal;
@@ -70,14 +68,6 @@ impl KernelStore for UserStore {
 
     fn save(&self, name: &str, bytes: &[u8]) {
         let Some(folder) = &self.folder else { return };
-        // Under another name first: a process that is killed, or another one, never leaves half a file.
-        let save = || -> std::io::Result<()> {
-            std::fs::create_dir_all(folder)?;
-            let mut file = NamedTempFile::new_in(folder)?;
-            file.write_all(bytes)?;
-            file.persist(folder.join(name))?;
-            Ok(())
-        };
-        let _ = save();
+        let _ = replace_file(&folder.join(name), bytes);
     }
 }

@@ -3,13 +3,12 @@
 //! Models stay in memory, every candidate is merged there and scored by the program's own forward pass; what is written is the best
 //! recipe, the record and its page.
 
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aludel_checkpoint::{Config, DigestCache};
+use aludel_checkpoint::{Config, DigestCache, replace_file};
 use aludel_distill::evaluate::{self, HeldOut};
 use aludel_document::Problem;
 use aludel_kernels::nn::Cpu;
@@ -20,7 +19,6 @@ use aludel_search::page::{self, Facts};
 use aludel_search::search::best;
 use aludel_search::{Evaluation, Found, Log, LogError, SearchError, Settings, Template};
 use serde_json::{Value, json};
-use tempfile::NamedTempFile;
 
 use crate::args::SearchArguments;
 use crate::failure::{self, Refusal};
@@ -283,10 +281,7 @@ impl Results<'_> {
     }
 
     fn replace(&self, name: &str, text: &str) -> anyhow::Result<()> {
-        let mut file = NamedTempFile::new_in(self.folder)?;
-        file.write_all(text.as_bytes())?;
-        file.persist(self.folder.join(name))?;
-        Ok(())
+        Ok(replace_file(&self.folder.join(name), text.as_bytes())?)
     }
 }
 
