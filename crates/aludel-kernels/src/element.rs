@@ -92,28 +92,31 @@ pub(crate) fn rounded_to_e4m3(value: f32) -> f32 {
     if value.is_nan() {
         return value;
     }
-    let magnitude = f64::from(value.abs().min(Encoding::E4M3_LARGEST));
-    let mut distance = 2f64.powi(-9);
-    while magnitude >= 16.0 * distance {
-        distance *= 2.0;
-    }
-    ((magnitude / distance).round_ties_even() * distance).copysign(f64::from(value)) as f32
+    let (octave, count) = in_e4m3(value);
+    (count * 2f64.powi(i32::from(octave) - 9)).copysign(f64::from(value)) as f32
 }
 
-/// Counts in units of the numbers' distance, which is 2^-9 up to 2^-5 and doubles with every power of two from there: eight codes each.
+/// The code of [`rounded_to_e4m3`]: eight for each octave.
 fn e4m3(value: f32) -> u8 {
     let sign = if value.is_sign_negative() { 0x80 } else { 0 };
     if value.is_nan() {
         return sign | 0x7f;
     }
+    let (octave, count) = in_e4m3(value);
+    sign | (8 * octave + count as u8)
+}
+
+/// The nearest magnitude of E4M3 as a count of the numbers' distance, which is 2^-9 up to 2^-5 and doubles with every power of two, an octave, from
+/// there.
+fn in_e4m3(value: f32) -> (u8, f64) {
     let magnitude = f64::from(value.abs().min(Encoding::E4M3_LARGEST));
     let mut distance = 2f64.powi(-9);
-    let mut code = 0;
+    let mut octave = 0;
     while magnitude >= 16.0 * distance {
         distance *= 2.0;
-        code += 8;
+        octave += 1;
     }
-    sign | (code + (magnitude / distance).round_ties_even() as u8)
+    (octave, (magnitude / distance).round_ties_even())
 }
 
 fn each<const N: usize>(bytes: &[u8], to: &mut [f32], value: impl Fn([u8; N]) -> f32) {

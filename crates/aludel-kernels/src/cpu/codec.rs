@@ -84,29 +84,22 @@ fn round_to_bf16(value: f32) -> u16 {
     (if value.is_nan() { quiet } else { rounded }) as u16
 }
 
-/// Without a branch, as [`round_to_bf16`]. Numbers below the least normal one are as far apart as floats are at 2^14, so that an
-/// addition rounds them.
+/// The code of [`through_e4m3`].
 #[inline(always)]
 fn round_to_e4m3(value: f32) -> u8 {
-    const LEAST_NORMAL: f32 = 0.015_625;
-    const SMALL: f32 = 16_384.0;
     /// The difference of the exponents' biases, where a float has its exponent.
     const BIAS: u32 = (127 - 7) << 23;
-    let magnitude = value.abs();
-    let magnitude = if magnitude > Encoding::E4M3_LARGEST { Encoding::E4M3_LARGEST } else { magnitude };
-    let bits = magnitude.to_bits();
-    let normal = bits.wrapping_add(0x7_ffff + ((bits >> 20) & 1)).wrapping_sub(BIAS) >> 20;
+    let magnitude = through_e4m3(value).abs();
+    let normal = magnitude.to_bits().wrapping_sub(BIAS) >> 20;
     let small = (magnitude + SMALL).to_bits().wrapping_sub(SMALL.to_bits());
     let code = if magnitude < LEAST_NORMAL { small } else { normal };
     let code = if value.is_nan() { 0x7f } else { code };
     (code | (value.to_bits() >> 24 & 0x80)) as u8
 }
 
-/// The number that [`round_to_e4m3`] has the code of.
+/// The nearest number of E4M3. Without a branch, as [`round_to_bf16`].
 #[inline(always)]
 pub(super) fn through_e4m3(value: f32) -> f32 {
-    const LEAST_NORMAL: f32 = 0.015_625;
-    const SMALL: f32 = 16_384.0;
     let magnitude = value.abs();
     let magnitude = if magnitude > Encoding::E4M3_LARGEST { Encoding::E4M3_LARGEST } else { magnitude };
     let bits = magnitude.to_bits();
@@ -115,6 +108,12 @@ pub(super) fn through_e4m3(value: f32) -> f32 {
     let rounded = f32::from_bits(rounded.to_bits() | (value.to_bits() & 0x8000_0000));
     if value.is_nan() { value } else { rounded }
 }
+
+/// Of E4M3.
+const LEAST_NORMAL: f32 = 0.015_625;
+
+/// Where floats are as far apart as the numbers of E4M3 below the least normal one, so that an addition rounds these.
+const SMALL: f32 = 16_384.0;
 
 /// Whether any stored element is NaN or infinite.
 #[inline(always)]
