@@ -37,6 +37,30 @@ pub struct RowLoss<'a> {
     pub mode: Mode,
 }
 
+impl RowLoss<'_> {
+    /// Values of a row.
+    pub(super) fn columns(&self) -> usize {
+        self.objective.terms().len() + Column::COUNT
+    }
+
+    /// Holds the lengths of the buffers of [`LossDevice::loss_rows`] against the shapes.
+    ///
+    /// # Panics
+    /// They do not fit.
+    pub(super) fn check(&self, labels: usize, student: usize, values: usize, teacher: Option<usize>) {
+        assert!(!self.objective.is_sorted(), "sorted distances have a call of their own");
+        assert!(self.student.valid <= self.student.stored, "more columns are valid than there are");
+        assert_eq!(student, self.rows * self.student.stored, "student's logits");
+        assert_eq!(values, self.rows * self.columns(), "values of the rows");
+        assert_eq!(labels, self.rows, "labels");
+        assert!(teacher.is_some() || !self.objective.needs_teacher(), "the divergences need a teacher");
+        if let Some((shape, logits)) = self.teacher.zip(teacher) {
+            assert!(shape.valid <= shape.stored, "more columns of the teacher are valid than there are");
+            assert_eq!(logits, self.rows * shape.stored, "teacher's logits");
+        }
+    }
+}
+
 /// What a loss computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

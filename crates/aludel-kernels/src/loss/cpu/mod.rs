@@ -19,7 +19,7 @@ pub(in crate::loss) mod sparse;
 
 use self::plan::Plan;
 use self::row::Row;
-use super::device::{Column, Columns, LossDevice, RowDistance, RowLoss};
+use super::device::{Columns, LossDevice, RowDistance, RowLoss};
 use super::objective::IGNORED;
 use super::sorted::{Ranked, SortedRows};
 use super::sparse::SparseRows;
@@ -49,21 +49,12 @@ impl LossDevice for Cpu {
         values: &mut Buffer,
     ) {
         let stored = loss.student.stored;
-        let columns = loss.objective.terms().len() + Column::COUNT;
-        assert!(!loss.objective.is_sorted(), "sorted distances have a call of their own");
-        assert!(loss.student.valid <= stored, "more columns are valid than there are");
-        assert_eq!(student.len(), loss.rows * stored, "student's logits");
-        assert_eq!(values.len(), loss.rows * columns, "values of the rows");
-        assert_eq!(labels.0.len(), loss.rows, "labels");
-        assert!(teacher.is_some() || !loss.objective.needs_teacher(), "the divergences need a teacher");
-        let teacher = loss.teacher.zip(teacher).map(|(shape, logits)| {
-            assert!(shape.valid <= shape.stored, "more columns of the teacher are valid than there are");
-            assert_eq!(logits.len(), loss.rows * shape.stored, "teacher's logits");
-            (shape.stored, logits.values())
-        });
+        loss.check(labels.0.len(), student.len(), values.len(), teacher.map(Buffer::len));
+        let teacher = loss.teacher.zip(teacher).map(|(shape, logits)| (shape.stored, logits.values()));
         let plan = Plan::new(&RowLoss { teacher: loss.teacher.filter(|_| teacher.is_some()), ..loss });
         let students = student.floats_mut().chunks_exact_mut(stored.max(1));
-        let rows = students.zip(values.floats_mut().chunks_exact_mut(columns)).zip(&labels.0).enumerate();
+        let rows =
+            students.zip(values.floats_mut().chunks_exact_mut(loss.columns())).zip(&labels.0).enumerate();
         let rows = rows.map(|(at, ((student, values), &label))| {
             let teacher = teacher.map(|(stored, logits)| logits.slice(at * stored..(at + 1) * stored));
             Row { student, teacher, label, values }
@@ -80,7 +71,7 @@ impl LossDevice for Cpu {
         student: &mut Buffer,
         values: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        let (stored, columns) = (loss.student.stored, loss.objective.terms().len() + Column::COUNT);
+        let (stored, columns) = (loss.student.stored, loss.columns());
         assert_eq!(
             (student.len(), values.len()),
             (loss.rows * stored, loss.rows * columns),
@@ -107,7 +98,7 @@ impl LossDevice for Cpu {
         student: &mut Buffer,
         values: &mut Buffer,
     ) -> Result<(), DeviceError> {
-        let (stored, columns) = (loss.student.stored, loss.objective.terms().len() + Column::COUNT);
+        let (stored, columns) = (loss.student.stored, loss.columns());
         let lengths = (student.len(), values.len());
         assert_eq!(lengths, (loss.rows * stored, loss.rows * columns), "rows and values");
         assert_eq!((labels.len(), teacher.partners.len()), (loss.rows, loss.rows), "labels and partners");

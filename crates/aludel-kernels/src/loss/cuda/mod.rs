@@ -8,12 +8,12 @@
 
 use std::fmt::Write;
 
-use super::device::{Column, LossDevice, Mode, RowDistance, RowLoss};
+use super::device::{LossDevice, Mode, RowDistance, RowLoss};
 use super::objective::{Divergence, Target};
 use crate::cuda::driver::{Argument, Grid};
 use crate::element::Element;
 use crate::nn::Rows;
-use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
+use crate::nn::cuda::{Buffer, Cuda, Indices, Text, code};
 
 /// 2048 rows of both models' logits at a vocabulary of 128 k: enough for products at their full rate.
 const LOGIT_MEMORY: usize = 1100 << 20;
@@ -43,17 +43,8 @@ impl LossDevice for Cuda {
         values: &mut Buffer,
     ) {
         let (stored, valid) = (loss.student.stored, loss.student.valid);
-        let columns = loss.objective.terms().len() + Column::COUNT;
-        assert!(!loss.objective.is_sorted(), "sorted distances have a call of their own");
-        assert!(valid <= stored, "more columns are valid than there are");
-        let lengths = (student.len(), values.len(), labels.len());
-        assert_eq!(lengths, (loss.rows * stored, loss.rows * columns, loss.rows), "rows and values");
-        assert!(teacher.is_some() || !loss.objective.needs_teacher(), "the divergences need a teacher");
+        loss.check(labels.len(), student.len(), values.len(), teacher.map(Buffer::len));
         let teacher = loss.teacher.zip(teacher);
-        if let Some((shape, logits)) = teacher {
-            assert!(shape.valid <= shape.stored, "more columns of the teacher are valid than there are");
-            assert_eq!(logits.len(), loss.rows * shape.stored, "teacher's logits");
-        }
         let is_aligned = [stored, teacher.map_or(0, |(shape, _)| shape.stored)]
             .iter()
             .all(|stored| stored.is_multiple_of(8));
@@ -167,16 +158,7 @@ impl Printed {
             ("GRADIENT", usize::from(loss.mode == Mode::Gradient)),
             ("LABELS", usize::from(objective.labels().is_some())),
             ("TEACHER", usize::from(teacher.is_some())),
-            (
-                "TEACHER_TYPE",
-                if teacher == Some(Element::F32) {
-                    0
-                } else if teacher == Some(Element::F16) {
-                    1
-                } else {
-                    2
-                },
-            ),
+            ("TEACHER_TYPE", code(teacher.unwrap_or(Element::BF16)) as usize),
             ("ALIGNED", usize::from(is_aligned)),
         ];
         let mut defines = String::new();

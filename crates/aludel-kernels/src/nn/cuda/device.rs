@@ -53,12 +53,8 @@ impl Device for Cuda {
     fn import(&self, bytes: SharedBytes, element: Element) -> Result<Buffer, DeviceError> {
         let raw = (*bytes).as_ref();
         let len = raw.len() / element.size();
-        let made = || {
-            let block = self.stream.block(len * element.size())?;
-            self.stream.put(&raw[..len * element.size()], &block, 0)?;
-            Ok(Buffer { block, len, element })
-        };
-        self.told(made())
+        let block = self.sent_now(&raw[..len * element.size()]);
+        self.told(block.map(|block| Buffer { block, len, element }))
     }
 
     fn indices(&self, values: &[u32]) -> Result<Indices, DeviceError> {

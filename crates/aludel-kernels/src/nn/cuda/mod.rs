@@ -17,6 +17,7 @@ mod context;
 mod device;
 
 pub use super::adamw::cuda::Moments;
+pub(crate) use buffer::code;
 pub use buffer::{Buffer, Indices};
 pub use context::Cuda;
 pub(crate) use context::{Text, lock};
