@@ -46,12 +46,17 @@ impl Threads<'_> {
                 }
             }
         };
+        let caller = std::thread::current();
+        let run_and_tell = || {
+            run();
+            caller.unpark();
+        };
         (self.on_progress)();
         std::thread::scope(|scope| {
             let count = (self.count as u64).clamp(1, pieces.max(1));
-            let workers: Vec<_> = (0..count).map(|_| scope.spawn(run)).collect();
+            let workers: Vec<_> = (0..count).map(|_| scope.spawn(run_and_tell)).collect();
             while workers.iter().any(|worker| !worker.is_finished()) {
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::park_timeout(Duration::from_millis(20));
                 (self.on_progress)();
             }
         });

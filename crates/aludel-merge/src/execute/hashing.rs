@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::MergeError;
 use super::card::Digests;
 use super::queue::Queue;
 use super::run::Run;
 use crate::plan::Part;
+use crate::threads::Threads;
 
 /// Whether the digest of an input file of this number is a part's to find.
 pub(super) const fn is_hashed_by(part: Part, file: usize) -> bool {
@@ -23,21 +24,17 @@ impl Run<'_> {
         let files = || self.plan.sources.iter().map(|source| source.checkpoint.files());
         let mut paths: Vec<(&Path, OnceLock<_>)> = Vec::new();
         paths.extend(files().flatten().map(|file| (file.path.as_path(), OnceLock::new())));
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let claim = || paths.iter().enumerate().nth(next.fetch_add(1, Relaxed));
-            while let Some((index, (path, digest))) = claim() {
-                if is_hashed_by(self.plan.part, index + 1) {
-                    digest.get_or_init(|| self.digest(path, queue));
-                }
+        let threads =
+            Threads { count: self.plan.work.hashers(), cancel: self.options.cancel, on_progress: &|| {} };
+        threads.share(paths.len() as u64, |number, (): &mut ()| {
+            let (path, digest) = &paths[number as usize];
+            if is_hashed_by(self.plan.part, number as usize + 1) {
+                let _ = digest.set(self.digest(path, queue)?); // Nobody else takes this one.
             }
-        };
-        std::thread::scope(|scope| {
-            (1..self.plan.work.hashers().min(paths.len())).for_each(|_| drop(scope.spawn(work)));
-            work();
-        });
-        let mut found = paths.into_iter().map(|(_, digest)| digest.into_inner().transpose());
-        files().map(|of_source| found.by_ref().take(of_source.len()).collect()).collect()
+            Ok(())
+        })?;
+        let mut found = paths.into_iter().map(|(_, digest)| digest.into_inner());
+        Ok(files().map(|of_source| found.by_ref().take(of_source.len()).collect()).collect())
     }
 
     fn digest(&self, path: &Path, queue: &Queue<'_>) -> Result<String, MergeError> {
