@@ -2,6 +2,7 @@
 //! the example of the specification is what is written.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod hostile;
 mod support;
 
 use std::fs;

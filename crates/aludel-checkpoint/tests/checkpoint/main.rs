@@ -2,8 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "these are tests, their helper functions too")]
 
 mod files;
+mod gguf;
+mod gguf_hostile;
 mod hostile;
 mod opening;
 mod planning;
 mod properties;
 mod staging;
+mod torch;

@@ -9,3 +9,4 @@ mod rows;
 mod sorted;
 mod sparse;
 mod support;
+mod taid;

@@ -9,3 +9,4 @@ mod grams;
 mod loading;
 mod students;
 mod support;
+mod text;
