@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::{
-    Column, Columns, Divergence, IGNORED, LabelTerm, LossDevice, Mode, Objective, RowDistance, RowLoss,
-    Target, Term,
+    Column, Columns, Divergence, IGNORED, Known, LabelTerm, LossDevice, Mode, Objective, RowDistance,
+    RowLoss, SparseRows, Tail, Target, Term,
 };
 use aludel_kernels::nn::{
     Accumulate, Activation, Attention, Cpu, Cuda, Device, DeviceError, Direction, Heads, Norm, Product, Rows,
@@ -75,7 +75,8 @@ pub(crate) fn compare(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result
     for distance in [RowDistance::MeanSquare, RowDistance::Cosine] {
         both!(findings, cpu, cuda, format!("{distance:?}"), TOLERANCE, distances, distance);
     }
-    losses(cpu, cuda, findings)
+    losses(cpu, cuda, findings)?;
+    known_columns(cpu, cuda, findings)
 }
 
 fn losses(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result<(), DeviceError> {
@@ -114,6 +115,48 @@ fn losses(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result<(), DeviceE
             ] {
                 let name = format!("loss {name} {mode:?} {}", student.stored);
                 both!(findings, cpu, cuda, name, TOLERANCE, loss, &objective, mode, student, teacher);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn known_columns(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result<(), DeviceError> {
+    let term = |divergence, temperature| Term { divergence, weight: 0.7, temperature, scale_by_t2: true };
+    let labels = Some(LabelTerm { weight: 0.3 });
+    let tails = [Tail::Bucket, Tail::Renormalize, Tail::Ignore].map(Known::Likeliest);
+    let divergences = [
+        Divergence::ForwardKl,
+        Divergence::ReverseKl,
+        Divergence::JensenShannon { beta: 0.5 },
+        Divergence::SkewedForwardKl { lambda: 0.1 },
+        Divergence::SkewedReverseKl { lambda: 0.1 },
+        Divergence::TotalVariation,
+        Divergence::SoftCrossEntropy,
+        Divergence::LogitsMse,
+    ];
+    let likeliest = tails.into_iter().flat_map(|known| divergences.map(|divergence| (known, divergence)));
+    let drawn =
+        [Divergence::ForwardKl, Divergence::SoftCrossEntropy].map(|divergence| (Known::Drawn, divergence));
+    for (known, divergence) in likeliest.chain(drawn) {
+        for mode in [Mode::Gradient, Mode::Values] {
+            for (labels, stored) in [(labels, 1003), (None, 49_152)] {
+                let temperatures = if known == Known::Drawn { vec![1.0] } else { vec![1.0, 2.0] };
+                let terms = temperatures.iter().map(|&temperature| term(divergence, temperature)).collect();
+                let Ok(objective) = Objective::new(terms, labels, Target::Teacher) else { continue };
+                let name = format!("{known:?} {divergence:?} {mode:?} {stored}");
+                both!(
+                    findings,
+                    cpu,
+                    cuda,
+                    name,
+                    TOLERANCE,
+                    sparse,
+                    &objective,
+                    mode,
+                    stored,
+                    (known, &temperatures)
+                );
             }
         }
     }
@@ -370,5 +413,44 @@ fn loss<D: LossDevice>(
         mode,
     };
     device.loss_rows(loss, &labels, &mut z, is_taught.then_some(&given_teacher), &mut measured);
+    Ok(vec![("values", all(device, &measured)?), ("gradient", all(device, &z)?)])
+}
+
+/// Fifty columns of each of three rows, and none of a fourth, that the student has for the most part.
+fn sparse<D: LossDevice>(
+    device: &D,
+    objective: &Objective,
+    mode: Mode,
+    stored: usize,
+    (known, temperatures): (Known, &[f32]),
+) -> Outcome {
+    let student = Columns { stored, valid: stored - 2 };
+    let labels = [1, 900, IGNORED, 7];
+    let step = stored / 50;
+    let ids: Vec<u32> =
+        (0..3).flat_map(|row| (0..50).map(move |at| (at * step + 3 * row + 1) as u32)).collect();
+    let share = |at: &f32| (at.abs() + 0.1) / 200.0;
+    let log_p = values(3, 150, 1.0).iter().map(|value| share(value).ln()).collect();
+    let teacher = SparseRows {
+        known,
+        columns: stored - 20,
+        temperatures: temperatures.to_vec(),
+        starts: vec![0, 50, 100, 150, 150],
+        ids,
+        log_p,
+        tails: if known == Known::Drawn {
+            vec![]
+        } else {
+            [0.3, 0.6, 0.2, 0.5, 0.0, 0.1, 1.0, 1.0][..4 * temperatures.len()].to_vec()
+        },
+        log_sums: vec![3.0, 4.0, 5.0, 6.0],
+        entropies: if known == Known::Drawn { vec![2.0; 4] } else { vec![] },
+    };
+    let mut z = given(device, &values(1, 4 * stored, 8.0))?;
+    let columns = objective.terms().len() + Column::COUNT;
+    let mut measured = device.zeros(4 * columns, Element::F32)?;
+    let loss =
+        RowLoss { objective, rows: 4, student, teacher: None, soft_cap: Some(20.0), factor: 1.0 / 3.0, mode };
+    device.sparse_rows(loss, &labels, (&teacher, &[2, 0, 1, 3]), &mut z, &mut measured)?;
     Ok(vec![("values", all(device, &measured)?), ("gradient", all(device, &z)?)])
 }

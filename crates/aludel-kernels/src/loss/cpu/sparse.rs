@@ -112,7 +112,7 @@ impl Row<'_> {
         let mut record = |measure: Measure, value: f64| measures[measure as usize] = value as f32;
         record(Measure::CrossEntropy, cross_entropy);
         record(Measure::Correct, f64::from(u8::from(choice.column == self.label)));
-        record(Measure::Agreement, f64::from(u8::from(self.first_choice() == Some(first))));
+        record(Measure::Agreement, f64::from(u8::from(self.teacher.likeliest() == Some(first as u32))));
         if self.loss.mode == Mode::Values {
             for (divergence, measure) in
                 [(Divergence::ForwardKl, Measure::ForwardKl), (Divergence::ReverseKl, Measure::ReverseKl)]
@@ -126,16 +126,6 @@ impl Row<'_> {
             return;
         }
         self.write(student, ids, &softened, &at_known, whole, cross_entropy);
-    }
-
-    /// The teacher's likeliest column.
-    fn first_choice(&self) -> Option<usize> {
-        let columns = self.teacher.ids.iter().zip(self.teacher.log_p);
-        let first = columns.fold(None, |best: Option<(u32, f32)>, (&id, &x)| match best {
-            Some((_, most)) if most >= x => best,
-            _ => Some((id, x)),
-        });
-        first.map(|(id, _)| id as usize)
     }
 
     /// Sums exponentials of the columns that are not known.

@@ -77,6 +77,18 @@ pub struct SparseRow<'a> {
     pub entropy: Option<f32>,
 }
 
+impl SparseRow<'_> {
+    /// The likeliest column, the first of those that are equally likely.
+    pub(super) fn likeliest(&self) -> Option<u32> {
+        let columns = self.ids.iter().zip(self.log_p);
+        let first = columns.fold(None, |best: Option<(u32, f32)>, (&id, &x)| match best {
+            Some((_, most)) if most >= x => best,
+            _ => Some((id, x)),
+        });
+        first.map(|(id, _)| id)
+    }
+}
+
 impl SparseRows {
     /// T.
     pub fn rows(&self) -> usize {

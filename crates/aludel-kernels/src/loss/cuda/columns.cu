@@ -1,0 +1,149 @@
+// What all losses of rows have in common, a block to a row: sums of exponentials, and what a column adds to the value of a term. Printed before
+// this text: TERMS and STATS, how many terms and temperatures; kind_of(term) and stat_of(term); GRADIENT or values only; LABELS; ALIGNED, whether
+// rows are for eight at once; MOST, the length of the lists of settings. Temperature 0 is 1.
+#define THREADS 512
+#define FLOOR -1e30f
+#define EXCLUDED -1e20f
+#define LOG2E 1.4426950408889634f
+
+enum { FORWARD, REVERSE, JENSEN_SHANNON, SKEWED_FORWARD, SKEWED_REVERSE, TOTAL_VARIATION, SOFT_CROSS_ENTROPY, LOGITS_MSE };
+
+struct Settings {
+    // Of each temperature.
+    float inverse[MOST];
+    // Of each term: the value's factor, the gradient's with everything but the inverse temperature, and the divergence's parameter.
+    float value_factor[MOST], gradient_factor[MOST], parameter[MOST];
+    float t, a, difficulty, label_factor, soft_cap;
+};
+
+__device__ __forceinline__ float exp_fast(float x) { return __expf(x); }
+
+// Log-sum-exps at all temperatures, counted from the greatest logit, and where that is.
+struct Sums {
+    float most;
+    int at;
+    float sum[STATS];
+};
+
+__device__ __forceinline__ void begin(Sums& s) {
+    s.most = 2.0f * FLOOR;
+    s.at = 0x7fffffff;
+    for (int i = 0; i < STATS; i++) s.sum[i] = 0.0f;
+}
+
+__device__ __forceinline__ void raise(Sums& s, float most, const float* inverse) {
+#pragma unroll
+    for (int i = 0; i < STATS; i++) s.sum[i] *= exp_fast((s.most - most) * inverse[i]);
+    s.most = most;
+}
+
+__device__ __forceinline__ void take(Sums& s, const float z[8], int first, const float* inverse) {
+    float most = z[0];
+#pragma unroll
+    for (int i = 1; i < 8; i++) most = fmaxf(most, z[i]);
+    if (most > s.most) {
+        raise(s, most, inverse);
+#pragma unroll
+        for (int i = 7; i >= 0; i--) if (z[i] == most) s.at = first + i;
+    }
+#pragma unroll
+    for (int stat = 0; stat < STATS; stat++) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) s.sum[stat] += exp_fast((z[i] - s.most) * inverse[stat]);
+    }
+}
+
+__device__ __forceinline__ void join(Sums& s, const Sums& o, const float* inverse) {
+    float most = fmaxf(s.most, o.most);
+    if (o.most > s.most || (o.most == s.most && o.at < s.at)) s.at = o.at;
+#pragma unroll
+    for (int i = 0; i < STATS; i++)
+        s.sum[i] = s.sum[i] * exp_fast((s.most - most) * inverse[i]) + o.sum[i] * exp_fast((o.most - most) * inverse[i]);
+    s.most = most;
+}
+
+__device__ void join_block(Sums& s, Sums* room, const float* inverse) {
+    for (int step = 16; step > 0; step >>= 1) {
+        Sums o;
+        o.most = __shfl_xor_sync(0xffffffffu, s.most, step);
+        o.at = __shfl_xor_sync(0xffffffffu, s.at, step);
+        for (int i = 0; i < STATS; i++) o.sum[i] = __shfl_xor_sync(0xffffffffu, s.sum[i], step);
+        join(s, o, inverse);
+    }
+    if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = s;
+    __syncthreads();
+    s = room[0];
+    for (int i = 1; i < THREADS / 32; i++) join(s, room[i], inverse);
+    __syncthreads();
+}
+
+__device__ __forceinline__ void read8(const void* row, int type, int at, int end, float z[8]) {
+#if ALIGNED
+    if (at + 8 <= end) {
+        load8(row, at, type, z);
+#pragma unroll
+        for (int i = 0; i < 8; i++) if (z[i] < FLOOR) z[i] = FLOOR;
+        return;
+    }
+#endif
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        z[i] = at + i < end ? load(row, at + i, type) : FLOOR;
+        if (z[i] < FLOOR) z[i] = FLOOR;
+    }
+}
+
+// One column: what it adds to the value of a term, and its slope, or its flow where the kind is balanced.
+struct Point { float p, q, log_p, log_q; };
+
+__device__ __forceinline__ constexpr bool is_balanced(int kind) { return kind == FORWARD || kind == SOFT_CROSS_ENTROPY || kind == LOGITS_MSE; }
+
+__device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
+    switch (kind) {
+    case FORWARD: return x.p == 0.0f ? 0.0f : x.p * (x.log_p - x.log_q);
+    case REVERSE: return x.log_p < EXCLUDED ? 0.0f : (x.q == 0.0f ? 0.0f : x.q * (x.log_q - x.log_p)) - x.q + x.p;
+    case JENSEN_SHANNON: {
+        float m = parameter * x.p + (1.0f - parameter) * x.q;
+        if (m < 1e-37f) return 0.0f;
+        float log_m = __logf(m);
+        return parameter * (x.p == 0.0f ? 0.0f : x.p * (x.log_p - log_m)) + (1.0f - parameter) * (x.q == 0.0f ? 0.0f : x.q * (x.log_q - log_m));
+    }
+    case SKEWED_FORWARD: {
+        float m = parameter * x.p + (1.0f - parameter) * x.q;
+        return x.p < 1e-37f ? 0.0f : x.p * (x.log_p - __logf(m));
+    }
+    case SKEWED_REVERSE: {
+        float m = (1.0f - parameter) * x.p + parameter * x.q;
+        return x.q < 1e-37f ? 0.0f : x.q * (x.log_q - __logf(m));
+    }
+    case TOTAL_VARIATION: return 0.5f * fabsf(x.p - x.q);
+    case SOFT_CROSS_ENTROPY: return x.p == 0.0f ? 0.0f : -x.p * x.log_q;
+    }
+    return 0.0f;
+}
+
+__device__ __forceinline__ float slope_of(int kind, float parameter, Point x) {
+    switch (kind) {
+    case REVERSE: return x.log_p < EXCLUDED ? 0.0f : x.log_q - x.log_p;
+    case JENSEN_SHANNON: {
+        float m = parameter * x.p + (1.0f - parameter) * x.q;
+        return m < 1e-37f ? 0.0f : (1.0f - parameter) * (x.log_q - __logf(m));
+    }
+    case SKEWED_FORWARD: {
+        float m = parameter * x.p + (1.0f - parameter) * x.q;
+        return m < 1e-37f ? 0.0f : -(1.0f - parameter) * x.p / m;
+    }
+    case SKEWED_REVERSE: {
+        float m = (1.0f - parameter) * x.p + parameter * x.q;
+        return m < 1e-37f ? 0.0f : x.log_q - __logf(m) + 1.0f - parameter * x.q / m;
+    }
+    case TOTAL_VARIATION: return x.q == x.p ? 0.0f : x.q > x.p ? 0.5f : -0.5f;
+    }
+    return 0.0f;
+}
+
+// `Q g`, which has a bound where the slope has none.
+__device__ __forceinline__ float flow_of(int kind, float parameter, Point x) {
+    if (kind == FORWARD || kind == SOFT_CROSS_ENTROPY) return -x.p;
+    return x.q > 0.0f ? x.q * slope_of(kind, parameter, x) : 0.0f;
+}
