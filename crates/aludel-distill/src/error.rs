@@ -100,6 +100,12 @@ pub enum Error {
     /// A place in the data that these data do not have.
     #[error("the checkpoint names a place that is not in the data; resume with the data that it was made on")]
     Cursor,
+    /// The processes of a training do not come together, or one of them has gone.
+    #[error("training with several processes: {detail}")]
+    Group {
+        /// What went wrong.
+        detail: String,
+    },
     /// Something that cannot happen did.
     #[error("a defect of this program: {detail}")]
     Internal {
@@ -137,6 +143,10 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn group(detail: impl Into<String>) -> Self {
+        Self::Group { detail: detail.into() }
     }
 
     pub(crate) fn internal(detail: impl Into<String>) -> Self {

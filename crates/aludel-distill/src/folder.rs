@@ -89,6 +89,11 @@ impl RunFolder {
         fs::remove_dir_all(&path).map_err(Error::io("remove", &path))
     }
 
+    /// The checkpoints of the run for this output, which another process has opened.
+    pub(crate) fn states_of(output: &Path) -> States {
+        States::of(&path_for(output).join(CHECKPOINTS))
+    }
+
     /// Its checkpoints.
     pub fn states(&self) -> &States {
         &self.states

@@ -172,6 +172,11 @@ impl<D: LossDevice> HiddenTerms<D> {
         }
     }
 
+    /// The projections' gradients, to be added to those of other processes.
+    pub fn gradients_mut(&mut self) -> impl Iterator<Item = &mut D::Buffer> {
+        self.projections_mut().map(|projection| &mut projection.gradient)
+    }
+
     /// The projections, to be updated.
     pub fn trained(&mut self) -> impl Iterator<Item = Trained<'_, D>> {
         self.projections_mut().map(|Projection { weights, gradient }| Trained {

@@ -15,6 +15,7 @@ pub mod error;
 pub mod evaluate;
 pub mod folder;
 pub mod forecast;
+pub mod group;
 pub mod hidden;
 pub mod inputs;
 pub mod optimizer;

@@ -18,6 +18,7 @@ use aludel_model::{Decoder, Gradients, Keep, Pass};
 use crate::cache::{CachedRows, CachedTeacher};
 use crate::data::MicroBatch;
 use crate::error::Error;
+use crate::group::{Command, Group};
 use crate::hidden::HiddenTerms;
 use crate::optimizer::{AdamW, Optimizer, Trained};
 use crate::run::{Checkpointing, Run};
@@ -31,6 +32,8 @@ pub struct Trainer<D: LossDevice> {
     pub(crate) teacher: Option<Decoder<D>>,
     /// In its place.
     pub(crate) cache: Option<CachedTeacher<D>>,
+    /// The processes that take each step together.
+    pub(crate) group: Option<Arc<Group<D>>>,
     pub(crate) objective: Objective,
     pub(crate) annealing: Option<Annealing>,
     pub(crate) hidden: HiddenTerms<D>,
@@ -155,12 +158,28 @@ impl<D: LossDevice> Trainer<D> {
             student,
             teacher,
             cache: None,
+            group: None,
         })
+    }
+
+    /// With processes that each take a share of every step.
+    pub fn with_group(self, group: Option<Arc<Group<D>>>) -> Self {
+        Self { group, ..self }
     }
 
     /// With a teacher that spoke before in the place of a live one.
     pub fn with_cache(self, cache: Option<CachedTeacher<D>>) -> Self {
         Self { cache, ..self }
+    }
+
+    /// How many processes take each step together.
+    pub fn processes(&self) -> usize {
+        self.group.as_ref().map_or(1, |group| group.size())
+    }
+
+    /// Tells the other processes, where there are any, what is next.
+    pub(crate) fn tell(&self, command: Command) -> Result<(), Error> {
+        self.group.as_ref().map_or(Ok(()), |group| group.tell(command))
     }
 
     /// Steps taken.
@@ -204,7 +223,8 @@ impl<D: LossDevice> Trainer<D> {
     }
 
     /// Takes the next step. A step without a valid token changes nothing but the count of steps. `cancelled` is asked before
-    /// each micro-batch; once it says so, the step is given up: the student is as it was, and the answer is `None`.
+    /// each micro-batch; once it says so, the step is given up: the student is as it was, and the answer is `None`. Processes of a group all give
+    /// the whole step; they finish what they have begun together.
     ///
     /// # Errors
     /// [`Error::Diverged`] when the gradient is not finite: the student is then as it was before the step.
@@ -230,19 +250,32 @@ impl<D: LossDevice> Trainer<D> {
         };
         let compared: u64 = micro_batches.iter().map(|micro| micro.compared() as u64).sum();
         let factors = Factors { rows: 1.0 / valid as f64, compared: 1.0 / compared.max(1) as f64 };
-        for micro in micro_batches.iter().filter(|micro| micro.targets() > 0) {
-            if cancelled() {
+        let group = self.group.clone();
+        let learned = micro_batches.iter().filter(|micro| micro.targets() > 0);
+        for (_, micro) in learned.enumerate().filter(|(place, _)| is_own(group.as_deref(), *place)) {
+            if group.is_none() && cancelled() {
                 return Ok(None);
             }
             self.accumulate(micro, factors, &mut report)?;
         }
         if valid > 0 {
+            if let Some(group) = &group {
+                self.unite(group, &mut report)?;
+            }
             let begin = Instant::now();
             self.update(&mut report)?;
             report.update_seconds = begin.elapsed().as_secs_f64();
         }
         self.done += 1;
         Ok(Some(report))
+    }
+
+    /// Adds up what the processes of a group have made of their micro-batches.
+    fn unite(&mut self, group: &Group<D>, report: &mut StepReport) -> Result<(), Error> {
+        report.head = united(group, &report.head, self.objective.terms().len())?;
+        group.sum(&mut report.hidden)?;
+        let gradients = self.gradients.iter_mut().chain(self.hidden.gradients_mut());
+        group.sum_buffers(self.device.as_ref(), gradients)
     }
 
     /// Adds the gradient of one micro-batch.
@@ -324,12 +357,16 @@ impl<D: LossDevice> Trainer<D> {
     ) -> Result<(HeadReport, Objective), Error> {
         let objective = self.objective.clone().with_target(Target::Teacher)?;
         let mut sum = HeadReport::default();
-        for micro in micro_batches {
+        let group = self.group.as_deref();
+        for (_, micro) in micro_batches.into_iter().enumerate().filter(|(place, _)| is_own(group, *place)) {
             let MicroBatch { batch, labels, .. } = micro;
             let said = Said::of(self.device.as_ref(), (&self.teacher, &self.cache), micro, &[])?;
             let rows = said.rows();
             let rows = aligned(rows.as_ref(), micro, 1.0).or(rows.as_ref().copied());
             sum.add(&score_against(&self.student, rows.as_ref(), &objective, batch, labels)?);
+        }
+        if let Some(group) = group {
+            sum = united(group, &sum, objective.terms().len())?;
         }
         Ok((sum, objective))
     }
@@ -375,6 +412,21 @@ impl<D: LossDevice> Trainer<D> {
         self.optimizer.resume(&self.device, updates, weights.chain(self.hidden.weights_mut()));
         Ok(())
     }
+}
+
+/// Whether a process alone, or the one of a group that it is its turn of, computes a micro-batch.
+fn is_own<D: LossDevice>(group: Option<&Group<D>>, place: usize) -> bool {
+    group.is_none_or(|group| group.takes(place))
+}
+
+/// The sum of what all processes of a group have measured, of an objective with so many terms.
+fn united<D: LossDevice>(group: &Group<D>, own: &HeadReport, terms: usize) -> Result<HeadReport, Error> {
+    // Who had no micro-batch has no terms either.
+    let mut own = own.clone();
+    own.terms.resize(terms, 0.0);
+    let mut sums = own.sums();
+    group.sum(&mut sums)?;
+    HeadReport::of_sums(&sums).ok_or_else(|| Error::internal("sums of a report are missing"))
 }
 
 /// The part of a run's objective that is about distributions. One of hidden states alone has labels of no weight in

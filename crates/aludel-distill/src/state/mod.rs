@@ -98,6 +98,11 @@ impl States {
         Ok(states)
     }
 
+    /// Those in a folder, to be read.
+    pub(crate) fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_path_buf() }
+    }
+
     /// Steps of the checkpoints, ascending.
     ///
     /// # Errors

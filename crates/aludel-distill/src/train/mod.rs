@@ -4,12 +4,13 @@
 //! `<output>.run` with the record and the checkpoints. Asked to stop, a run leaves a checkpoint and no output.
 //!
 //! Reading order: this file (the stages), [`session`](self) (the loop), `values` (what is recorded), `finish` (the output),
-//! `card`, [`Event`] (what is told meanwhile).
+//! `card`, [`Event`] (what is told meanwhile), [`follow`] (the other processes of a training with several).
 
 mod card;
 mod corpus;
 mod event;
 mod finish;
+mod follow;
 mod session;
 mod summary;
 mod values;
@@ -17,6 +18,7 @@ mod values;
 pub(crate) use corpus::Corpus;
 pub use event::{Event, StepEvent};
 pub use finish::Outcome;
+pub use follow::follow;
 pub use session::{Ending, Source};
 
 use std::path::Path;
@@ -32,6 +34,7 @@ use serde_json::Value;
 use crate::cache::CachedTeacher;
 use crate::error::Error;
 use crate::folder::{self, Beginning, RunFolder};
+use crate::group::{Command, Place};
 use crate::inputs::{self, Input};
 use crate::prepare::Models;
 use crate::record::{self, Fact, Record};
@@ -50,6 +53,8 @@ pub struct Options<'a> {
     pub digests: DigestCache,
     /// Threads and the like, for the record.
     pub environment: Vec<Fact>,
+    /// Which of several processes this one is, the first; `None` where it is alone.
+    pub place: Option<Place>,
     /// Set from outside to stop.
     pub cancel: &'a AtomicBool,
     /// Called for everything that happens.
@@ -69,6 +74,9 @@ pub fn distil<D: LossDevice>(
 ) -> Result<Outcome, Error> {
     let start = Instant::now();
     check_output(run, options.replace)?;
+    if let Some(place) = &options.place {
+        follow::check_shares(run, place)?;
+    }
     let models = Models::load(device, run)?;
     let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
     let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?
@@ -80,6 +88,10 @@ pub fn distil<D: LossDevice>(
     })?;
     let (settings, input_values) = (json(run.to_json())?, json(serde_json::to_value(&inputs))?);
     let last = folder.states().steps()?.last().copied();
+    let group = match &options.place {
+        Some(place) => Some(follow::lead(place, run, &input_values, device.as_ref(), last)?),
+        None => None,
+    };
     let progress = last.map(|step| folder.states().read(step)).transpose()?;
     if let Some(progress) = &progress {
         check_same(run, progress, &input_values)?;
@@ -89,7 +101,8 @@ pub fn distil<D: LossDevice>(
     let mut summary = summary::of(run, text, &models, &inputs, steps, &options.environment);
     summary.write(folder.path())?;
     let stored = models.stored;
-    let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?.with_cache(cache);
+    let trainer = Trainer::new(models.student, models.teacher, run, steps)?;
+    let mut trainer = trainer.with_cache(cache).with_group(group);
     let (record, standing) = match &progress {
         None => (Record::create(folder.path())?, Standing::default()),
         Some(progress) => {
@@ -117,7 +130,10 @@ pub fn distil<D: LossDevice>(
         cancel: options.cancel,
         on_event: options.on_event,
     };
-    let outcome = session.run().and_then(|ending| match ending {
+    let ended = session.run();
+    // Those that follow end; where this process fails they find it gone.
+    let told = session.trainer.tell(Command::End);
+    let outcome = ended.and_then(|ending| told.map(|()| ending)).and_then(|ending| match ending {
         Ending::Interrupted => session.interrupted_outcome(&folder, start),
         ending => session.finish(ending, &folder, (text, &inputs), options, start),
     });

@@ -19,6 +19,7 @@ use super::event::{Event, StepEvent};
 use super::values::TermNames;
 use crate::data::MicroBatch;
 use crate::error::Error;
+use crate::group::Command;
 use crate::record::{Entry, Phase, Record};
 use crate::run::{EarlyStopping, Run};
 use crate::state::{Best, Progress, States, VERSION};
@@ -115,6 +116,7 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
             let micro_batches = self.source.next_step()?;
             let begin = Instant::now();
             let cancel = self.cancel;
+            self.trainer.tell(Command::Step)?;
             let Some(report) = self.trainer.step(&micro_batches, &|| cancel.load(Relaxed))? else {
                 return self.interrupted();
             };
@@ -170,11 +172,12 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
         let total = self.validation.iter().map(|micro| micro.targets() as u64).sum();
         let mut sum = HeadReport::default();
         let mut objective = None;
-        for micro in &self.validation {
+        for (turn, micro_batches) in self.validation.chunks(self.trainer.processes()).enumerate() {
             if self.is_cancelled() {
                 return Ok(false);
             }
-            let (report, used) = self.trainer.evaluate([micro])?;
+            self.trainer.tell(Command::Evaluate(turn as u64))?;
+            let (report, used) = self.trainer.evaluate(micro_batches)?;
             sum.add(&report);
             objective = Some(used);
             (self.on_event)(Event::Evaluating { done: sum.rows, total });

@@ -1,4 +1,4 @@
-//! Speaks to the CUDA driver and its run-time compiler: with [`super::products`] the only file of this folder with `unsafe`.
+//! Speaks to the CUDA driver and its run-time compiler: with [`super::products`] and [`super::collective`] the only file of this folder with `unsafe`.
 //!
 //! In: source texts, bytes, addresses that [`super::batch`] and [`crate::nn::cuda`] have laid out. Out: compiled images, device memory, copies
 //! and launches. Both libraries are looked for when they are first needed; a program that runs without them is told so by an error, and

@@ -11,6 +11,7 @@
 //! computes the tensor: only there could bits differ.
 
 mod batch;
+pub(crate) mod collective;
 pub(crate) mod compile;
 mod device;
 pub(crate) mod driver;
@@ -20,6 +21,7 @@ mod source;
 mod tune;
 
 pub use batch::{Batch, Tensor, Verdict};
+pub use collective::Collective;
 pub use compile::{KernelStore, NoStore};
 pub use device::{Device, Lane};
 pub use driver::Facts;
@@ -46,6 +48,17 @@ pub enum CudaError {
     /// The library of products refuses something.
     #[error("libcublasLt failed to {doing}: {message}")]
     Product {
+        /// What it was to do.
+        doing: &'static str,
+        /// What it says.
+        message: String,
+    },
+    /// The library of collectives is not there.
+    #[error("CUDA's library of collectives (libnccl) is not installed")]
+    NoCollectives,
+    /// The library of collectives refuses something.
+    #[error("libnccl failed to {doing}: {message}")]
+    Collective {
         /// What it was to do.
         doing: &'static str,
         /// What it says.

@@ -1,4 +1,4 @@
-//! Multiplies matrices by cuBLASLt: with [`super::driver`] the only file of this folder with `unsafe`.
+//! Multiplies matrices by cuBLASLt: with [`super::driver`] and [`super::collective`] the only file of this folder with `unsafe`.
 //!
 //! In: addresses of matrices on the device, their shapes and types. Out: products, submitted to a stream. The library is looked for
 //! when it is first needed. What it makes of a shape is asked for once and remembered; the products themselves are its own.

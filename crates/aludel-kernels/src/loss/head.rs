@@ -201,6 +201,35 @@ impl HeadReport {
         self.reverse_kl += other.reverse_kl;
     }
 
+    /// All sums, one after another, to be added to those of the same objective elsewhere.
+    pub fn sums(&self) -> Vec<f64> {
+        let Self { rows, compared, terms, cross_entropy, correct, agreement, forward_kl, reverse_kl } = self;
+        let counts = [*rows, *compared, *correct, *agreement].map(|count| count as f64);
+        counts
+            .into_iter()
+            .chain([*cross_entropy, *forward_kl, *reverse_kl])
+            .chain(terms.iter().copied())
+            .collect()
+    }
+
+    /// From what [`HeadReport::sums`] makes, of which `sums` may have more at its end for further terms; `None` where there are fewer.
+    pub fn of_sums(sums: &[f64]) -> Option<Self> {
+        let (&[rows, compared, correct, agreement, cross_entropy, forward_kl, reverse_kl], terms) =
+            sums.split_first_chunk()?;
+        let [rows, compared, correct, agreement] =
+            [rows, compared, correct, agreement].map(|count| count as u64);
+        Some(Self {
+            rows,
+            compared,
+            terms: terms.to_vec(),
+            cross_entropy,
+            correct,
+            agreement,
+            forward_kl,
+            reverse_kl,
+        })
+    }
+
     /// Adds rows as [`LossDevice::loss_rows`] wrote them, one after another: the sums do not depend on chunks.
     fn add_rows(
         &mut self,

@@ -203,6 +203,8 @@ pub trait Device: Send + Sync + 'static {
     type Assignment: Send + Sync;
     /// Both moments of AdamW in eight bits an element, with one scale for each block of elements.
     type Moments: Send + Sync;
+    /// How devices of several processes reach each other.
+    type Collective: Send + Sync;
 
     /// The device's name for messages.
     fn name(&self) -> String;
@@ -225,6 +227,22 @@ pub trait Device: Send + Sync + 'static {
     fn missing(&self) -> &'static [Missing] {
         &[]
     }
+
+    /// A name for the meeting of devices of several processes, made by one of them; `None` where they cannot reach each other.
+    fn meeting(&self) -> Result<Option<Vec<u8>>, DeviceError> {
+        Ok(None)
+    }
+
+    /// Meets the devices of `size` processes, of which this is number `rank`, by the name that one of them has made.
+    fn meet(&self, meeting: &[u8], rank: usize, size: usize) -> Result<Self::Collective, DeviceError>;
+
+    /// Every element of these f32 buffers becomes its sum over all that have met, who give as many of the same lengths in the same order: the same
+    /// bits in each.
+    fn sum_over(
+        &self,
+        collective: &Self::Collective,
+        buffers: &mut [&mut Self::Buffer],
+    ) -> Result<(), DeviceError>;
 
     /// `len` zeros.
     fn zeros(&self, len: usize, element: Element) -> Result<Self::Buffer, DeviceError>;

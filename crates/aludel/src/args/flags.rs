@@ -22,8 +22,8 @@ pub(crate) struct ComputingFlags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceName {
     Cpu,
-    /// A GPU by its position.
-    Cuda(usize),
+    /// A GPU by its position; without one, the first, or of several processes on a machine that of the process's number.
+    Cuda(Option<usize>),
 }
 
 impl std::str::FromStr for DeviceName {
@@ -32,7 +32,10 @@ impl std::str::FromStr for DeviceName {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "cpu" => Ok(Self::Cpu),
-            other => gpu(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda or cuda:N".to_owned()),
+            "cuda" => Ok(Self::Cuda(None)),
+            other => gpu(other)
+                .map(|ordinal| Self::Cuda(Some(ordinal)))
+                .ok_or_else(|| "write cpu, cuda or cuda:N".to_owned()),
         }
     }
 }

@@ -30,9 +30,14 @@ impl Opened {
 
 /// The device that the flags ask for.
 pub(super) fn open(flags: &ComputingFlags) -> anyhow::Result<Opened> {
+    open_for(flags, 0)
+}
+
+/// As [`open`], for the process of this number on its machine.
+pub(super) fn open_for(flags: &ComputingFlags, local: usize) -> anyhow::Result<Opened> {
     Ok(match flags.device {
         DeviceName::Cpu => Opened::Cpu(with_threads(flags.threads)?),
-        DeviceName::Cuda(ordinal) => Opened::Cuda(gpu::for_models(ordinal)?),
+        DeviceName::Cuda(ordinal) => Opened::Cuda(gpu::for_models(ordinal.unwrap_or(local))?),
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aludel_checkpoint::DigestCache;
 use aludel_distill::folder::Beginning;
 use aludel_distill::forecast::{self, Forecast, Timing};
+use aludel_distill::group::Place;
 use aludel_distill::record::Fact;
 use aludel_distill::run::Run;
 use aludel_distill::train::{self, Ending, Event, Options, Outcome, StepEvent};
@@ -29,11 +30,17 @@ pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Re
     let hub = hub::open(printer);
     let run = file.parse()?.with_models(|model| hub::locate(&hub, model))?;
     let run = run.with_cache(|cache| storage::local(cache, printer))?;
-    let device = device::open(&arguments.computing)?;
-    let environment = device.facts();
+    let place = if arguments.dry_run {
+        None
+    } else {
+        Place::of_environment().map_err(|error| file.failure(error, None, None))?
+    };
+    let device = device::open_for(&arguments.computing, place.as_ref().map_or(0, |place| place.local))?;
+    let mut environment = device.facts();
+    environment.extend(place.as_ref().map(|place| Fact::new("processes", place.size)));
     match device {
-        Opened::Cpu(device) => train_on(&device, &run, &file, environment, arguments, printer),
-        Opened::Cuda(device) => train_on(&device, &run, &file, environment, arguments, printer),
+        Opened::Cpu(device) => train_on(&device, &run, &file, (environment, place), arguments, printer),
+        Opened::Cuda(device) => train_on(&device, &run, &file, (environment, place), arguments, printer),
     }
 }
 
@@ -41,7 +48,7 @@ fn train_on<D: LossDevice>(
     device: &Arc<D>,
     run: &Run,
     file: &RunFile,
-    environment: Vec<Fact>,
+    (environment, place): (Vec<Fact>, Option<Place>),
     arguments: &DistillArguments,
     printer: &Printer,
 ) -> anyhow::Result<()> {
@@ -51,19 +58,21 @@ fn train_on<D: LossDevice>(
     }
     let signals = Signals::listen()?;
     let progress = Progress::new(printer);
-    let result = train::distil(
-        device,
-        run,
-        &file.text,
-        &Options {
-            beginning: beginning(arguments),
-            replace: arguments.force,
-            digests: DigestCache::user(),
-            environment,
-            cancel: signals.cancel(),
-            on_event: &|event| show(&event, &progress, printer),
-        },
-    );
+    let options = Options {
+        beginning: beginning(arguments),
+        replace: arguments.force,
+        digests: DigestCache::user(),
+        environment,
+        place: place.clone(),
+        cancel: signals.cancel(),
+        on_event: &|event| show(&event, &progress, printer),
+    };
+    if let Some(place) = place.filter(|place| place.rank > 0) {
+        // The first process listens to signals, shows what happens, and says when this one ends.
+        let followed = train::follow(device, run, &place, &options);
+        return followed.map_err(|error| file.failure(error, None, None));
+    }
+    let result = train::distil(device, run, &file.text, &options);
     drop(progress);
     let outcome = result.map_err(|error| file.failure(error, signals.received(), None))?;
     if outcome.ending == Ending::Interrupted {

@@ -29,6 +29,7 @@ mod methods;
 mod moe;
 mod parts;
 mod plan;
+mod processes;
 mod refusals;
 mod resume;
 mod sandbox;

@@ -71,6 +71,7 @@ impl Sandbox {
             "HF_HUB_CACHE",
             "HF_ENDPOINT",
             "HF_TOKEN",
+            "MASTER_ADDR",
         ] {
             command.env_remove(variable);
         }

@@ -1,5 +1,6 @@
 //! Hands each operation of [`Device`] to its kernel, with the operands as slices.
 
+use std::convert::Infallible;
 use std::ops::Range;
 
 use super::buffer::{Buffer, ValuesMut};
@@ -20,6 +21,7 @@ impl Device for Cpu {
     type Indices = Indices;
     type Assignment = experts::Assignment;
     type Moments = adamw::Moments;
+    type Collective = Infallible;
 
     fn name(&self) -> String {
         format!("CPU, {} threads", self.threads())
@@ -27,6 +29,15 @@ impl Device for Cpu {
 
     fn activation(&self) -> Element {
         Element::F32
+    }
+
+    fn meet(&self, _: &[u8], _: usize, _: usize) -> Result<Infallible, DeviceError> {
+        let detail = "it is reached by way of the host".to_owned();
+        Err(DeviceError::Failed { device: self.name(), detail })
+    }
+
+    fn sum_over(&self, collective: &Infallible, _: &mut [&mut Buffer]) -> Result<(), DeviceError> {
+        match *collective {}
     }
 
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {

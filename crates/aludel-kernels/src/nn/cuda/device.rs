@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::buffer::{Buffer, Indices};
 use super::context::Cuda;
+use crate::cuda::collective::{self, Collective};
 use crate::element::Element;
 use crate::nn::device::{
     Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Missing, Norm, Product,
@@ -20,6 +21,7 @@ impl Device for Cuda {
     type Indices = Indices;
     type Assignment = Never;
     type Moments = adamw::cuda::Moments;
+    type Collective = Collective;
 
     fn name(&self) -> String {
         self.facts().name.clone()
@@ -39,6 +41,23 @@ impl Device for Cuda {
 
     fn missing(&self) -> &'static [Missing] {
         &[Missing::Experts, Missing::HeadsOfOddWidth]
+    }
+
+    fn meeting(&self) -> Result<Option<Vec<u8>>, DeviceError> {
+        self.told(collective::meeting().map(Some))
+    }
+
+    fn meet(&self, meeting: &[u8], rank: usize, size: usize) -> Result<Collective, DeviceError> {
+        self.told(Collective::meet(&self.stream, meeting, rank, size))
+    }
+
+    fn sum_over(&self, collective: &Collective, buffers: &mut [&mut Buffer]) -> Result<(), DeviceError> {
+        let array = |buffer: &&mut Buffer| {
+            assert_eq!(buffer.element, Element::F32, "sums are of f32");
+            (buffer.address(), buffer.len)
+        };
+        let arrays: Vec<(u64, usize)> = buffers.iter().map(array).collect();
+        self.told(collective.sum(&self.stream, &arrays))
     }
 
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {

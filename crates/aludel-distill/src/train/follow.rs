@@ -1,0 +1,107 @@
+//! Carries out the part in a run of every process but the first.
+//!
+//! In: the same run, and a place among several processes. Out: nothing but what goes to the others: the first process writes the record, the checkpoints
+//! and the output, and says what is next. Processes that follow read the models, the data and, of a run that goes on, the first process's checkpoint; all
+//! see the same folders.
+
+use std::sync::Arc;
+
+use aludel_document::Problem;
+use aludel_kernels::loss::LossDevice;
+use aludel_kernels::nn::Device;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Corpus, Options};
+use crate::cache::CachedTeacher;
+use crate::error::Error;
+use crate::folder::RunFolder;
+use crate::group::{Command, Group, Place};
+use crate::inputs;
+use crate::prepare::Models;
+use crate::run::Run;
+use crate::step::Trainer;
+use crate::train::session::Source;
+
+/// Takes part in a run until the first process ends it.
+///
+/// # Errors
+/// What loading and computing fail by; [`Error::Group`] where the first process goes.
+pub fn follow<D: LossDevice>(
+    device: &Arc<D>,
+    run: &Run,
+    place: &Place,
+    options: &Options<'_>,
+) -> Result<(), Error> {
+    check_shares(run, place)?;
+    let models = Models::load(device, run)?;
+    let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
+    let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?
+        .map(|cache| cache.check_teacher(run, &options.digests, options.cancel))
+        .transpose()?;
+    let inputs = inputs::hash(run, &options.digests, options.cancel, &|_, _| {})?;
+    let inputs = super::json(serde_json::to_value(&inputs))?;
+    let group = Arc::new(Group::join(place, &digest(run, &inputs)?, device.as_ref())?);
+    let last = group.share(Vec::new())?;
+    let last = last.try_into().ok().map(u64::from_le_bytes).filter(|&step| step > 0);
+    let trainer = Trainer::new(models.student, models.teacher, run, corpus.steps())?;
+    let mut trainer = trainer.with_cache(cache).with_group(Some(Arc::clone(&group)));
+    if let Some(step) = last {
+        let states = RunFolder::states_of(&run.output);
+        let progress = states.read(step)?;
+        states.restore(step, device.as_ref(), trainer.items_mut())?;
+        trainer.resume(progress.step, progress.updates, progress.annealing)?;
+        corpus.seek(&progress.data)?;
+    }
+    let validation = corpus.validation()?;
+    loop {
+        match group.hear()? {
+            Command::Step => {
+                trainer.step(&corpus.next_step()?, &|| false)?;
+            }
+            Command::Evaluate(turn) => {
+                let turn =
+                    usize::try_from(turn).ok().and_then(|turn| validation.chunks(place.size).nth(turn));
+                let turn = turn.ok_or_else(|| Error::group("the first process has other data"))?;
+                trainer.evaluate(turn)?;
+            }
+            Command::End => return Ok(()),
+        }
+    }
+}
+
+/// Waits for all processes, and tells them where the run goes on.
+pub(super) fn lead<D: Device>(
+    place: &Place,
+    run: &Run,
+    inputs: &Value,
+    device: &D,
+    last: Option<u64>,
+) -> Result<Arc<Group<D>>, Error> {
+    let group = Group::join(place, &digest(run, inputs)?, device)?;
+    group.share(last.unwrap_or(0).to_le_bytes().to_vec())?;
+    Ok(Arc::new(group))
+}
+
+/// Refuses more processes than a step has micro-batches.
+pub(super) fn check_shares(run: &Run, place: &Place) -> Result<(), Error> {
+    let count = run.train.batch_size.div_ceil(run.train.micro_batch);
+    if count >= place.size {
+        return Ok(());
+    }
+    let message = format!(
+        "a step has {count} micro-batch{}, and {} processes share them",
+        if count == 1 { "" } else { "es" },
+        place.size
+    );
+    Err(Problem::general(message)
+        .with_hint("raise `batch_size`, lower `micro_batch`, or start fewer processes")
+        .into())
+}
+
+/// Stands for everything that has to be the same in all processes.
+fn digest(run: &Run, inputs: &Value) -> Result<String, Error> {
+    let run = super::json(run.to_json())?;
+    let text = serde_json::to_vec(&(run, inputs)).map_err(|error| Error::internal(error.to_string()))?;
+    Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+}
