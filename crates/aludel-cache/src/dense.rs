@@ -22,26 +22,32 @@ pub(crate) fn hidden_row_bytes(width: usize) -> usize {
     4 + 2 * width
 }
 
-/// Rows of quantised logits that are being made.
+/// Rows of quantised logits that were just made, each where it was.
 #[derive(Clone, Debug)]
 pub struct LogitBuffer {
-    bytes: Vec<u8>,
+    rows: Vec<LogitRow>,
     columns: usize,
     bits: u32,
 }
 
+/// A row by itself.
+#[derive(Clone, Debug)]
+pub(crate) struct LogitRow {
+    scales: [u8; SCALES],
+    levels: Vec<u8>,
+}
+
 impl LogitBuffer {
-    /// None yet, of `columns` in 8 bits, or in 4, with room for so many.
-    pub fn new(columns: usize, in_eight: bool, rows: usize) -> Self {
-        let bits = if in_eight { 8 } else { 4 };
-        Self { bytes: Vec::with_capacity(rows * logit_row_bytes(columns, bits)), columns, bits }
+    /// None yet, of `columns` in 8 bits, or in 4.
+    pub fn new(columns: usize, in_eight: bool) -> Self {
+        Self { rows: Vec::new(), columns, bits: if in_eight { 8 } else { 4 } }
     }
 
     /// Adds a row as [`LogitRows::stored`] gives it: `top`, `step` and `floor`, and the levels of all columns.
     ///
     /// # Errors
     /// [`Error::Unstorable`] for levels of another number of columns, and for scales that no logits have.
-    pub fn push(&mut self, scales: [f32; 3], levels: &[u8]) -> Result<(), Error> {
+    pub fn push(&mut self, scales: [f32; 3], levels: Vec<u8>) -> Result<(), Error> {
         let length = logit_row_bytes(self.columns, self.bits) - SCALES;
         if levels.len() != length {
             return Err(Error::unstorable(format!(
@@ -53,15 +59,25 @@ impl LogitBuffer {
         if !top.is_finite() || !step.is_finite() || floor.is_nan() || floor == f32::INFINITY {
             return Err(Error::unstorable("NaN or infinite scales of logits"));
         }
-        scales.iter().for_each(|x| self.bytes.extend(x.to_le_bytes()));
-        self.bytes.extend_from_slice(levels);
+        let mut bytes = [0; SCALES];
+        bytes.chunks_exact_mut(4).zip(scales).for_each(|(to, x)| to.copy_from_slice(&x.to_le_bytes()));
+        self.rows.push(LogitRow { scales: bytes, levels });
         Ok(())
     }
 
     /// The rows so far.
     pub fn rows(&self) -> LogitRows<'_> {
-        LogitRows { bytes: &self.bytes, columns: self.columns, bits: self.bits }
+        LogitRows { stored: Stored::Apart(&self.rows), columns: self.columns, bits: self.bits }
     }
+}
+
+/// Where rows lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Stored<'a> {
+    /// One after another, as in a file.
+    Joined(&'a [u8]),
+    /// As they were made. They are never joined: so much memory takes longer to come than a file to write.
+    Apart(&'a [LogitRow]),
 }
 
 impl<'a> LogitRows<'a> {
@@ -70,19 +86,35 @@ impl<'a> LogitRows<'a> {
     /// # Panics
     /// Where there is no such row.
     pub fn stored(&self, row: usize) -> ([f32; 3], &'a [u8]) {
-        let width = logit_row_bytes(self.columns, self.bits);
-        let (scales, levels) = self.bytes[row * width..(row + 1) * width].split_at(SCALES);
+        let (scales, levels): (&[u8], &[u8]) = match self.stored {
+            Stored::Joined(bytes) => {
+                let width = logit_row_bytes(self.columns, self.bits);
+                bytes[row * width..(row + 1) * width].split_at(SCALES)
+            }
+            Stored::Apart(rows) => (&rows[row].scales, &rows[row].levels),
+        };
         ([0, 4, 8].map(|at| f32_at(scales, at)), levels)
+    }
+
+    /// The bytes of all rows, in pieces.
+    pub(crate) fn pieces(&self) -> Vec<&'a [u8]> {
+        match self.stored {
+            Stored::Joined(bytes) => vec![bytes],
+            Stored::Apart(rows) => rows.iter().flat_map(|row| [&row.scales[..], &row.levels]).collect(),
+        }
     }
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.bytes.len() / logit_row_bytes(self.columns, self.bits)
+        match self.stored {
+            Stored::Joined(bytes) => bytes.len() / logit_row_bytes(self.columns, self.bits),
+            Stored::Apart(rows) => rows.len(),
+        }
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
     }
 
     /// Columns of a row.
@@ -107,6 +139,15 @@ impl<'a> LogitRows<'a> {
                 *to = table[usize::from(levels[at / 2] >> (4 * (at % 2)) & 15)];
             }
         }
+    }
+}
+
+/// Rows are the same wherever they lie.
+impl PartialEq for LogitRows<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let shape = |rows: &Self| (rows.columns, rows.bits, rows.len());
+        let bytes = |rows: &Self| rows.pieces().concat();
+        shape(self) == shape(other) && bytes(self) == bytes(other)
     }
 }
 

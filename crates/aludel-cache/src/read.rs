@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use aludel_checkpoint::{MappedFile, hexadecimal};
 use sha2::{Digest, Sha256};
 
+use super::dense::Stored;
 use super::error::Error;
 use super::header::{Contents, Header};
 use super::rows::{LogitRows, RecordId, Rows};
@@ -296,7 +297,7 @@ pub(crate) fn decode<'a>(header: &Header, targets: u32, payload: &'a [u8]) -> Re
             let bits = if header.contents == (Contents::Int8 {}) { 8 } else { 4 };
             let columns = header.vocabulary as usize;
             of_length(dense::logit_row_bytes(columns, bits))?;
-            Ok(Rows::Logits(LogitRows { bytes: payload, columns, bits }))
+            Ok(Rows::Logits(LogitRows { stored: Stored::Joined(payload), columns, bits }))
         }
         Contents::Hidden { width, .. } => {
             of_length(dense::hidden_row_bytes(width as usize))?;

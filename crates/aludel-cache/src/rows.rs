@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::dense::Stored;
+
 /// Which of the rows of the data a record is of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -103,9 +105,9 @@ impl SparseRows {
 }
 
 /// Quantised logits, as they are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct LogitRows<'a> {
-    pub(crate) bytes: &'a [u8],
+    pub(crate) stored: Stored<'a>,
     pub(crate) columns: usize,
     pub(crate) bits: u32,
 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,6 +50,9 @@ pub struct WriterOptions {
     /// Whether a complete shard waits for the disk.
     pub sync: bool,
 }
+
+/// Pieces of a record go into the file so many bytes at a time, or larger.
+const GATHERED: usize = 1 << 16;
 
 /// Shards are about this long.
 pub const SHARD_BYTES: u64 = 64 << 20;
@@ -182,7 +185,7 @@ impl Writer {
     /// [`Error::Unstorable`] for rows that are not of the header's kind, have NaN, or come out of order; [`Error::Io`].
     pub fn append(&mut self, id: RecordId, check: u32, rows: &Rows<'_>) -> Result<(), Error> {
         let (targets, payload) = encode(&self.header, rows)?;
-        self.append_unchecked(id, check, targets, &payload)
+        self.append_pieces(id, check, targets, &payload)
     }
 
     /// Writes a record whose payload is encoded already: of a fuzzer, or copied from another cache of the same header. What is wrong
@@ -197,24 +200,37 @@ impl Writer {
         targets: u32,
         payload: &[u8],
     ) -> Result<(), Error> {
+        self.append_pieces(id, check, targets, &[Cow::Borrowed(payload)])
+    }
+
+    fn append_pieces(
+        &mut self,
+        id: RecordId,
+        check: u32,
+        targets: u32,
+        payload: &[Cow<'_, [u8]>],
+    ) -> Result<(), Error> {
         if self.is_complete || self.last.is_some_and(|last| last >= id) {
             return Err(Error::unstorable(format!("{id} comes after the last record")));
         }
-        let of_payload = crc32c::crc32c(payload);
-        let head = shard::frame_head(id, targets, check, (payload.len(), of_payload))
+        let length = payload.iter().map(|piece| piece.len()).sum();
+        let of_payload = payload.iter().fold(0, |crc, piece| crc32c::crc32c_append(crc, piece));
+        let head = shard::frame_head(id, targets, check, (length, of_payload))
             .ok_or_else(|| Error::unstorable(format!("{id} takes more than 4 GiB; use shorter sequences")))?;
         self.begin_shard()?;
         let path = self.partial();
         let growing = &mut self.growing;
         if let Some(file) = &mut growing.file {
+            let mut file = BufWriter::with_capacity(GATHERED, file);
             file.write_all(&head)
-                .and_then(|()| file.write_all(payload))
+                .and_then(|()| payload.iter().try_for_each(|piece| file.write_all(piece)))
+                .and_then(|()| file.flush())
                 .map_err(Error::io("write", &path))?;
         }
         growing.entries.push((id, growing.length));
-        growing.length += (head.len() + payload.len()) as u64;
+        growing.length += (head.len() + length) as u64;
         growing.crc = crc32c::crc32c_append(growing.crc, &head);
-        growing.crc = crc32c::crc32c_combine(growing.crc, of_payload, payload.len());
+        growing.crc = crc32c::crc32c_combine(growing.crc, of_payload, length);
         growing.targets += u64::from(targets);
         self.last = Some(id);
         self.records += 1;
@@ -347,23 +363,26 @@ impl Growing {
     }
 }
 
+/// The bytes of a payload, in the order of the pieces.
+type Pieces<'a> = Vec<Cow<'a, [u8]>>;
+
 /// How many rows, and their bytes.
-fn encode<'a>(header: &Header, rows: &Rows<'a>) -> Result<(u32, Cow<'a, [u8]>), Error> {
+fn encode<'a>(header: &Header, rows: &Rows<'a>) -> Result<(u32, Pieces<'a>), Error> {
     let (count, payload) = match (rows, &header.contents) {
-        (Rows::Sparse(rows), _) => (rows.len(), Cow::Owned(sparse::encode(header, rows)?)),
+        (Rows::Sparse(rows), _) => (rows.len(), vec![Cow::Owned(sparse::encode(header, rows)?)]),
         (Rows::Logits(rows), Contents::Int8 {} | Contents::Int4 {}) => {
             let bits = if header.contents == (Contents::Int8 {}) { 8 } else { 4 };
             if rows.columns != header.vocabulary as usize || rows.bits != bits {
                 return Err(Error::unstorable("logits of another vocabulary or number of bits"));
             }
-            (rows.len(), Cow::Borrowed(rows.bytes))
+            (rows.len(), rows.pieces().into_iter().map(Cow::Borrowed).collect())
         }
         (Rows::Hidden(rows), Contents::Hidden { width, .. }) if rows.width == *width as usize => {
             let mut bytes = Vec::with_capacity(2 * rows.values.len());
             for row in rows.values.chunks_exact(rows.width) {
                 dense::push_hidden(row, &mut bytes)?;
             }
-            (rows.values.len() / rows.width, Cow::Owned(bytes))
+            (rows.values.len() / rows.width, vec![Cow::Owned(bytes)])
         }
         _ => return Err(Error::unstorable("rows of another kind than the header says")),
     };

@@ -47,9 +47,9 @@ fn write(folder: &Path, kind: usize) {
         ..SparseRows::default()
     };
     let levels: Vec<u8> = (0..500 / if kind == 3 { 2 } else { 1 }).map(|at| at as u8).collect();
-    let mut buffer = LogitBuffer::new(500, kind == 2, 1);
+    let mut buffer = LogitBuffer::new(500, kind == 2);
     if matches!(kind, 2 | 3) {
-        buffer.push([4.0, 0.5, -30.0], &levels).unwrap();
+        buffer.push([4.0, 0.5, -30.0], levels).unwrap();
     }
     for row in 0..2 {
         let rows = match kind {

@@ -101,11 +101,11 @@ fn draws_come_back_exactly() {
 fn logits_and_hidden_states_are_read_in_place() {
     for in_eight in [true, false] {
         let folder = tempfile::tempdir().unwrap();
-        let (mut buffer, most) = (LogitBuffer::new(500, in_eight, 1), if in_eight { 255 } else { 15 });
+        let (mut buffer, most) = (LogitBuffer::new(500, in_eight), if in_eight { 255 } else { 15 });
         let levels: Vec<u8> = (0..500).map(|at| (at * 7 % (most + 1)) as u8).collect();
         let packed: Vec<u8> = levels.chunks(2).map(|pair| pair[0] | pair[1] << 4).collect();
-        assert!(buffer.push([4.0, 0.5, -99.0], &levels[1..]).is_err(), "a column too few");
-        buffer.push([4.0, 0.5, -99.0], if in_eight { &levels } else { &packed }).unwrap();
+        assert!(buffer.push([4.0, 0.5, -99.0], levels[1..].to_vec()).is_err(), "a column too few");
+        buffer.push([4.0, 0.5, -99.0], if in_eight { levels.clone() } else { packed }).unwrap();
         let contents = if in_eight { Contents::Int8 {} } else { Contents::Int4 {} };
         write(folder.path(), contents, &[(id(0, 0), Rows::Logits(buffer.rows()))], 1000);
         let cache = Cache::open(folder.path()).unwrap();

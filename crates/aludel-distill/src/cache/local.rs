@@ -3,11 +3,12 @@
 //! In: pieces in order. Out: for each its rows, in the form that the cache's header names. Pieces go through the teacher packed, as many as
 //! fill a micro-batch of the run; none sees another.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use aludel_cache::{Contents, Header, HiddenRows, RecordId, Set, SparseRows};
 use aludel_kernels::loss::{
-    IGNORED, LevelBits, LossDevice, Quantised, draw, likeliest, map_logits, quantise,
+    IGNORED, LevelBits, LossDevice, Quantised, draw, each_logits, likeliest, map_logits, quantise,
 };
 use aludel_model::{Batch, Decoder, Keep};
 
@@ -99,29 +100,35 @@ impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
             waiting.iter().for_each(|(_, document)| store.count(document));
             return Ok(());
         }
-        let made = match self.header.contents {
+        let (mut waiting, mut made) = (waiting.into_iter().peekable(), VecDeque::new());
+        // A piece is stored as soon as all its rows are made, beside those of the next.
+        let mut take = |rows: Vec<Made>| {
+            made.extend(rows);
+            while let Some((id, document)) = waiting.next_if(|(_, document)| document.targets() <= made.len())
+            {
+                let rows = self.gathered(made.drain(..document.targets()));
+                store.append(id, &document, rows)?;
+            }
+            Ok::<(), Error>(())
+        };
+        match self.header.contents {
             Contents::Hidden { .. } => {
                 let row = |target: &Target| {
                     let start = target.row * head.width;
                     Ok(Made::Hidden(device.read(pass.hidden(), start..start + head.width)?))
                 };
-                targets.iter().map(row).collect::<Result<Vec<_>, Error>>()?
+                take(targets.iter().map(row).collect::<Result<Vec<_>, Error>>()?)
             }
             _ => {
                 let rows: Vec<usize> = targets.iter().map(|target| target.row).collect();
                 let (header, targets) = (&self.header, &targets);
-                map_logits(device, (&head, pass.hidden()), &rows, device.logit_memory(), |at, logits| {
-                    extract(header, targets[at], logits)
-                })?
+                let memory = device.logit_memory();
+                let extract = |at: usize, logits: &[f32]| extract(header, targets[at], logits);
+                each_logits(device, (&head, pass.hidden()), &rows, memory, extract, &mut take)?;
+                // Of pieces without rows.
+                take(Vec::new())
             }
-        };
-        drop(pass);
-        let mut made = made.into_iter();
-        for (id, document) in waiting {
-            let rows = self.gathered(made.by_ref().take(document.targets()));
-            store.append(id, &document, rows)?;
         }
-        Ok(())
     }
 
     fn seconds(&self) -> f64 {

@@ -95,15 +95,12 @@ fn write(mut writer: Writer, waiting: &Receiver<Waiting>) -> Result<Writer, Erro
             }
             Gathered::Logits(rows) => {
                 let header = writer.header();
-                let mut all = LogitBuffer::new(
-                    header.vocabulary as usize,
-                    header.contents == (Contents::Int8 {}),
-                    rows.len(),
-                );
+                let in_eight = header.contents == (Contents::Int8 {});
+                let mut all = LogitBuffer::new(header.vocabulary as usize, in_eight);
                 for row in rows {
                     let detail = || "the teacher has NaN or infinite logits".to_owned();
                     let row = row.ok_or_else(|| aludel_cache::Error::Unstorable { detail: detail() })?;
-                    all.push([row.top, row.step, row.floor], &row.levels)?;
+                    all.push([row.top, row.step, row.floor], row.levels)?;
                 }
                 writer.append(id, check, &Rows::Logits(all.rows()))?;
             }

@@ -134,7 +134,7 @@ pub fn quantise(logits: &[f32], bits: LevelBits) -> Option<Quantised> {
     let has_finite = || logits.iter().zip(&found).any(|(z, level)| *level == 0 && z.is_finite());
     let floor = if mass > 0.0 {
         top + (mass / below as f64).ln() as f32
-    } else if has_finite() {
+    } else if below > 0 && has_finite() {
         top - FAINT
     } else {
         f32::NEG_INFINITY

@@ -377,28 +377,55 @@ fn ranked<'a, B>(teacher: Option<&'a TeacherRows<'_, B>>, made: Option<&'a B>) -
     }
 }
 
-/// What `f` makes of the logits of some rows of hidden states, chunk by chunk, in the order of `rows`; it is given a row's place in
-/// `rows` and its valid columns.
+/// What `f` makes of the logits of some rows of hidden states, in the order of `rows`; it is given a row's place in `rows` and its valid
+/// columns.
 ///
 /// # Errors
 /// What the device reports.
 pub fn map_logits<D: LossDevice, R: Send>(
     device: &D,
-    (head, hidden): (&Head<'_, D::Buffer>, &D::Buffer),
+    states: (&Head<'_, D::Buffer>, &D::Buffer),
     rows: &[usize],
     memory: usize,
     f: impl Fn(usize, &[f32]) -> R + Send + Sync,
 ) -> Result<Vec<R>, DeviceError> {
+    let mut all = Vec::with_capacity(rows.len());
+    each_logits(device, states, rows, memory, f, |made| {
+        all.extend(made);
+        Ok(())
+    })
+    .map(|()| all)
+}
+
+/// The same, chunk by chunk: what `f` made of one is taken before the next is computed.
+///
+/// # Errors
+/// What the device reports, and what taking fails by.
+pub fn each_logits<D: LossDevice, R: Send, E: From<DeviceError>>(
+    device: &D,
+    (head, hidden): (&Head<'_, D::Buffer>, &D::Buffer),
+    rows: &[usize],
+    memory: usize,
+    f: impl Fn(usize, &[f32]) -> R + Send + Sync,
+    mut take: impl FnMut(Vec<R>) -> Result<(), E>,
+) -> Result<(), E> {
     let most = chunk_rows(device, head, None, rows.len(), memory);
-    let mut made = Vec::with_capacity(rows.len());
+    // Of all chunks but a shorter last one: memory that is new takes as long to come as a product to fill it.
+    let mut buffers = None;
     for (at, chunk) in rows.chunks(most).enumerate() {
-        let mut gathered = device.zeros(chunk.len() * head.width, device.activation())?;
-        let mut to = device.zeros(chunk.len() * head.vocabulary, device.activation())?;
+        let (mut gathered, mut to) = match buffers.take() {
+            Some(buffers) if chunk.len() == most => buffers,
+            _ => (
+                device.zeros(chunk.len() * head.width, device.activation())?,
+                device.zeros(chunk.len() * head.vocabulary, device.activation())?,
+            ),
+        };
         gather(device, hidden, head.width, chunk, &mut gathered);
         logits(device, head, chunk.len(), &gathered, &mut to);
-        made.extend(device.map_rows(head.columns(), &to, |row, logits| f(at * most + row, logits))?);
+        take(device.map_rows(head.columns(), &to, |row, logits| f(at * most + row, logits))?)?;
+        buffers = Some((gathered, to));
     }
-    Ok(made)
+    Ok(())
 }
 
 /// Value and gradient of an objective from logits that are already there.

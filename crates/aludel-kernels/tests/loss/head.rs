@@ -2,9 +2,10 @@
 
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::{
-    Columns, Head, HeadGradient, HeadReport, IGNORED, LabelTerm, Objective, Target, TeacherRows, head_loss,
-    reference,
+    Columns, Head, HeadGradient, HeadReport, IGNORED, LabelTerm, Objective, Target, TeacherRows, each_logits,
+    head_loss, reference,
 };
+use aludel_kernels::nn::DeviceError;
 
 use crate::support::{DIVERGENCES, Numbers, TARGETS, buffer, cpu, distance, mixed, read, stored, term, wide};
 
@@ -356,4 +357,42 @@ fn an_evaluation_reports_values_and_records() {
     // Chunks are larger without a teacher.
     assert!((alone.cross_entropy / live.cross_entropy - 1.0).abs() < 1e-6);
     assert_eq!((alone.terms.len(), alone.forward_kl, alone.agreement), (0, 0.0, 0));
+}
+
+/// Rows come in their order, whatever chunks they are computed in; buffers of one chunk are used again for the next.
+#[test]
+fn logits_of_some_rows_are_exact_in_chunks_of_any_size() {
+    let case = Case::usual(7);
+    let side = Side { soft_cap: Some(4.0), scale: 0.5, ..case.student };
+    let device = cpu(2);
+    let (weight, hidden) = (buffer(&device, &side.weight), buffer(&device, &side.hidden));
+    let head = Head {
+        weight: &weight,
+        bias: None,
+        vocabulary: side.columns.stored,
+        valid: side.columns.valid,
+        width: side.width,
+        scale: side.scale,
+        soft_cap: side.soft_cap,
+    };
+    let rows = [0, 1, 2, 4, 5, 7, 8, 9, 10, 12];
+    let of_row = 4 * (side.columns.stored + 2 * side.width);
+    // One row, three (and one that is left), and all at once.
+    for (in_chunk, chunks) in [(1, 10), (3, 4), (10, 1)] {
+        let mut taken = Vec::new();
+        let take = |made: Vec<(usize, Vec<f32>)>| {
+            taken.push(made);
+            Ok::<(), DeviceError>(())
+        };
+        let f = |at: usize, logits: &[f32]| (at, logits.to_vec());
+        each_logits(&device, (&head, &hidden), &rows, in_chunk * of_row, f, take).unwrap();
+        assert_eq!(taken.len(), chunks);
+        let taken: Vec<_> = taken.into_iter().flatten().collect();
+        assert_eq!(taken.len(), rows.len());
+        for (place, (at, logits)) in taken.into_iter().enumerate() {
+            let (_, exact) = side.logits(rows[place]);
+            assert!(at == place && logits.len() == exact.len());
+            assert!(logits.iter().zip(exact).all(|(x, y)| (f64::from(*x) - y).abs() < 1e-5));
+        }
+    }
 }

@@ -148,11 +148,12 @@ fn logits(header: &Header, row: &mut Row<'_>) -> Result<LogitBuffer, Error> {
     if scales.iter().any(|scales| scales.len() != levels.len()) {
         return Err(row.table.problem("`top`, `step`, `floor` and `levels` have different lengths", None));
     }
-    let mut buffer =
-        LogitBuffer::new(header.vocabulary as usize, header.contents == (Contents::Int8 {}), levels.len());
+    let mut buffer = LogitBuffer::new(header.vocabulary as usize, header.contents == (Contents::Int8 {}));
     for (at, levels) in levels.iter().enumerate() {
         let scales = [scales[0][at], scales[1][at], scales[2][at]];
-        buffer.push(scales, levels.data()).map_err(|error| row.table.problem(error.to_string(), None))?;
+        buffer
+            .push(scales, levels.data().to_vec())
+            .map_err(|error| row.table.problem(error.to_string(), None))?;
     }
     Ok(buffer)
 }

@@ -178,12 +178,12 @@ fn draws_and_quantised_logits_come_back_as_they_were() {
     let buffers: Vec<LogitBuffer> = [true, false]
         .into_iter()
         .map(|in_eight| {
-            let mut buffer = LogitBuffer::new(41, in_eight, 2);
+            let mut buffer = LogitBuffer::new(41, in_eight);
             for factor in [1.0, 9.0] {
                 let logits: Vec<f32> = logits.iter().map(|x| x * factor).collect();
                 let bits = if in_eight { LevelBits::Eight } else { LevelBits::Four };
                 let row = quantise(&logits, bits).unwrap();
-                buffer.push([row.top, row.step, row.floor], &row.levels).unwrap();
+                buffer.push([row.top, row.step, row.floor], row.levels).unwrap();
             }
             buffer
         })
