@@ -29,15 +29,15 @@ pub(crate) struct CaptureArguments {
     /// What is stored of each token
     #[arg(long, value_enum, default_value_t = CacheMode::TopK)]
     pub(crate) mode: CacheMode,
-    /// Tokens of a row, with `top_k`
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub(crate) k: u32,
-    /// Draws of a row, with `sampled`
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    pub(crate) draws: u32,
-    /// Key of the draws' random numbers
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
+    /// Tokens of a row, with `top_k` [default: 128]
+    #[arg(long, value_name = "N")]
+    pub(crate) k: Option<u32>,
+    /// Draws of a row, with `sampled` [default: 12]
+    #[arg(long, value_name = "N")]
+    pub(crate) draws: Option<u32>,
+    /// Key of the draws' random numbers [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     /// Temperatures that rows can be taken at [default: those of the run's objective]
     #[arg(long, value_name = "T", value_delimiter = ',', value_parser = above_zero)]
     pub(crate) temperatures: Option<Vec<f32>>,
@@ -150,6 +150,13 @@ pub(crate) enum CacheMode {
     Int4,
     /// Hidden states, with the teacher's head beside them
     Hidden,
+}
+
+/// As it is written on a command line.
+impl std::fmt::Display for CacheMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.to_possible_value().map_or(Ok(()), |value| f.write_str(value.get_name()))
+    }
 }
 
 fn above_zero(text: &str) -> Result<f32, String> {

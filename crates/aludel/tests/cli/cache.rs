@@ -25,6 +25,17 @@ fn sandbox(objective: &str) -> Sandbox {
     sandbox
 }
 
+/// Leaves so many rows of the data, each of which is a chapter.
+pub(crate) fn keep_rows(sandbox: &Sandbox, train: usize, heldout: usize) {
+    for (name, rows) in [("train", train), ("heldout", heldout)] {
+        let name = format!("examples/data/genesis-{name}.jsonl");
+        let text = fs::read_to_string(sandbox.path(&name)).unwrap();
+        assert!(text.lines().count() > rows);
+        let rows: Vec<&str> = text.lines().take(rows).collect();
+        sandbox.write(&name, rows.join("\n"));
+    }
+}
+
 /// The training losses of a run, and the last validation's KL.
 pub(crate) fn losses(sandbox: &Sandbox, output: &str) -> (Vec<f64>, f64) {
     let text = fs::read_to_string(sandbox.path(&format!("{output}.run/metrics.jsonl"))).unwrap();
@@ -112,6 +123,22 @@ every byte of 1 files is sound: [..] tokens in [..] records
 error: cache/part-0001-of-0001-000000.shard is damaged: its checksum is wrong
 
 "#]]);
+}
+
+#[test]
+fn flags_of_another_mode_are_refused() {
+    let sandbox = sandbox("forward_kl");
+    for (flags, reason) in [
+        (&["--k", "64", "--mode", "int8"][..], "`--k` is of the mode `top_k`, and the mode is `int8`"),
+        (&["--draws", "25"], "`--draws` is of the mode `sampled`, and the mode is `top_k`"),
+        (&["--mode", "hidden", "--seed", "1"], "leave it out, or give `--mode sampled`"),
+    ] {
+        let arguments = [&["cache", "capture", "run.yml", "cache"], flags].concat();
+        let output = sandbox.process(&arguments).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(3) && said.contains(reason), "{reason}: {said}");
+        assert!(!sandbox.path("cache").exists());
+    }
 }
 
 #[test]
@@ -239,14 +266,15 @@ pub(crate) fn kill_often(sandbox: &Sandbox, arguments: &[&str], folder: &str, by
     sandbox.aludel(arguments).assert().code(0);
 }
 
-/// Captures that are killed leave out nothing.
-fn killed(times: u64) {
+#[test]
+fn a_capture_killed_thirty_times_goes_on_without_losing_or_doubling_a_row() {
     let sandbox = sandbox("forward_kl");
+    keep_rows(&sandbox, 5, 2);
     let arguments =
-        ["cache", "capture", "run.yml", "cache", "--k", "16", "--shard-size", "20KiB", "--no-sync"];
+        ["cache", "capture", "run.yml", "cache", "--k", "16", "--shard-size", "8KiB", "--no-sync"];
     sandbox.aludel(&["cache", "capture", "run.yml", "whole", "--k", "16"]).assert().code(0);
     let whole = Cache::open(&sandbox.path("whole")).unwrap();
-    kill_often(&sandbox, &arguments, "cache", whole.bytes(), times);
+    kill_often(&sandbox, &arguments, "cache", whole.bytes(), 30);
     let cache = Cache::open(&sandbox.path("cache")).unwrap();
     cache.verify(&mut |_| {}).unwrap();
     assert!(cache.ids().eq(whole.ids()), "a row was lost or doubled");
@@ -255,16 +283,4 @@ fn killed(times: u64) {
         assert_eq!(killed.len(), whole.len(), "{id}");
         assert!(killed.tails.iter().zip(&whole.tails).all(|(x, y)| (x - y).abs() < 0.02), "{id}");
     }
-}
-
-#[test]
-fn a_killed_capture_goes_on_without_losing_or_doubling_a_row() {
-    killed(6);
-}
-
-/// The same thirty times, which takes a minute: `cargo test -p aludel --test cli killed -- --ignored`.
-#[test]
-#[ignore = "takes a minute; the six kills above run always"]
-fn a_capture_killed_thirty_times_goes_on() {
-    killed(30);
 }

@@ -223,10 +223,11 @@ fn rows_that_do_not_fit_the_run_are_refused_with_the_reason() {
 #[test]
 fn every_kind_of_cache_becomes_rows_and_a_cache_again() {
     let sandbox = sandbox();
-    for mode in ["top_k", "sampled", "int8", "int4"] {
+    for (mode, flags) in [("top_k", &["--k", "8"][..]), ("sampled", &[]), ("int8", &[]), ("int4", &[])] {
         let (cache, rows, again) =
             (format!("{mode}-cache"), format!("{mode}.parquet"), format!("{mode}-again"));
-        sandbox.aludel(&["cache", "capture", "run.yml", &cache, "--mode", mode, "--k", "8"]).assert().code(0);
+        let capture = ["cache", "capture", "run.yml", &cache, "--mode", mode];
+        sandbox.aludel(&[&capture[..], flags].concat()).assert().code(0);
         let exported = sandbox.json(&["cache", "convert", &cache, &rows, "--json"]);
         assert_eq!((&exported["records"], &exported["targets"]), (&json!(395), &json!(24676)), "{exported}");
         let restored = sandbox.json(&["cache", "convert", &rows, &again, "--json"]);

@@ -44,7 +44,8 @@ fn rewrite(sandbox: &Sandbox, from: &str, to: &str) {
 }
 
 fn capture(sandbox: &Sandbox, run: &str, cache: &str, flags: &[&str]) -> (Option<i32>, String) {
-    let k: &[&str] = if flags.contains(&"--k") { &[] } else { &["--k", "16"] };
+    let is_said = flags.iter().any(|flag| ["--k", "--mode"].contains(flag));
+    let k: &[&str] = if is_said { &[] } else { &["--k", "16"] };
     let arguments = [&["cache", "capture", run, cache], k, flags].concat();
     let output = sandbox.process(&arguments).env("TEACHER_KEY", KEY).output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())

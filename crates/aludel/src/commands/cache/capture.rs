@@ -3,10 +3,12 @@
 use aludel_cache::WriterOptions;
 use aludel_checkpoint::DigestCache;
 use aludel_distill::cache::{self, Capture, Captured, Wanted};
+use aludel_document::Problem;
 
 use crate::args::{CacheMode, CaptureArguments};
 use crate::commands::device;
 use crate::commands::run_file::RunFile;
+use crate::failure::Refusal;
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -16,6 +18,7 @@ use crate::storage;
 
 /// Captures, and says what was stored.
 pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Result<()> {
+    let wanted = wanted(arguments)?;
     let file = RunFile::read(&arguments.run)?;
     let run = file.parse()?;
     // The same on every machine, wherever a hub's files lie.
@@ -34,7 +37,7 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
             teacher: name.as_deref(),
             folder: &place.folder,
             shelf: place.shelf,
-            wanted: wanted(arguments),
+            wanted,
             temperatures: arguments.temperatures.clone(),
             options,
             is_dry: arguments.dry_run,
@@ -53,15 +56,35 @@ pub(super) fn run(arguments: &CaptureArguments, printer: &Printer) -> anyhow::Re
     if printer.talk().json { printer.json(&captured) } else { Ok(()) }
 }
 
-const fn wanted(arguments: &CaptureArguments) -> Wanted {
-    match arguments.mode {
-        CacheMode::TopK => Wanted::TopK { k: arguments.k },
-        CacheMode::Sampled => Wanted::Sampled { draws: arguments.draws, seed: arguments.seed },
+/// Refuses flags that say how another mode stores rows.
+fn wanted(arguments: &CaptureArguments) -> anyhow::Result<Wanted> {
+    let &CaptureArguments { mode, k, draws, seed, .. } = arguments;
+    let flags = [
+        ("--k", k.is_some(), CacheMode::TopK),
+        ("--draws", draws.is_some(), CacheMode::Sampled),
+        ("--seed", seed.is_some(), CacheMode::Sampled),
+    ];
+    if let Some((flag, _, of)) = flags.into_iter().find(|(_, is_given, of)| *is_given && *of != mode) {
+        let message = format!("`{flag}` is of the mode `{of}`, and the mode is `{mode}`");
+        let hint = format!("leave it out, or give `--mode {of}`");
+        return Err(
+            Refusal { recipe: None, problems: Problem::general(message).with_hint(hint).into() }.into()
+        );
+    }
+    Ok(match mode {
+        CacheMode::TopK => Wanted::TopK { k: k.unwrap_or(K) },
+        CacheMode::Sampled => Wanted::Sampled { draws: draws.unwrap_or(DRAWS), seed: seed.unwrap_or(0) },
         CacheMode::Int8 => Wanted::Int8,
         CacheMode::Int4 => Wanted::Int4,
         CacheMode::Hidden => Wanted::Hidden,
-    }
+    })
 }
+
+/// Tokens of a row, where nothing is said of it.
+const K: u32 = 128;
+
+/// Draws of a row, likewise.
+const DRAWS: u32 = 12;
 
 /// Shows how far a teacher's rows are, which are being captured or had by other means.
 pub(super) fn show(stage: cache::Stage, what: &'static str, progress: &Progress<'_>) {
