@@ -200,7 +200,8 @@ impl Job<'_> {
         if k > vocabulary {
             return Err(too_many(k, vocabulary));
         }
-        let endpoint = Endpoint::open(teacher, k, vocabulary).map_err(Error::into_problem)?;
+        let mut endpoint =
+            Endpoint::open(teacher, k, vocabulary, &self.tokenizer).map_err(Error::into_problem)?;
         if let Some(first) = self
             .sources
             .after(settings.options.part, None)
@@ -218,7 +219,7 @@ impl Job<'_> {
                 url: Some(teacher.url.clone()),
             })?
         };
-        self.walk(&header, None, ServedRows::start(endpoint, teacher.concurrency))
+        self.walk(&header, None, ServedRows::start(endpoint))
     }
 
     /// A header but for what depends on the teacher's form.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use aludel_cache::{Contents, Header, RecordId, Rows, SparseRows};
 use aludel_document::{Problem, Problems};
 use aludel_kernels::loss::{Head, IGNORED, LossDevice, map_logits};
-use aludel_model::{Batch, Decoder, Keep, Use};
+use aludel_model::{Batch, Decoder, Keep, Tokenizer, Use};
 use serde::Serialize;
 
 use super::identity;
@@ -77,7 +77,7 @@ pub fn verify<D: LossDevice>(
         problems.push(Problem::general(format!("the cache {} does not fit: {reason}", folder.display())));
     }
     problems.into_result(())?;
-    let teacher = Live::open(device, run, cached.cache().header())?;
+    let teacher = Live::open(device, run, cached.cache().header(), &tokenizer)?;
     let every = cached.cache().len().div_ceil(records.max(1)).max(1);
     let sample: Vec<RecordId> = cached.cache().ids().step_by(every).collect();
     let (mut stored, mut control) = (Sum::default(), Sum::default());
@@ -120,7 +120,7 @@ enum Live<D: LossDevice> {
 }
 
 impl<D: LossDevice> Live<D> {
-    fn open(device: &Arc<D>, run: &Run, header: &Header) -> Result<Self, Error> {
+    fn open(device: &Arc<D>, run: &Run, header: &Header, tokenizer: &Tokenizer) -> Result<Self, Error> {
         let (Some(served), None) = (&run.served, &run.teacher) else {
             let Some(path) = &run.teacher else { return Err(Error::internal("a run without a teacher")) };
             let teacher = Decoder::open(path, Arc::clone(device), Use::Frozen);
@@ -133,7 +133,8 @@ impl<D: LossDevice> Live<D> {
             );
             return Err(Problem::general(message).with_hint("name a model folder as the teacher").into());
         };
-        let endpoint = Endpoint::open(served, k, header.vocabulary).map_err(Error::into_problem)?;
+        let endpoint =
+            Endpoint::open(served, k, header.vocabulary, tokenizer).map_err(Error::into_problem)?;
         Ok(Self::Served(Box::new(endpoint)))
     }
 

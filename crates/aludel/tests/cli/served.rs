@@ -6,21 +6,17 @@ use std::process::Stdio;
 
 use aludel_cache::{Cache, Rows, SparseRows};
 
+use crate::cache::keep_rows;
 use crate::distill::short;
 use crate::sandbox::Sandbox;
-use crate::teacher_server::{Fate, TeacherServer, Trouble};
+use crate::teacher_server::{Fate, SLOTS, TeacherServer, Trouble};
 
 const KEY: &str = "sk-not-to-be-seen-1234567890";
 
 /// A run over some rows of data, of a local teacher in `run.yml` and of a served one in `served.yml`.
 fn sandbox(fate: Fate, key: Option<&'static str>) -> (Sandbox, TeacherServer) {
     let sandbox = short("");
-    for (name, rows) in [("train", 24), ("heldout", 6)] {
-        let name = format!("examples/data/genesis-{name}.jsonl");
-        let text = fs::read_to_string(sandbox.path(&name)).unwrap();
-        let rows: Vec<&str> = text.lines().take(rows).collect();
-        sandbox.write(&name, rows.join("\n"));
-    }
+    keep_rows(&sandbox, 5, 2);
     let text = fs::read_to_string(sandbox.path("run.yml")).unwrap();
     let text =
         text.replace("{from_teacher: {layers: [0, 3]}}", "{config: examples/models/scripture, seed: 1}");
@@ -176,7 +172,9 @@ fn other_servers_say_the_same() {
     let text = fs::read_to_string(sandbox.path("examples/data/genesis-train.jsonl")).unwrap();
     sandbox.write("examples/data/genesis-train.jsonl", text.lines().take(2).collect::<Vec<_>>().join("\n"));
     let before = server.prompts().len();
+    server.at_once();
     assert_eq!(capture(&sandbox, "served.yml", "llama", &[]).0, Some(0));
+    assert!(server.at_once() <= SLOTS, "each of its prompts is kept until the next token is asked for");
     let rows = Cache::open(&sandbox.path("llama")).unwrap().targets() as usize;
     assert_eq!(server.prompts().len() - before, rows + 4, "one request a row, and four of the probe");
     rewrite(&sandbox, ", api: llama_cpp", "/v1");
@@ -236,6 +234,7 @@ fn what_cannot_be_captured_is_refused_before_anything_is_written() {
         assert!(!sandbox.path("cache").exists(), "{reason}");
     };
     let line = good.lines().next().unwrap();
+    let long = good.replace("sequence_length: 64", "sequence_length: 65");
     refused("model: scripture", "model: psalms", &[], "does not serve `psalms`");
     refused("sequence_length: 64", "sequence_length: 65", &[], "--max-model-len 67");
     refused("model: scripture", "model: scripture", &["--k", "65"], "--max-logprobs 65");
@@ -244,6 +243,7 @@ fn what_cannot_be_captured_is_refused_before_anything_is_written() {
     refused("TEACHER_KEY", "HOME", &[], "it does not take the key in HOME");
     refused("/v1, ", ", ", &[], "`url` ends in `/v1`");
     refused("/v1, ", "/v1, retries: 0, api: llama_cpp, ", &["--mode", "int8"], "--mode top_k");
+    refused(&good, &long.replace("/v1, ", "/v1, api: llama_cpp, "), &[], "--ctx-size 134");
     refused("output: out", "objective: {loss: forward_kl, temperature: 2}\noutput: out", &[], "at 1 alone");
     refused("output: out", "objective: hidden_mse\noutput: out", &[], "no hidden states of layers");
     refused(

@@ -35,6 +35,9 @@ pub(crate) enum Trouble {
     Claims(&'static str),
 }
 
+/// Requests that it works on at once, where it says so.
+pub(crate) const SLOTS: usize = 2;
+
 /// What becomes of the request of this number, from 0, of all but the list of models.
 pub(crate) type Fate = fn(usize) -> Trouble;
 
@@ -54,6 +57,9 @@ struct State {
     /// The most tokens of a prompt and what is generated.
     room: usize,
     requests: AtomicUsize,
+    /// Requests that are being answered now, and the most that ever were.
+    now: AtomicUsize,
+    at_once: AtomicUsize,
     /// What it was asked, bodies alone.
     bodies: Mutex<Vec<Value>>,
 }
@@ -70,6 +76,8 @@ impl TeacherServer {
             most: 64,
             room: 66,
             requests: AtomicUsize::new(0),
+            now: AtomicUsize::new(0),
+            at_once: AtomicUsize::new(0),
             bodies: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -84,6 +92,11 @@ impl TeacherServer {
             }
         });
         Self { url, state }
+    }
+
+    /// The most requests that were ever answered at once, since this was asked.
+    pub(crate) fn at_once(&self) -> usize {
+        self.state.at_once.swap(0, Ordering::SeqCst)
     }
 
     /// The prompts that were asked for, those of probes too.
@@ -133,6 +146,12 @@ impl State {
             let models = json!({"object": "list", "data": [{"id": "scripture", "max_model_len": self.room}]});
             return answer(&mut stream, 200, 0, &models.to_string(), usize::MAX);
         }
+        if path == "/props" {
+            // As llama.cpp has it.
+            let settings = json!({"n_ctx": self.room});
+            let props = json!({"total_slots": SLOTS, "default_generation_settings": settings});
+            return answer(&mut stream, 200, 0, &props.to_string(), usize::MAX);
+        }
         if body.is_empty() {
             return answer(&mut stream, 404, 0, "no such path", usize::MAX);
         }
@@ -146,12 +165,14 @@ impl State {
             Trouble::Late(milliseconds) => thread::sleep(Duration::from_millis(milliseconds)),
             _ => {}
         }
+        self.at_once.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         let reply = match path.as_str() {
             "/v1/completions" => self.vllm(&body, trouble),
             "/generate" => self.sglang(&body),
             "/completion" => self.llama_cpp(&body),
             _ => Err((404, "no such path".to_owned())),
         };
+        self.now.fetch_sub(1, Ordering::SeqCst);
         match reply {
             Ok(text) => {
                 let sent = if matches!(trouble, Trouble::Cut) { text.len() / 2 } else { usize::MAX };
@@ -221,13 +242,23 @@ impl State {
         let prompt = ids(&body["prompt"]);
         let k = body["n_probs"].as_u64().unwrap() as usize;
         let log_p = log_softmax(self.logits(&prompt).last().unwrap());
+        // The bias has a part in what comes next, and none in what is said of it.
+        let mut biased = log_p.clone();
+        for pair in body["logit_bias"].as_array().unwrap() {
+            biased[pair[0].as_u64().unwrap() as usize] += pair[1].as_f64().unwrap();
+        }
+        let next = ranked(&biased)[0];
+        // A part of a character is held back, and what is said of it: at times, all tokens but that of the bias stand for one.
+        if self.tokenizer.decode(&[next], true).unwrap() != "a" && prompt.len() % 3 == 1 {
+            return Ok(json!({"content": "\u{fffd}", "truncated": false}).to_string());
+        }
         let one = |&id: &u32| {
             let text = self.tokenizer.decode(&[id], true).unwrap();
             json!({"id": id, "token": text, "bytes": [], "logprob": log_p[id as usize]})
         };
         let said: Vec<Value> = ranked(&log_p)[..k].iter().map(one).collect();
-        let generated =
-            json!({"id": said[0]["id"], "token": "x", "bytes": [], "logprob": 0.0, "top_logprobs": said});
+        let mut generated = one(&next);
+        generated["top_logprobs"] = said.into();
         Ok(json!({"content": "x", "truncated": false, "completion_probabilities": [generated]}).to_string())
     }
 

@@ -25,6 +25,10 @@ pub(crate) struct Endpoint {
     teacher: ServedTeacher,
     client: Client,
     shape: Shape,
+    /// A token of plain text.
+    plain: Option<u32>,
+    /// The most requests at once that it is known to work on.
+    slots: usize,
 }
 
 /// What is said of each token of a prompt.
@@ -32,10 +36,27 @@ type Said = [Option<Vec<Alternative>>];
 
 impl Endpoint {
     /// A teacher that is asked for so many tokens of so many. Nothing is sent.
-    pub(crate) fn open(teacher: &ServedTeacher, k: u32, vocabulary: u32) -> Result<Self, Error> {
+    pub(crate) fn open(
+        teacher: &ServedTeacher,
+        k: u32,
+        vocabulary: u32,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, Error> {
         let key = teacher.api_key_env.as_deref().map(key).transpose()?;
         let client = Client::new(key, teacher.retries, Duration::from_secs(teacher.timeout));
-        Ok(Self { teacher: teacher.clone(), client, shape: Shape { k, vocabulary } })
+        let plain = tokenizer.id("a");
+        Ok(Self {
+            teacher: teacher.clone(),
+            client,
+            shape: Shape { k, vocabulary },
+            plain,
+            slots: teacher.concurrency,
+        })
+    }
+
+    /// Requests that it is to be sent at once.
+    pub(super) fn at_once(&self) -> usize {
+        self.slots
     }
 
     /// The rows of a piece that are learned.
@@ -99,7 +120,7 @@ impl Endpoint {
         stop: &AtomicBool,
         read: impl Fn(&[Alternative]) -> Result<T, String>,
     ) -> Result<T, Fault> {
-        let body = llama_cpp::request(prompt, self.shape.k);
+        let body = llama_cpp::request(prompt, self.shape.k, self.plain);
         let url = format!("{}{}", root(&self.teacher.url), llama_cpp::PATH);
         client.ask(&url, Some(&body), self.longest(1), stop, |bytes| read(&llama_cpp::answer(bytes)?))
     }
@@ -111,7 +132,7 @@ impl Endpoint {
 
     /// Whether the server can be relied on for pieces such as this.
     pub(crate) fn probe(
-        &self,
+        &mut self,
         document: &Document,
         run: &Run,
         tokenizer: &Tokenizer,
@@ -131,6 +152,7 @@ impl Endpoint {
             Err(fault) => return Err(refused(fault)),
         }
         let is_slow = self.teacher.api == Protocol::LlamaCpp;
+        let slots = if is_slow { self.llama_cpp(&client, run, stop)? } else { self.slots };
         let length = document.ids.len().min(if is_slow { 4 } else { PROBED_TOKENS });
         let beginning = Document {
             ids: document.ids[..length].to_vec(),
@@ -144,7 +166,9 @@ impl Endpoint {
             let row = self.shape.append(&mut rows, said, next);
             row.map_err(|detail| refused(Fault::Wrong { detail }))?;
         }
-        compared.check(&self.teacher)
+        compared.check(&self.teacher)?;
+        self.slots = slots;
+        Ok(())
     }
 
     /// What is said of all tokens of a short piece but the first.
@@ -183,20 +207,42 @@ impl Endpoint {
             };
             return Err(Problem::general(format!("{url} does not serve `{model}`")).with_hint(hint).into());
         };
+        // llama.cpp's server says it elsewhere.
+        let room = found.max_model_len.filter(|_| self.teacher.api != Protocol::LlamaCpp);
+        self.check_room(room, run, |needed| format!("--max-model-len {needed}"))
+    }
+
+    /// What llama.cpp's server says of its room; how many requests it is to have at once.
+    fn llama_cpp(&self, client: &Client, run: &Run, stop: &AtomicBool) -> Result<usize, Error> {
+        let most = self.teacher.concurrency;
+        let url = format!("{}{}", root(&self.teacher.url), llama_cpp::PROPERTIES);
+        let found = match client.ask(&url, None, 16 << 20, stop, llama_cpp::Properties::of) {
+            Ok(found) => found,
+            Err(Fault::Stopped) => return Err(Error::Interrupted),
+            // Others speak as it does, and not all of them say this.
+            Err(_) => return Ok(most),
+        };
+        let slots = found.slots.unwrap_or(most).max(1);
+        self.check_room(found.room(), run, |needed| format!("--ctx-size {}", needed * slots as u64))?;
+        // More would take each other's prompts away, of which each next one is a continuation.
+        Ok(most.min(slots))
+    }
+
+    /// `option` is what the server has to be started with for so many tokens.
+    fn check_room(&self, room: Option<u64>, run: &Run, option: impl Fn(u64) -> String) -> Result<(), Error> {
+        let (url, length) = (&self.teacher.url, run.data.sequence_length);
         // The last token's successor is part of the prompt, and one token is generated.
-        let needed = run.data.sequence_length as u64 + 2;
-        if let Some(most) = found.max_model_len.filter(|most| *most < needed) {
-            let message = format!(
-                "{url} has room for {most} tokens, and sequences of {} with what follows them take {needed}",
-                run.data.sequence_length
-            );
-            let hint = format!(
-                "start the server with `--max-model-len {needed}`, or write `sequence_length: {}` under `data:`",
-                most.saturating_sub(2).max(2)
-            );
-            return Err(Problem::general(message).with_hint(hint).into());
-        }
-        Ok(())
+        let needed = length as u64 + 2;
+        let Some(most) = room.filter(|most| *most < needed) else { return Ok(()) };
+        let message = format!(
+            "{url} has room for {most} tokens, and sequences of {length} with what follows them take {needed}"
+        );
+        let hint = format!(
+            "start the server with `{}`, or write `sequence_length: {}` under `data:`",
+            option(needed),
+            most.saturating_sub(2).max(2)
+        );
+        Err(Problem::general(message).with_hint(hint).into())
     }
 
     /// A failure while pieces are asked for.

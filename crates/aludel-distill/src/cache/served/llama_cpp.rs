@@ -4,6 +4,9 @@
 //! log-probabilities of a prompt's tokens, so a piece takes as many requests as it has rows; the server keeps what it computed of the
 //! prompt before, of which each next one is longer by a token. An answer has `completion_probabilities[0].top_logprobs`, a list of
 //! `{id, token, logprob}`: a softmax of the plain logits, whatever the sampling, for a temperature below 0.
+//!
+//! A token that is a part of a character is held back until the next completes it, and its probabilities with it, so that an answer of one
+//! token has none. Therefore a token of plain text is made the next one, by a bias that the probabilities do not have.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,8 +16,17 @@ use super::alternatives::Alternative;
 /// After the address of the server.
 pub(super) const PATH: &str = "/completion";
 
-pub(super) fn request(prompt: &[u32], k: u32) -> Value {
+/// Where it says what it has room for.
+pub(super) const PROPERTIES: &str = "/props";
+
+/// More than any two logits are apart.
+const BIAS: f32 = 1e4;
+
+/// `plain` is a token of plain text, if there is one.
+pub(super) fn request(prompt: &[u32], k: u32, plain: Option<u32>) -> Value {
+    let bias: Vec<(u32, f32)> = plain.map(|token| (token, BIAS)).into_iter().collect();
     json!({
+        "logit_bias": bias,
         "prompt": prompt,
         "n_predict": 1,
         "n_probs": k,
@@ -37,6 +49,33 @@ pub(super) fn answer(bytes: &[u8]) -> Result<Vec<Alternative>, String> {
         .into_iter()
         .map(|Entry { id, logprob, token }| Alternative { id, log_p: logprob, text: token })
         .collect())
+}
+
+/// What the server has room for.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub(super) struct Properties {
+    /// Requests that it works on at once, each with a prompt of its own that it keeps.
+    #[serde(rename = "total_slots")]
+    pub(super) slots: Option<usize>,
+    #[serde(default, rename = "default_generation_settings")]
+    settings: Settings,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct Settings {
+    #[serde(default)]
+    n_ctx: Option<u64>,
+}
+
+impl Properties {
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+
+    /// Tokens of a prompt and what is generated, of each request.
+    pub(super) fn room(self) -> Option<u64> {
+        self.settings.n_ctx
+    }
 }
 
 #[derive(Deserialize)]

@@ -42,7 +42,8 @@ pub(crate) struct ServedRows {
 
 impl ServedRows {
     /// Threads are not waited for: one that still waits for an answer ends when that comes.
-    pub(crate) fn start(endpoint: Endpoint, concurrency: usize) -> Self {
+    pub(crate) fn start(endpoint: Endpoint) -> Self {
+        let concurrency = endpoint.at_once();
         let endpoint = Arc::new(endpoint);
         let stop = Arc::new(AtomicBool::new(false));
         let (jobs, queue) = bounded::<(u64, Arc<Document>)>(concurrency * AHEAD);
