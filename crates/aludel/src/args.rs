@@ -27,7 +27,7 @@ pub(crate) use flags::{
     ComputingFlags, DeviceName, FloatName, PlanningFlags, ReadingFlags, ResumableFlags, SeedFlag, StagesFlag,
     WeightName, WritingFlags,
 };
-use flags::{gpu, magnitude, part, share};
+use flags::{magnitude, part, position, share};
 pub(crate) use mergekit::MergekitFlags;
 pub(crate) use search::SearchArguments;
 pub(crate) use tokensurgeon::{Approximations, SubwordMethod, Tables, TokensurgeonArguments, WeightScheme};
@@ -113,7 +113,8 @@ pub(crate) struct MergeArguments {
     /// What is computed on: `exact`, or `fp8` for what E4M3 leaves of task vectors, or of tensors where there is no base: approximate, and no faster
     #[arg(long, value_name = "VALUES", value_enum, default_value_t = ComputeName::Exact, hide_possible_values = true)]
     pub(crate) compute: ComputeName,
-    /// Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), or `auto` for a GPU where there is one; every bit of the output is the same
+    /// Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), `wgpu` (or `wgpu:1`, ...) for any GPU by Metal, Vulkan or Direct3D 12, or
+    /// `auto` for a GPU where there is one; every bit of the output is the same
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub(crate) device: MergeDevice,
     #[command(flatten)]
@@ -126,8 +127,10 @@ pub(crate) struct MergeArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MergeDevice {
     Cpu,
-    /// A GPU by its position.
+    /// One of NVIDIA's GPUs by its position.
     Cuda(usize),
+    /// Any GPU by its position.
+    Wgpu(usize),
     /// The first GPU, where there is one.
     Auto,
 }
@@ -139,7 +142,11 @@ impl std::str::FromStr for MergeDevice {
         match text {
             "cpu" => Ok(Self::Cpu),
             "auto" => Ok(Self::Auto),
-            other => gpu(other).map(Self::Cuda).ok_or_else(|| "write cpu, cuda, cuda:N or auto".to_owned()),
+            other => {
+                let cuda = position(other, "cuda").map(Self::Cuda);
+                let gpu = cuda.or_else(|| position(other, "wgpu").map(Self::Wgpu));
+                gpu.ok_or_else(|| "write cpu, cuda, cuda:N, wgpu, wgpu:N or auto".to_owned())
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use aludel_kernels::cuda::NoStore;
+use aludel_kernels::gpu::NoStore;
 use aludel_kernels::nn::{Cpu, Cuda};
 
 use compare::Findings;

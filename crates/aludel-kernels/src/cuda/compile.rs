@@ -4,35 +4,12 @@
 //! kept is a [`KernelStore`]'s concern; this crate knows no paths.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sha2::{Digest, Sha256};
-
 use super::CudaError;
 use super::driver::{self, Driver, Module};
-
-/// Remembers compiled kernels, and what tuning has found. Best effort: what is not there is made anew.
-pub trait KernelStore: Send + Sync {
-    /// What is remembered under a name of letters, digits, `-` and `.`.
-    fn load(&self, name: &str) -> Option<Vec<u8>>;
-
-    /// Remembers bytes under a name.
-    fn save(&self, name: &str, bytes: &[u8]);
-}
-
-/// Remembers nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoStore;
-
-impl KernelStore for NoStore {
-    fn load(&self, _: &str) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn save(&self, _: &str, _: &[u8]) {}
-}
+use crate::gpu::KernelStore;
 
 /// The kernels of one device.
 pub(crate) struct Kernels {
@@ -105,16 +82,8 @@ impl Kernels {
 
     /// The digest of a text, of how it is compiled and by which version of this crate.
     fn name(&self, source: &str) -> String {
-        let mut digest = Sha256::new();
-        for part in [env!("CARGO_PKG_VERSION"), &self.options.join(" "), source] {
-            digest.update(part.as_bytes());
-            digest.update([0]);
-        }
-        let mut name = String::with_capacity(70);
-        for byte in digest.finalize() {
-            let _ = write!(name, "{byte:02x}");
-        }
-        name + ".cubin"
+        let parts = [env!("CARGO_PKG_VERSION"), &self.options.join(" "), source];
+        crate::gpu::name_of(&parts) + ".cubin"
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Module>>> {
@@ -130,10 +99,11 @@ impl std::fmt::Debug for Kernels {
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::{self, Shape, Shapes};
+    use super::super::dialect::{self, CudaC, Shape, Shapes};
     use super::*;
     use crate::element::Element;
     use crate::formula::{Axis, Graph};
+    use crate::gpu::{NoStore, texts};
 
     /// Needs no device, but the compiler's library: where it is not installed there is nothing to hold the texts against.
     #[test]
@@ -150,10 +120,10 @@ mod tests {
         for (output, vector) in types.into_iter().zip([4, 8, 16]) {
             let shape = Shape { threads: 128, vector, parts: 4 };
             let shapes = Shapes { write: shape, select: Shape { parts: 1, ..shape } };
-            let texts = source::texts(&formula, &[output, Element::BF16], output, shapes).unwrap();
+            let texts = texts::<CudaC>(&formula, &[output, Element::BF16], output, shapes).unwrap();
             let of_passes = texts.passes.iter().flat_map(|pass| pass.selecting.iter().chain(&pass.reducing));
             let all = of_passes.chain([&texts.writing]).map(|text| text.source.clone());
-            for text in all.chain([source::resolving()]) {
+            for text in all.chain([dialect::resolving()]) {
                 kernels.assert_compiles(&text);
             }
         }

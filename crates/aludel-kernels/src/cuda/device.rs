@@ -1,18 +1,15 @@
-//! Opens a device, prepares the kernels of formulas, and moves bytes through pinned memory.
+//! Opens a device, and does for batches in its memory what they ask of any: through one stream for each, and through pinned memory.
 //!
 //! In: a position among the devices, and a store for kernels. Out: a [`Device`] that all threads share, and a [`Lane`] for each thread that
 //! feeds it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use super::batch::Batch;
-use super::compile::{KernelStore, Kernels};
+use super::compile::Kernels;
+use super::dialect::{self, CudaC, Shapes};
 use super::driver::{Driver, Facts, Kernel, Memory, Pinned, Stream};
-use super::source::{self, PassTexts, Shapes, Text};
-use super::{CudaError, Tensor, tune};
-use crate::element::Element;
-use crate::formula::Formula;
+use super::selection::{self, Around};
+use super::{CudaError, tune};
+use crate::cpu::Geometry;
+use crate::gpu::{Backend, KernelStore, Preparations, Selecting, Selections, Sizes, Sought};
 
 /// A CUDA device.
 #[derive(Debug)]
@@ -23,47 +20,7 @@ pub struct Device {
     shapes: Shapes,
     pub(super) bracket: Kernel,
     pub(super) resolve: Kernel,
-    prepared: Mutex<HashMap<Key, Arc<Prepared>>>,
-}
-
-/// What the kernels of a formula depend on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    formula: Arc<Formula>,
-    inputs: Vec<Element>,
-    output: Element,
-    shapes: Shapes,
-}
-
-/// The compiled kernels of a formula.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    /// Equal for formulas that share all kernels.
-    pub signature: Vec<String>,
-    pub passes: Vec<PassKernels>,
-    pub writing: Compiled,
-}
-
-/// The compiled kernels of a pass.
-#[derive(Debug)]
-pub(super) struct PassKernels {
-    pub selecting: Vec<Selecting>,
-    pub reducing: Vec<Compiled>,
-}
-
-#[derive(Debug)]
-pub(super) struct Selecting {
-    pub sample: Kernel,
-    pub locate: Kernel,
-    /// Sweeps.
-    pub sweep: Compiled,
-}
-
-/// A kernel and what is bound to it.
-#[derive(Debug)]
-pub(super) struct Compiled {
-    pub kernel: Kernel,
-    pub text: Text,
+    preparations: Preparations<Self>,
 }
 
 impl Device {
@@ -76,12 +33,12 @@ impl Device {
         let driver = Driver::open(ordinal)?;
         let facts = driver.facts()?;
         let kernels = Kernels::new(&facts.architecture, store);
-        let resolving = kernels.module(&driver, &source::resolving())?;
+        let resolving = kernels.module(&driver, &dialect::resolving())?;
         let (bracket, resolve) =
             (resolving.kernel("bracket_thresholds")?, resolving.kernel("resolve_thresholds")?);
         let shapes =
             tune::remembered(kernels.store(), &facts).map_or_else(Shapes::default, |tuned| tuned.shapes);
-        Ok(Self { driver, kernels, facts, shapes, bracket, resolve, prepared: Mutex::default() })
+        Ok(Self { driver, kernels, facts, shapes, bracket, resolve, preparations: Preparations::default() })
     }
 
     /// What the driver says of it.
@@ -97,73 +54,140 @@ impl Device {
         self.driver.free_memory()
     }
 
-    /// How many kernels this process had to compile, none being remembered.
-    pub fn compiled(&self) -> u64 {
-        self.kernels.compiled()
-    }
-
     /// How work is shared out among threads on this device: what tuning has found, or the defaults.
     pub const fn shapes(&self) -> Shapes {
         self.shapes
     }
+}
 
-    /// A thread's means to move bytes, at most `bytes` at once.
-    ///
-    /// # Errors
-    /// [`CudaError::Driver`].
-    pub fn lane(&self, bytes: usize) -> Result<Lane, CudaError> {
+impl Backend for Device {
+    type Error = CudaError;
+    type Dialect = CudaC;
+    type Kernel = Kernel;
+    type Selection = Around;
+    type Memory = Arena;
+    type Lane = Lane;
+
+    const SELECTION_WORDS: usize = selection::WORDS;
+    const SWEEP: &'static str = "sweep_magnitudes";
+    const LEFT: &'static str = "it has NaN or infinities, or its sample misled";
+
+    fn name(&self) -> &str {
+        &self.facts.name
+    }
+
+    fn compiled(&self) -> u64 {
+        self.kernels.compiled()
+    }
+
+    fn shapes(&self) -> Shapes {
+        self.shapes
+    }
+
+    fn preparations(&self) -> &Preparations<Self> {
+        &self.preparations
+    }
+
+    fn room(&self, batches: u64) -> Result<u64, CudaError> {
+        Ok(self.driver.free_memory()? / 10 * 9 / batches.max(1))
+    }
+
+    fn lane(&self, bytes: usize) -> Result<Lane, CudaError> {
         Ok(Lane { stream: self.driver.stream()?, pinned: self.driver.pinned(bytes)? })
     }
 
-    /// Bytes of the device's memory that a tensor takes in a batch, about; compiles its kernels.
-    ///
-    /// # Errors
-    /// [`CudaError::Formula`] where it is not computed here; [`CudaError::Compile`].
-    pub fn bytes(&self, tensor: &Tensor) -> Result<u64, CudaError> {
-        let prepared = self.prepare(tensor, self.shapes)?;
-        Ok(super::batch::bytes_of(tensor, &prepared))
+    fn no_text() -> CudaError {
+        CudaError::Formula
     }
 
-    /// The kernels of a tensor's formula.
-    pub(super) fn prepare(&self, tensor: &Tensor, shapes: Shapes) -> Result<Arc<Prepared>, CudaError> {
-        let Tensor { formula, inputs, output, .. } = tensor;
-        let key = Key { formula: Arc::clone(formula), inputs: inputs.clone(), output: *output, shapes };
-        if let Some(prepared) = self.lock().get(&key) {
-            return Ok(Arc::clone(prepared));
+    fn kernel(&self, source: &str, name: &str) -> Result<Kernel, CudaError> {
+        self.kernels.module(&self.driver, source)?.kernel(name)
+    }
+
+    fn selection(&self, source: &str) -> Result<Around, CudaError> {
+        let module = self.kernels.module(&self.driver, source)?;
+        Ok(Around { sample: module.kernel("sample_magnitudes")?, locate: module.kernel("locate_ties")? })
+    }
+
+    fn memory(&self, sizes: Sizes, earlier: Option<Arena>) -> Result<Arena, CudaError> {
+        let bytes = sizes.working + sizes.data;
+        // What is too small is given back before more is asked for.
+        match earlier.filter(|arena| arena.memory.bytes() >= bytes) {
+            Some(arena) => Ok(Arena { data: sizes.working, ..arena }),
+            None => Ok(Arena {
+                memory: self.driver.memory(bytes)?,
+                stream: self.driver.stream()?,
+                data: sizes.working,
+            }),
         }
-        let texts = source::texts(formula, inputs, *output, shapes).ok_or(CudaError::Formula)?;
-        let mut signature = Vec::new();
-        let passes = texts.passes.into_iter().map(|pass| self.pass(pass, &mut signature));
-        let passes = passes.collect::<Result<_, _>>()?;
-        let writing = self.compile(texts.writing, "write_tensors", &mut signature)?;
-        let prepared = Arc::new(Prepared { signature, passes, writing });
-        Ok(Arc::clone(self.lock().entry(key).or_insert(prepared)))
     }
 
-    fn pass(&self, texts: PassTexts, signature: &mut Vec<String>) -> Result<PassKernels, CudaError> {
-        let mut pass = PassKernels { selecting: Vec::new(), reducing: Vec::new() };
-        for text in texts.selecting {
-            let module = self.kernels.module(&self.driver, &text.source)?;
-            pass.selecting.push(Selecting {
-                sample: module.kernel("sample_magnitudes")?,
-                locate: module.kernel("locate_ties")?,
-                sweep: self.compile(text, "sweep_magnitudes", signature)?,
-            });
-        }
-        for text in texts.reducing {
-            pass.reducing.push(self.compile(text, "reduce_chunks", signature)?);
-        }
-        Ok(pass)
+    fn place(arena: &Arena, offset: u64) -> u64 {
+        arena.memory.address() + offset
     }
 
-    fn compile(&self, text: Text, name: &str, signature: &mut Vec<String>) -> Result<Compiled, CudaError> {
-        let kernel = self.kernels.module(&self.driver, &text.source)?.kernel(name)?;
-        signature.push(text.source.clone());
-        Ok(Compiled { kernel, text })
+    fn place_of_data(arena: &Arena, offset: u64) -> u64 {
+        arena.memory.address() + arena.data + offset
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Prepared>>> {
-        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn send(&self, arena: &Arena, offset: u64, bytes: &[u8]) -> Result<(), CudaError> {
+        arena.stream.send(bytes, &arena.memory, offset)
+    }
+
+    fn receive(&self, arena: &Arena, offset: u64, to: &mut [u8]) -> Result<(), CudaError> {
+        arena.stream.download(&arena.memory, offset, to)
+    }
+
+    fn launch(
+        &self,
+        arena: &Arena,
+        kernel: &Kernel,
+        threads: u32,
+        blocks: u64,
+        places: &[u64],
+    ) -> Result<(), CudaError> {
+        arena.stream.launch(kernel, blocks, threads, places)
+    }
+
+    fn space_of(geometry: Geometry) -> [u64; 3] {
+        selection::space_of(geometry)
+    }
+
+    fn words_of(sought: &Sought) -> Vec<u64> {
+        selection::words_of(sought)
+    }
+
+    fn select(
+        &self,
+        arena: &Arena,
+        kernels: &Selecting<Self>,
+        selections: &Selections,
+    ) -> Result<(), CudaError> {
+        selection::select(self, &arena.stream, kernels, selections)
+    }
+
+    fn upload(
+        lane: &mut Lane,
+        arena: &Arena,
+        offset: u64,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), CudaError> {
+        let bytes = &mut lane.pinned.bytes()?[..length];
+        fill(bytes);
+        lane.stream.upload(bytes, &arena.memory, arena.data + offset)
+    }
+
+    fn download<T>(
+        lane: &mut Lane,
+        arena: &Arena,
+        offset: u64,
+        length: usize,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, CudaError> {
+        let bytes = &mut lane.pinned.bytes()?[..length];
+        lane.stream.download(&arena.memory, arena.data + offset, bytes)?;
+        Ok(take(bytes))
     }
 }
 
@@ -174,59 +198,11 @@ pub struct Lane {
     pinned: Pinned,
 }
 
-impl Lane {
-    /// Copies bytes of an input to the device: `length` bytes, `offset` from its first, which `fill` puts into pinned memory. They are there when
-    /// this returns.
-    ///
-    /// # Errors
-    /// [`CudaError::Driver`].
-    ///
-    /// # Panics
-    /// Where there are more bytes than the lane has room for, or than the input has.
-    pub fn upload(
-        &mut self,
-        batch: &Batch,
-        (tensor, input): (usize, usize),
-        offset: u64,
-        length: usize,
-        fill: impl FnOnce(&mut [u8]),
-    ) -> Result<(), CudaError> {
-        let (memory, to) = batch.input(tensor, input, offset, length);
-        let bytes = &mut self.pinned.bytes()?[..length];
-        fill(bytes);
-        self.stream.upload(bytes, memory, to)
-    }
-
-    /// Copies bytes of an output from the device, `length` of them, `offset` from its first.
-    ///
-    /// # Errors
-    /// [`CudaError::Driver`].
-    ///
-    /// # Panics
-    /// Where there are more bytes than the lane has room for, or than the output has.
-    pub fn download(
-        &mut self,
-        batch: &Batch,
-        tensor: usize,
-        offset: u64,
-        length: usize,
-    ) -> Result<&[u8], CudaError> {
-        let (memory, from) = batch.output(tensor, offset, length);
-        let bytes = &mut self.pinned.bytes()?[..length];
-        self.stream.download(memory, from, bytes)?;
-        Ok(bytes)
-    }
-}
-
 /// Memory of a device and a stream of its own: what a batch lives in. Used by one batch after the other.
 #[derive(Debug)]
-pub(super) struct Arena {
+pub struct Arena {
     pub(super) memory: Memory,
     pub(super) stream: Stream,
-}
-
-impl Arena {
-    pub(super) fn new(device: &Device, bytes: u64) -> Result<Self, CudaError> {
-        Ok(Self { memory: device.driver.memory(bytes)?, stream: device.driver.stream()? })
-    }
+    /// Where inputs and outputs begin.
+    data: u64,
 }

@@ -89,7 +89,7 @@ pub(crate) struct Module {
 
 /// One kernel.
 #[derive(Clone, Debug)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     function: CudaFunction,
 }
 
@@ -351,7 +351,7 @@ impl Stream {
             launch.arg(argument);
         }
         // SAFETY: kernels take 64-bit addresses only, and touch what lies at them and at the addresses in the tables there, all
-        // of which lie within a batch's memory (`batch/layout.rs` lays them out and fills them in).
+        // of which lie within a batch's memory (`gpu/layout.rs` lays them out and fills them in).
         unsafe { launch.launch(config) }.map(drop).map_err(driver("start a kernel"))
     }
 

@@ -1,32 +1,26 @@
-//! Executes formulas on a CUDA device: whole batches of tensors in its memory, bit for bit as the CPU does.
+//! Computes on CUDA devices: batches of formulas, and what operations on models ask of a driver.
 //!
-//! In: [`Tensor`]s, and the bytes of their inputs. Out: the bytes of their outputs, and for each tensor whether it is done or left to the
-//! CPU. A pass of the schedule is printed as CUDA C (`emit`, `source`), compiled at run time and remembered (`compile`), and run over all
-//! tensors of a batch at once (`batch`). Nothing of a tensor lies in the device's memory but its inputs, its output and, where it
-//! selects, a few magnitudes around the threshold. Files, threads and batches of a model are the caller's.
+//! A pass of the schedule is said in CUDA C (`dialect`), compiled at run time and remembered (`compile`); memory, streams and launches are the driver's
+//! (`driver`), thresholds are found by way of samples (`selection`), and how kernels share work out is tuned (`tune`).
 //!
 //! What makes the bits those of the CPU: the same instructions in the same order without fused multiplication, partial sums in f64 over
-//! sixteen lanes of the same chunks joined in the same order, the same counters of the same random streams, and exact selection. Values
-//! per tensor are computed on the host by the same code. Where an input has a NaN or an infinity, or the output a NaN, the CPU
-//! computes the tensor: only there could bits differ.
+//! sixteen lanes of the same chunks joined in the same order, the same counters of the same random streams, and exact selection. Where
+//! an input has a NaN or an infinity, or the output a NaN, the CPU computes the tensor: only there could bits differ.
 
-mod batch;
 pub(crate) mod collective;
 pub(crate) mod compile;
 mod device;
+mod dialect;
 pub(crate) mod driver;
-mod emit;
 pub(crate) mod products;
-mod source;
+mod selection;
 mod tune;
 
-pub use batch::{Batch, Tensor, Verdict};
 pub use collective::Collective;
-pub use compile::{KernelStore, NoStore};
 pub use device::{Device, Lane};
+pub(crate) use dialect::CudaC;
+pub use dialect::{Shape, Shapes};
 pub use driver::Facts;
-pub use emit::obstacle;
-pub use source::{Shape, Shapes};
 pub use tune::{Finding, Tuned};
 
 /// What can go wrong with a device.
@@ -92,7 +86,7 @@ pub enum CudaError {
         /// What it says.
         message: String,
     },
-    /// A formula that the device does not compute; ask [`obstacle`] before.
+    /// A formula that the device does not compute; ask [`obstacle`](crate::gpu::obstacle) before.
     #[error("the device does not compute this formula")]
     Formula,
 }

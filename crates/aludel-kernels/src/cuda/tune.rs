@@ -9,14 +9,13 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::CudaError;
-use super::batch::{Batch, Tensor, Verdict};
-use super::compile::KernelStore;
 use super::device::{Device, Lane};
+use super::dialect::{Shape, Shapes};
 use super::driver::Facts;
-use super::source::{Shape, Shapes};
-use crate::cpu::{Compiled, Evaluation, Geometry, Job, Scratch, Source, WaveKind};
+use crate::cpu::Geometry;
 use crate::element::Element;
 use crate::formula::{Expr, Formula, Graph};
+use crate::gpu::{Backend, Batch, KernelStore, Tensor, Verdict, on_the_cpu};
 use crate::random::{StreamKey, uniform};
 
 /// What a candidate achieved.
@@ -127,7 +126,7 @@ impl Device {
 struct Trials {
     device: Arc<Device>,
     lane: Lane,
-    earlier: Option<Batch>,
+    earlier: Option<Batch<Device>>,
     copied_per_second: f64,
     timed: Vec<Vec<u8>>,
     compared: Vec<Vec<u8>>,
@@ -147,7 +146,7 @@ impl Trials {
     /// Bytes per second of copies within the memory, each byte counted as read and as written.
     fn copies(&mut self) -> Result<f64, CudaError> {
         let batch = self.batch(&ties(ELEMENTS), Shapes::default(), TENSORS, ELEMENTS)?;
-        let arena = batch.arena();
+        let arena = batch.memory();
         let half = arena.memory.bytes() / 2 / 4096 * 4096;
         let copy = || arena.stream.copy(&arena.memory, 0, half, half as usize);
         let seconds = timed(copy, || arena.stream.synchronize())?;
@@ -168,16 +167,17 @@ impl Trials {
         for tensor in 0..TENSORS {
             for input in 0..formula.inputs() {
                 let bytes = &self.timed[input];
-                self.lane.upload(&batch, (tensor, input), 0, bytes.len(), |to| to.copy_from_slice(bytes))?;
+                let place = (tensor, input);
+                batch.upload(&mut self.lane, place, 0, bytes.len(), |to| to.copy_from_slice(bytes))?;
             }
         }
         // The map alone is timed with the cuts of a whole run in place.
         let _ = batch.compute()?;
         let group = &batch.groups()[0];
         let seconds = if is_whole {
-            timed(|| batch.begin().and_then(|()| batch.run(group)), || batch.arena().stream.synchronize())?
+            timed(|| batch.begin().and_then(|()| batch.run(group)), || batch.memory().stream.synchronize())?
         } else {
-            timed(|| batch.write(group), || batch.arena().stream.synchronize())?
+            timed(|| batch.write(group), || batch.memory().stream.synchronize())?
         };
         let prepared = &group.prepared[0];
         let (shape, registers) = match prepared.passes.iter().flat_map(|pass| &pass.selecting).next() {
@@ -198,11 +198,11 @@ impl Trials {
         let batch = self.batch(formula, shapes, 1, COMPARED)?;
         for input in 0..formula.inputs() {
             let bytes = &self.compared[input];
-            self.lane.upload(&batch, (0, input), 0, bytes.len(), |to| to.copy_from_slice(bytes))?;
+            batch.upload(&mut self.lane, (0, input), 0, bytes.len(), |to| to.copy_from_slice(bytes))?;
         }
         let is_done = batch.compute()? == [Verdict::Done];
-        let expected = on_the_cpu(formula, &self.compared);
-        let is_equal = self.lane.download(&batch, 0, 0, expected.len())? == expected;
+        let expected = on_the_cpu(&tensor_of(formula, COMPARED), &self.compared);
+        let is_equal = batch.download(&mut self.lane, 0, 0, expected.len(), |bytes| bytes == expected)?;
         self.earlier = Some(batch);
         Ok(is_done && is_equal)
     }
@@ -213,15 +213,19 @@ impl Trials {
         shapes: Shapes,
         count: usize,
         elements: u64,
-    ) -> Result<Batch, CudaError> {
-        let tensor = Tensor {
-            formula: Arc::clone(formula),
-            geometry: Geometry::new(elements, elements),
-            streams: Vec::new(),
-            inputs: vec![Element::BF16; formula.inputs()],
-            output: Element::BF16,
-        };
-        Batch::shaped(&self.device, vec![tensor; count], self.earlier.take(), shapes)
+    ) -> Result<Batch<Device>, CudaError> {
+        let tensors = vec![tensor_of(formula, elements); count];
+        Batch::shaped(&self.device, tensors, self.earlier.take(), shapes)
+    }
+}
+
+fn tensor_of(formula: &Arc<Formula>, elements: u64) -> Tensor {
+    Tensor {
+        formula: Arc::clone(formula),
+        geometry: Geometry::new(elements, elements),
+        streams: Vec::new(),
+        inputs: vec![Element::BF16; formula.inputs()],
+        output: Element::BF16,
     }
 }
 
@@ -288,36 +292,6 @@ fn verified(formula: Result<Formula, crate::formula::FormulaError>) -> Arc<Formu
     }
 }
 
-/// What the CPU makes of stored tensors.
-fn on_the_cpu(formula: &Arc<Formula>, inputs: &[Vec<u8>]) -> Vec<u8> {
-    let geometry = Geometry::new(COMPARED, COMPARED);
-    let job = Job::new(Arc::new(Compiled::new(Arc::clone(formula))), geometry, Element::BF16, 1 << 20);
-    let mut scratch = Scratch::default();
-    let mut out = vec![0; COMPARED as usize * 2];
-    let (mut evaluation, mut wave) = Evaluation::start(job);
-    loop {
-        let to = if wave.kind() == WaveKind::Write { &mut out[..] } else { &mut [] };
-        // One tile covers the tensor, and its weights are finite.
-        let _ = wave.run(0, &Stored(inputs), &mut scratch, to);
-        match evaluation.advance(&wave) {
-            Some(next) => wave = next,
-            None => return out,
-        }
-    }
-}
-
-struct Stored<'a>(&'a [Vec<u8>]);
-
-impl Source for Stored<'_> {
-    fn element(&self, _: usize) -> Element {
-        Element::BF16
-    }
-
-    fn bytes(&self, input: usize, elements: std::ops::Range<u64>) -> &[u8] {
-        &self.0[input][2 * elements.start as usize..2 * elements.end as usize]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,9 +299,9 @@ mod tests {
     #[test]
     fn what_is_timed_has_kernels_and_a_result() {
         for formula in [linear(), ties(COMPARED)] {
-            assert_eq!(super::super::obstacle(&formula), None);
+            assert_eq!(crate::gpu::obstacle(&formula), None);
             let inputs: Vec<Vec<u8>> = (0..=MODELS).map(|model| weights(model, COMPARED)).collect();
-            let out = Element::BF16.decode(&on_the_cpu(&formula, &inputs));
+            let out = Element::BF16.decode(&on_the_cpu(&tensor_of(&formula, COMPARED), &inputs));
             let base = Element::BF16.decode(&inputs[0]);
             let apart = out.iter().zip(&base).filter(|(out, base)| out != base).count();
             assert!(apart > out.len() / 10 && out.iter().all(|value| value.is_finite()));

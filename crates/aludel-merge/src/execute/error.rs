@@ -79,7 +79,15 @@ pub enum MergeError {
     #[error("{source}; `--device cpu` does without it")]
     Cuda {
         /// What it says.
+        #[from]
         source: aludel_kernels::cuda::CudaError,
+    },
+    /// A GPU failed.
+    #[error("{source}; `--device cpu` does without it")]
+    Wgpu {
+        /// What it says.
+        #[from]
+        source: aludel_kernels::wgpu::WgpuError,
     },
     /// A checkpoint could not be read or written.
     #[error(transparent)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aludel_kernels::cpu::{Scratch, WaveKind};
-use aludel_kernels::cuda::{Batch, CudaError, Device, Lane, Tensor, Verdict};
+use aludel_kernels::gpu::{Backend, Batch, Tensor, Verdict};
 
 use super::queue::Queue;
 use super::share::{BATCHES, Share, alternating};
@@ -25,37 +25,33 @@ const PIECE: usize = 8 << 20;
 /// Lanes at the most: more do not read faster.
 const LANES: usize = 16;
 
-/// Bytes of a batch, where its tensors are small.
-const BATCH: u64 = 1 << 30;
-
 /// Tensors of a batch at the most.
 const TENSORS: usize = 512;
 
 /// The work of a device, shared by its lanes.
-pub(super) struct Lanes<'d> {
-    device: &'d Arc<Device>,
+pub(super) struct Lanes<'d, B: Backend> {
+    device: &'d Arc<B>,
     share: &'d Share,
-    state: Mutex<State>,
+    state: Mutex<State<B>>,
     changed: Condvar,
     /// Steps that the device left to the CPU.
     left: AtomicUsize,
 }
 
-#[derive(Default)]
-struct State {
+struct State<B: Backend> {
     /// The next of the share's steps.
     next: usize,
     /// Batches under way, those that a lane is making room for included.
     open: usize,
-    flights: Vec<Flight>,
+    flights: Vec<Flight<B>>,
     /// Memory of batches that are over.
-    spare: Vec<Batch>,
+    spare: Vec<Batch<B>>,
 }
 
 /// A batch under way.
-struct Flight {
+struct Flight<B: Backend> {
     number: usize,
-    batch: Arc<Batch>,
+    batch: Arc<Batch<B>>,
     /// The share's steps that it has.
     steps: Range<usize>,
     pieces: Vec<Piece>,
@@ -73,53 +69,72 @@ struct Piece {
     bytes: Range<u64>,
 }
 
-enum Work {
-    Begin(Range<usize>, Option<Batch>),
-    Move(Move),
+enum Work<B: Backend> {
+    Begin(Range<usize>, Option<Batch<B>>),
+    Move(Move<B>),
 }
 
 /// A piece on its way between a file and a batch's memory.
-struct Move {
+struct Move<B: Backend> {
     flight: usize,
-    batch: Arc<Batch>,
+    batch: Arc<Batch<B>>,
     /// Of the share's steps, the batch's first one.
     first: usize,
     piece: Piece,
     is_output: bool,
 }
 
-impl<'d> Lanes<'d> {
-    pub(super) fn new(device: &'d Arc<Device>, share: &'d Share) -> Self {
-        Self { device, share, state: Mutex::default(), changed: Condvar::new(), left: AtomicUsize::new(0) }
-    }
-
+/// What a run sees of a device's lanes, whosever device it is.
+pub(super) trait Feeding: Sync {
     /// How many lanes there are, for so many threads.
-    pub(super) fn count(&self, threads: usize) -> usize {
+    fn count(&self, threads: usize) -> usize;
+
+    /// What the device did, once all is over.
+    fn report(&self) -> DeviceReport;
+
+    /// Works until all steps are written, or the run is stopped.
+    fn work(&self, run: &Run<'_>, queue: &Queue<'_>, sink: &Sink<'_>);
+}
+
+impl<B: Backend> Feeding for Lanes<'_, B>
+where
+    MergeError: From<B::Error>,
+{
+    fn count(&self, threads: usize) -> usize {
         if self.share.steps.is_empty() { 0 } else { threads.clamp(2, LANES) }
     }
 
-    /// What the device did, once all is over.
-    pub(super) fn report(&self) -> DeviceReport {
+    fn report(&self) -> DeviceReport {
         let left = self.left.load(Relaxed);
         let mut on_cpu = self.share.kept.clone();
         if left > 0 {
-            on_cpu.insert("it has NaN or infinities, or its sample misled", left);
+            on_cpu.insert(B::LEFT, left);
         }
         DeviceReport {
-            name: self.device.facts().name.clone(),
+            name: self.device.name().to_owned(),
             tensors: self.share.steps.len() - left,
             on_cpu,
             compiled: self.device.compiled(),
         }
     }
 
-    /// Works until all steps are written, or the run is stopped.
-    pub(super) fn work(&self, run: &Run<'_>, queue: &Queue<'_>, sink: &Sink<'_>) {
+    fn work(&self, run: &Run<'_>, queue: &Queue<'_>, sink: &Sink<'_>) {
         let _stop = queue.stop_on_panic();
         if let Err(error) = self.try_work(run, queue, sink) {
             queue.fail(error);
         }
         self.changed.notify_all();
+    }
+}
+
+impl<'d, B: Backend> Lanes<'d, B>
+where
+    MergeError: From<B::Error>,
+{
+    pub(super) fn new(device: &'d Arc<B>, share: &'d Share) -> Self {
+        let state = State { next: 0, open: 0, flights: Vec::new(), spare: Vec::new() };
+        let (state, left) = (Mutex::new(state), AtomicUsize::new(0));
+        Self { device, share, state, changed: Condvar::new(), left }
     }
 
     fn try_work(&self, run: &Run<'_>, queue: &Queue<'_>, sink: &Sink<'_>) -> Result<(), MergeError> {
@@ -149,7 +164,7 @@ impl<'d> Lanes<'d> {
     }
 
     /// The next piece of work; waits for one. `None` when there is none left or the run is stopped.
-    fn claim(&self, is_stopped: impl Fn() -> bool) -> Option<Work> {
+    fn claim(&self, is_stopped: impl Fn() -> bool) -> Option<Work<B>> {
         let mut state = self.lock();
         loop {
             if is_stopped() {
@@ -180,16 +195,16 @@ impl<'d> Lanes<'d> {
 
     /// The steps of the batch that begins here.
     fn next_steps(&self, start: usize) -> Range<usize> {
-        let mut bytes = 0;
+        let (mut bytes, most) = (0, self.device.batch_bytes());
         let fits = |(_, _, step): &&(usize, Tensor, u64)| {
             bytes += step;
-            bytes <= BATCH
+            bytes <= most
         };
         let count = self.share.steps[start..].iter().take(TENSORS).take_while(fits).count();
         start..start + count.max(1)
     }
 
-    fn begin(&self, steps: Range<usize>, earlier: Option<Batch>) -> Result<(), MergeError> {
+    fn begin(&self, steps: Range<usize>, earlier: Option<Batch<B>>) -> Result<(), MergeError> {
         let tensors: Vec<Tensor> =
             self.share.steps[steps.clone()].iter().map(|(_, tensor, _)| tensor.clone()).collect();
         let mut pieces = Vec::new();
@@ -207,12 +222,12 @@ impl<'d> Lanes<'d> {
         Ok(())
     }
 
-    fn read(&self, run: &Run<'_>, lane: &mut Lane, moved: &Move) -> Result<(), MergeError> {
+    fn read(&self, run: &Run<'_>, lane: &mut B::Lane, moved: &Move<B>) -> Result<(), MergeError> {
         let Move { batch, first, piece, .. } = moved;
         let source = run.source(self.share.steps[first + piece.tensor].0, 0);
         let Range { start, end } = piece.bytes;
         let place = (piece.tensor, piece.input);
-        lane.upload(batch, place, start, (end - start) as usize, |to| {
+        batch.upload(lane, place, start, (end - start) as usize, |to| {
             source.copy_bytes(piece.input, piece.bytes.clone(), to);
         })?;
         run.counters.read.fetch_add(end - start, Relaxed);
@@ -224,7 +239,7 @@ impl<'d> Lanes<'d> {
         &self,
         run: &Run<'_>,
         queue: &Queue<'_>,
-        last: &Move,
+        last: &Move<B>,
         sink: &Sink<'_>,
     ) -> Result<(), MergeError> {
         let &Move { flight, ref batch, first, .. } = last;
@@ -267,24 +282,25 @@ impl<'d> Lanes<'d> {
     fn write(
         &self,
         run: &Run<'_>,
-        lane: &mut Lane,
-        moved: &Move,
+        lane: &mut B::Lane,
+        moved: &Move<B>,
         sink: &Sink<'_>,
     ) -> Result<bool, MergeError> {
         let Move { batch, first, piece, .. } = moved;
         let step = self.share.steps[first + piece.tensor].0;
         let Range { start, end } = piece.bytes;
         let tile = run.plan.work.tile as usize * batch.tensors()[piece.tensor].output.size();
-        let bytes = lane.download(batch, piece.tensor, start, (end - start) as usize)?;
-        for (at, bytes) in (start..).step_by(tile).zip(bytes.chunks(tile)) {
-            let Some(mut buffer) = sink.buffer(bytes.len()) else { return Ok(false) };
-            buffer.copy_from_slice(bytes);
-            let span = Span { tensor: step, offset: at, length: buffer.len() };
-            if !sink.write(&[span], buffer)? {
-                return Ok(false);
+        batch.download(lane, piece.tensor, start, (end - start) as usize, |bytes| {
+            for (at, bytes) in (start..).step_by(tile).zip(bytes.chunks(tile)) {
+                let Some(mut buffer) = sink.buffer(bytes.len()) else { return Ok(false) };
+                buffer.copy_from_slice(bytes);
+                let span = Span { tensor: step, offset: at, length: buffer.len() };
+                if !sink.write(&[span], buffer)? {
+                    return Ok(false);
+                }
             }
-        }
-        Ok(true)
+            Ok(true)
+        })?
     }
 
     /// Says that a piece is done; whether it was the last one.
@@ -309,16 +325,16 @@ impl<'d> Lanes<'d> {
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl<B: Backend> State<B> {
     /// A piece of an output or of an input, of the batch that began first.
-    fn piece(&mut self, is_output: bool) -> Option<Work> {
+    fn piece(&mut self, is_output: bool) -> Option<Work<B>> {
         let is_ready =
-            |flight: &&mut Flight| flight.is_output == is_output && flight.next < flight.pieces.len();
+            |flight: &&mut Flight<B>| flight.is_output == is_output && flight.next < flight.pieces.len();
         let flight = self.flights.iter_mut().filter(is_ready).min_by_key(|flight| flight.number)?;
         let piece = flight.pieces[flight.next].clone();
         flight.next += 1;
@@ -363,12 +379,6 @@ fn on_the_cpu(run: &Run<'_>, queue: &Queue<'_>, index: usize, sink: &Sink<'_>) -
             sink.write(&[Span { tensor: index, offset: elements.start * width as u64, length }], tile)
         })?;
     Ok(evaluated.is_some())
-}
-
-impl From<CudaError> for MergeError {
-    fn from(source: CudaError) -> Self {
-        Self::Cuda { source }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod ahead;
 mod align;
 mod card;
 mod delta;
+mod device;
 mod error;
 mod finished;
 mod group;
@@ -37,6 +38,7 @@ mod windows;
 mod writer;
 
 pub use crate::derive::Aligned;
+pub use device::Device;
 pub use error::MergeError;
 pub use finished::{forget_finished, is_finished, mark_begun, mark_finished};
 pub use in_memory::{Merged, Resident, Tensor};
@@ -46,13 +48,12 @@ pub use report::{DeviceReport, Phases, Report};
 pub(crate) use stand_in::StandIn;
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use aludel_checkpoint::{Config, DigestCache, OutputFolder, WrittenTensor, resident};
 use aludel_delta::{DATA_FILE, DeltaWriter, INDEX_FILE};
-use aludel_kernels::cuda::Device;
 
 use crate::derive::Alignment;
 use crate::plan::{Part, Plan, alignments};
@@ -79,7 +80,7 @@ pub struct ExecuteOptions<'a> {
     /// Whether to go on with what a run that died or failed has left.
     pub resume: bool,
     /// A device that computes what it can; the rest and everything without one is the CPU's.
-    pub device: Option<Arc<Device>>,
+    pub device: Option<Device>,
     /// What goes on at once.
     pub pipeline: Pipeline,
 }
@@ -184,7 +185,7 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     };
     let done = Done::of(plan, &written);
     let share = match &options.device {
-        Some(device) => Share::of(plan, device, &done.steps)?,
+        Some(device) => device.share(plan, &done.steps)?,
         None => Share::default(),
     };
     let mut counters = Counters::new(plan, options, &done);

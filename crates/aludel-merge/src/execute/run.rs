@@ -9,7 +9,6 @@ use aludel_kernels::cpu::Scratch;
 use super::ahead::Wanted;
 use super::card::Digests;
 use super::delta::Coder;
-use super::lanes::Lanes;
 use super::queue::Queue;
 use super::reader::StepSource;
 use super::share::Share;
@@ -67,7 +66,7 @@ impl<'a> Run<'a> {
         let work = &self.plan.work;
         let elsewhere = share.and_done(self.plan, &done.steps);
         let queue = Queue::new(self.plan, &elsewhere, self.options.pipeline.groups);
-        let lanes = self.options.device.as_ref().map(|device| Lanes::new(device, share));
+        let lanes = self.options.device.as_ref().map(|device| device.lanes(share));
         let mut digests = Ok(Vec::new());
         let mut written = Ok(());
         let weights = Instant::now();
@@ -141,7 +140,7 @@ impl<'a> Run<'a> {
             bytes_written,
             bytes_dense: delta_bytes.map(|_| self.plan.layout.total_bytes()),
             tensors_resumed: done.count,
-            device: lanes.as_ref().map(Lanes::report),
+            device: lanes.as_ref().map(|lanes| lanes.report()),
             sweeps: self.counters.sweeps.load(Relaxed),
             phases: Phases { write, ..phases },
             ..Report::of(self.plan)

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aludel_kernels::cuda::{CudaError, Device, Tensor};
 use aludel_kernels::element::Encoding;
+use aludel_kernels::gpu::{Backend, Batch, Tensor};
 
 use super::queue::{output_of, streams_of};
 use crate::plan::{Action, Plan, element_of};
@@ -26,16 +26,18 @@ pub(super) const BATCHES: usize = 3;
 
 impl Share {
     /// Decides. Kernels are compiled by that.
-    pub(super) fn of(plan: &Plan, device: &Device, done: &[bool]) -> Result<Self, CudaError> {
-        let room = device.free_memory()? / 10 * 9 / BATCHES as u64;
+    pub(super) fn of<B: Backend>(plan: &Plan, device: &B, done: &[bool]) -> Result<Self, B::Error> {
+        let room = device.room(BATCHES as u64)?;
         let mut share = Self::default();
         for step in 0..plan.steps.len() {
             if done.get(step).copied().unwrap_or(false) || plan.steps[step].elements() == 0 {
                 continue;
             }
-            match tensor(plan, step) {
+            let tensor = tensor(plan, step);
+            let tensor = tensor.and_then(|tensor| device.obstacle(&tensor).map_or(Ok(tensor), Err));
+            match tensor {
                 Ok(tensor) => {
-                    let bytes = device.bytes(&tensor)?;
+                    let bytes = Batch::bytes_of(device, &tensor)?.all();
                     if bytes <= room {
                         share.steps.push((step, tensor, bytes));
                     } else {

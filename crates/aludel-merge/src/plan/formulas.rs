@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use aludel_checkpoint::is_float;
 use aludel_kernels::cpu::registers_of;
-use aludel_kernels::cuda::obstacle;
 use aludel_kernels::formula::{Expr, Formula, FormulaError, Graph, Schedule};
+use aludel_kernels::gpu::obstacle;
 use indexmap::IndexSet;
 
 use super::cast::Cast;

@@ -33,16 +33,16 @@ impl std::str::FromStr for DeviceName {
         match text {
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(None)),
-            other => gpu(other)
+            other => position(other, "cuda")
                 .map(|ordinal| Self::Cuda(Some(ordinal)))
                 .ok_or_else(|| "write cpu, cuda or cuda:N".to_owned()),
         }
     }
 }
 
-/// The position of a GPU: `cuda` is the first one, `cuda:1` the second.
-pub(super) fn gpu(text: &str) -> Option<usize> {
-    match text.strip_prefix("cuda")? {
+/// The position of a GPU: `cuda` is the first one that is reached so, `cuda:1` the second.
+pub(super) fn position(text: &str, reached_by: &str) -> Option<usize> {
+    match text.strip_prefix(reached_by)? {
         "" => Some(0),
         rest => rest.strip_prefix(':')?.parse().ok(),
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aludel_kernels::cuda::{CudaError, Device, Finding, Shape, Tuned};
+use aludel_kernels::wgpu::{self, AdapterFacts, WgpuError};
 use aludel_merge::plan::Bytes;
 use serde_json::json;
 
@@ -37,11 +38,22 @@ pub(super) fn run(arguments: &DevicesArguments, printer: &Printer) -> anyhow::Re
             show(ordinal, device, tuned, printer)?;
         }
     }
+    let adapters = wgpu::adapters();
     if printer.talk().json {
         let missing = missing.map(|error| error.to_string());
-        return printer.json(&json!({"cuda": listed, "missing": missing}));
+        let by_wgpu: Vec<_> = adapters.iter().enumerate().map(adapter_described).collect();
+        return printer.json(&json!({"cuda": listed, "missing": missing, "wgpu": by_wgpu}));
     }
-    Ok(missing.map_or(Ok(()), |error| printer.data(&format_args!("no GPU: {error}")))?)
+    if let Some(error) = missing {
+        printer.data(&format_args!("no GPU by CUDA: {error}"))?;
+    }
+    if adapters.is_empty() {
+        printer.data(&format_args!("no GPU by wgpu: {}", WgpuError::NoAdapter))?;
+    }
+    for adapter in adapters.iter().enumerate() {
+        show_adapter(adapter, printer)?;
+    }
+    Ok(())
 }
 
 /// Tunes a device, and tells of every candidate.
@@ -79,6 +91,25 @@ fn show(ordinal: usize, device: &Device, tuned: Option<Tuned>, printer: &Printer
     printer.data(&format_args!("         {how}"))?;
     printer.data(&format_args!("         writes by {}", text_of(shapes.write)))?;
     printer.data(&format_args!("         selects by {}", text_of(shapes.select)))
+}
+
+fn show_adapter((ordinal, facts): (usize, &AdapterFacts), printer: &Printer) -> std::io::Result<()> {
+    printer.data(&format_args!("wgpu:{ordinal}   {}, {}, {}", facts.name, facts.api, facts.driver))?;
+    let memory = if facts.is_shared { "the host's memory" } else { "memory of its own" };
+    let kind = if facts.is_software { ", a program on the CPU that `auto` does not take" } else { "" };
+    printer.data(&format_args!("         {memory}, batches of at most {}{kind}", Bytes(facts.batch)))
+}
+
+fn adapter_described((ordinal, facts): (usize, &AdapterFacts)) -> serde_json::Value {
+    json!({
+        "ordinal": ordinal,
+        "name": facts.name,
+        "api": facts.api,
+        "driver": facts.driver,
+        "software": facts.is_software,
+        "shared_memory": facts.is_shared,
+        "batch": facts.batch,
+    })
 }
 
 fn text_of(shape: Shape) -> String {

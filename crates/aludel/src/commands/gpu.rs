@@ -5,27 +5,42 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{replace_file, user_cache};
 use aludel_document::Problem;
-use aludel_kernels::cuda::{CudaError, Device, KernelStore};
+use aludel_kernels::cuda::{self, CudaError};
+use aludel_kernels::gpu::KernelStore;
 use aludel_kernels::nn::Cuda;
+use aludel_kernels::wgpu::{self, WgpuError};
+use aludel_merge::execute::Device;
 
 use crate::args::MergeDevice;
 use crate::failure::Refusal;
 
+/// What writes the same without a GPU.
+const ON_THE_CPU: &str = "`--device cpu` writes the same output";
+
 /// The GPU that is asked for; none for the CPU, and where `auto` finds none.
-pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Arc<Device>>, Refusal> {
-    match device {
-        MergeDevice::Cpu => Ok(None),
-        MergeDevice::Auto => Ok(open(0).ok().map(Arc::new)),
-        MergeDevice::Cuda(ordinal) => open(ordinal)
-            .map(Arc::new)
-            .map(Some)
-            .map_err(|error| refusal(ordinal, &error, "`--device cpu` writes the same output")),
-    }
+pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Device>, Refusal> {
+    let cuda = |ordinal| open(ordinal).map(Arc::new).map(Device::Cuda);
+    let opened = match device {
+        MergeDevice::Cpu => return Ok(None),
+        MergeDevice::Auto => return Ok(cuda(0).ok().or_else(first_by_wgpu)),
+        MergeDevice::Cuda(ordinal) => cuda(ordinal).map_err(|error| refusal(ordinal, &error, ON_THE_CPU)),
+        MergeDevice::Wgpu(ordinal) => {
+            let opened = wgpu::Device::open(ordinal, store()).map(Device::Wgpu);
+            opened.map_err(|error| refusal_by_wgpu(ordinal, &error))
+        }
+    };
+    opened.map(Some)
 }
 
 /// A GPU by its position.
-pub(super) fn open(ordinal: usize) -> Result<Device, CudaError> {
-    Device::open(ordinal, store())
+pub(super) fn open(ordinal: usize) -> Result<cuda::Device, CudaError> {
+    cuda::Device::open(ordinal, store())
+}
+
+/// The first adapter, where it is more than a program on the CPU and computes what the CPU does.
+fn first_by_wgpu() -> Option<Device> {
+    let is_gpu = wgpu::adapters().first().is_some_and(|adapter| !adapter.is_software);
+    is_gpu.then(|| wgpu::Device::open(0, store()).ok().map(Device::Wgpu)).flatten()
 }
 
 /// The GPU that models are computed on.
@@ -36,6 +51,16 @@ pub(super) fn for_models(ordinal: usize) -> Result<Arc<Cuda>, Refusal> {
 
 fn store() -> Box<dyn KernelStore> {
     Box::new(UserStore { folder: user_cache().map(|cache| cache.join("kernels")) })
+}
+
+fn refusal_by_wgpu(ordinal: usize, error: &WgpuError) -> Refusal {
+    let remedy = match error {
+        WgpuError::NoAdapter => format!("install the GPU's driver; {ON_THE_CPU}"),
+        WgpuError::NoSuchAdapter { .. } => format!("`aludel devices` lists the GPUs; {ON_THE_CPU}"),
+        _ => ON_THE_CPU.to_owned(),
+    };
+    let problem = Problem::general(format!("--device wgpu:{ordinal}: {error}")).with_hint(remedy);
+    Refusal { recipe: None, problems: problem.into() }
 }
 
 /// `instead` says what the CPU is good for.

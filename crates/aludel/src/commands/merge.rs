@@ -1,13 +1,11 @@
 //! `aludel merge`: plans, runs the plan, and reports.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use aludel_checkpoint::{DigestCache, check_target};
 use aludel_document::Problem;
-use aludel_kernels::cuda::Device;
 use aludel_merge::execute::{
-    self, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, forget_finished, is_finished,
+    self, Device, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, forget_finished, is_finished,
     mark_begun, mark_finished, parts_of,
 };
 use aludel_merge::plan::{Bytes, Compute, Form, Part, Plan, PlanOptions, Role};
@@ -121,7 +119,7 @@ fn options(arguments: &MergeArguments, target: &Path, replace: bool, printer: &P
 fn merge_all(
     sequence: &recipe::Runs,
     arguments: &MergeArguments,
-    device: Option<&Arc<Device>>,
+    device: Option<&Device>,
     printer: &Printer,
 ) -> anyhow::Result<Vec<Report>> {
     let target = |run: &Run| run.target().cloned().unwrap_or_else(|| arguments.output.clone());
@@ -163,7 +161,7 @@ fn merge(
     plan: &Plan,
     output: &Path,
     writing: &ResumableFlags,
-    device: Option<Arc<Device>>,
+    device: Option<Device>,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
     let subject = subject(plan);
@@ -181,7 +179,7 @@ pub(super) fn execute(
     plan: &Plan,
     target: &Path,
     writing: &ResumableFlags,
-    device: Option<Arc<Device>>,
+    device: Option<Device>,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
     let signals = Signals::listen()?;

@@ -30,6 +30,9 @@ fn recipe(method: &str, of_member: &str) -> String {
     format!("merge_method: {method}\nbase_model: models/base\nmodels:\n{}{}", member("a"), member("b"))
 }
 
+/// Tells Vulkan where drivers are.
+const DRIVERS: &str = "VK_DRIVER_FILES";
+
 /// Why there is no GPU, where there is none.
 fn missing(sandbox: &Sandbox) -> Option<String> {
     Some(sandbox.json(&["devices", "--json"])["missing"].as_str()?.to_owned())
@@ -40,7 +43,7 @@ fn a_gpu_writes_the_bytes_of_the_cpu() {
     let sandbox = sandbox();
     for (method, of_member) in RECIPES {
         sandbox.write("r.yml", recipe(method, of_member));
-        // Without a GPU, `auto` is the CPU, and says nothing.
+        // Without a GPU, `auto` is the CPU, whatever programs there are that do as if, and says nothing.
         for device in ["cpu", "auto"] {
             let arguments = ["merge", "r.yml", device, "--force", "--device", device];
             sandbox.aludel(&arguments).assert().code(0).stdout_eq("");
@@ -56,8 +59,9 @@ fn a_gpu_that_is_not_there_is_said_to_be_missing() {
     if missing(&sandbox).is_none_or(|why| !why.contains("libcuda")) {
         return; // There is one, or a driver without one.
     }
-    sandbox.aludel(&["devices"]).assert().code(0).stderr_eq("").stdout_eq(str![[r#"
-no GPU: the CUDA driver (libcuda) is not installed
+    sandbox.aludel(&["devices"]).env(DRIVERS, "none").assert().code(0).stdout_eq(str![[r#"
+no GPU by CUDA: the CUDA driver (libcuda) is not installed
+no GPU by wgpu: no driver for [..] shows an adapter
 
 "#]]);
     sandbox.write("r.yml", recipe("ties", "density: 0.4"));
@@ -72,13 +76,114 @@ aludel: 1 problem, nothing was written
 }
 
 #[test]
+fn an_adapter_that_is_not_there_is_said_to_be_missing() {
+    let sandbox = sandbox();
+    sandbox.write("r.yml", recipe("ties", "density: 0.4"));
+    if cfg!(target_os = "linux") {
+        let merge = sandbox.aludel(&["merge", "r.yml", "out", "--device", "wgpu"]).env(DRIVERS, "none");
+        merge.assert().code(3).stdout_eq("").stderr_eq(str![[r#"
+error: --device wgpu:0: no driver for Vulkan shows an adapter
+  hint: install the GPU's driver; `--device cpu` writes the same output
+aludel: 1 problem, nothing was written
+
+"#]]);
+    }
+    if !has_adapter(&sandbox) {
+        return;
+    }
+    let output = sandbox.process(&["merge", "r.yml", "out", "--device", "wgpu:99"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("error: --device wgpu:99: there is no adapter 99: there are "), "{said}");
+    assert!(said.contains("hint: `aludel devices` lists the GPUs"), "{said}");
+    assert_eq!(sandbox.names("."), ["models", "r.yml"]);
+}
+
+/// Whether there is an adapter, be it a program on the CPU; there must be where `ALUDEL_REQUIRE_VULKAN` says so.
+fn has_adapter(sandbox: &Sandbox) -> bool {
+    let adapters = sandbox.json(&["devices", "--json"])["wgpu"].as_array().unwrap().len();
+    let is_required = std::env::var_os("ALUDEL_REQUIRE_VULKAN").is_some_and(|value| value == "1");
+    assert!(adapters > 0 || !is_required, "ALUDEL_REQUIRE_VULKAN is set, and no driver shows an adapter");
+    if adapters == 0 {
+        eprintln!("NOT TESTED: no driver shows an adapter");
+    }
+    adapters > 0
+}
+
+/// Methods that are computed by wgpu, with the parameters of a model and those of all.
+const BY_WGPU: [(&str, &str, &str); 11] = [
+    ("linear", "weight: 0.7", ""),
+    ("slerp", "", "t: 0.3"),
+    ("task_arithmetic", "weight: 0.7", "lambda: 0.9"),
+    ("ties", "weight: 0.7, density: 0.4", ""),
+    ("dare_linear", "weight: 0.7, density: 0.4", ""),
+    ("dare_ties", "weight: 0.7, density: 0.4", ""),
+    ("breadcrumbs", "weight: 0.7, density: 0.4, gamma: 0.1", ""),
+    ("breadcrumbs_ties", "weight: 0.7, density: 0.4, gamma: 0.1", ""),
+    ("sce", "", "select_topk: 0.3"),
+    ("model_stock", "", ""),
+    ("formula", "weight: 0.7", "formula: base + total(weight * (model - base))"),
+];
+
+fn recipe_by_wgpu((method, of_member, of_all): (&str, &str, &str), dtype: &str) -> String {
+    let member = |name: &str| format!("  - {{model: models/{name}, parameters: {{{of_member}}}}}\n");
+    let (base, members) = match method {
+        "linear" => ("", [member("a"), member("b")].concat()),
+        "slerp" => ("base_model: models/a\n", [member("a"), member("b")].concat()),
+        _ => ("base_model: models/base\n", [member("a"), member("b")].concat()),
+    };
+    format!("merge_method: {method}\n{base}models:\n{members}parameters: {{{of_all}}}\ndtype: {dtype}\n")
+}
+
+#[test]
+fn wgpu_writes_the_bytes_of_the_cpu() {
+    let sandbox = sandbox();
+    if !has_adapter(&sandbox) {
+        return;
+    }
+    for case in BY_WGPU {
+        for dtype in ["float32", "float16", "bfloat16"] {
+            sandbox.write("r.yml", recipe_by_wgpu(case, dtype));
+            sandbox.aludel(&["merge", "r.yml", "cpu", "--force", "--seed", "3"]).assert().code(0);
+            let merge = ["merge", "r.yml", "wgpu", "--force", "--seed", "3", "--device", "wgpu", "--json"];
+            let report = sandbox.json(&merge);
+            // All three tensors, none of them left to the CPU.
+            assert_eq!(report["device"]["tensors"], 3, "{case:?} {dtype}: {report}");
+            let weights =
+                |folder: &str| std::fs::read(sandbox.path(folder).join("model.safetensors")).unwrap();
+            assert!(weights("cpu") == weights("wgpu"), "{case:?} {dtype}");
+        }
+    }
+}
+
+#[test]
+fn what_wgpu_leaves_to_the_cpu_is_said() {
+    let sandbox = sandbox();
+    if !has_adapter(&sandbox) {
+        return;
+    }
+    for (formula, reason) in [
+        ("base + exp(model[0] - base) * 0.01", "it has exponentials or logarithms, which take f64"),
+        ("base + (model[0] - base) * 1e-37 * 1e-3", "it has NaN, infinities or numbers below 2^-126"),
+    ] {
+        let of_all = format!("formula: \"{formula}\"");
+        sandbox.write("r.yml", recipe_by_wgpu(("formula", "", &of_all), "float32"));
+        sandbox.aludel(&["merge", "r.yml", "cpu", "--force"]).assert().code(0);
+        let report = sandbox.json(&["merge", "r.yml", "wgpu", "--force", "--device", "wgpu", "--json"]);
+        assert_eq!(report["device"]["on_cpu"][reason], 3, "{report}");
+        let weights = |folder: &str| std::fs::read(sandbox.path(folder).join("model.safetensors")).unwrap();
+        assert!(weights("cpu") == weights("wgpu"), "{formula}");
+    }
+}
+
+#[test]
 fn a_device_has_a_name() {
     let sandbox = sandbox();
-    for name in ["gpu", "cuda:", "cuda:x", ""] {
+    for name in ["gpu", "cuda:", "cuda:x", "wgpu:", "wgpu:-1", ""] {
         let output = sandbox.process(&["merge", "r.yml", "out", "--device", name]).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{name}");
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains("write cpu, cuda, cuda:N or auto"), "{said}");
+        assert!(said.contains("write cpu, cuda, cuda:N, wgpu, wgpu:N or auto"), "{said}");
     }
 }
 

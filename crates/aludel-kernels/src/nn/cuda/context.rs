@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::buffer::{Buffer, Indices, code};
-use crate::cuda::compile::{KernelStore, Kernels};
+use crate::cuda::compile::Kernels;
 use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Stream};
 use crate::cuda::products::{Operands, Products, Shape};
 use crate::cuda::{CudaError, Facts};
 use crate::element::Element;
+use crate::gpu::KernelStore;
 use crate::nn::attention::cuda::Tables;
 use crate::nn::device::DeviceError;
 
@@ -46,7 +47,7 @@ impl Text<'_> {
     /// Needs the compiler's library, but no device.
     #[cfg(test)]
     pub(crate) fn assert_compiles(&self) {
-        Kernels::of_models("sm_90", Box::new(crate::cuda::NoStore)).assert_compiles(&self.source());
+        Kernels::of_models("sm_90", Box::new(crate::gpu::NoStore)).assert_compiles(&self.source());
     }
 }
 

@@ -3,17 +3,25 @@
 use std::path::Path;
 
 use super::*;
+use crate::cuda::CudaC;
 use crate::formula::{Axis, Expr, Graph};
+use crate::wgpu::Wgsl;
 
-/// What is printed for a formula: its last pass, or the one that selects or sums before it.
-fn check(name: &str, program: &Program, formula: &Formula, inputs: &[Element]) -> Emitted {
-    let emitted = emit(program, formula, inputs, &program.inputs).unwrap();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/cuda/golden/{name}.cu"));
+/// What is printed for a formula in every dialect: its last pass, or the one that selects or sums before it.
+fn check(name: &str, program: &Program, formula: &Formula, inputs: &[Element]) -> [Option<Emitted>; 2] {
+    [
+        emit::<CudaC>(program, formula, inputs, &program.inputs).map(|it| recorded(it, "cuda", name, "cu")),
+        emit::<Wgsl>(program, formula, inputs, &program.inputs).map(|it| recorded(it, "wgpu", name, "wgsl")),
+    ]
+}
+
+fn recorded(emitted: Emitted, folder: &str, name: &str, ending: &str) -> Emitted {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/{folder}/golden/{name}.{ending}"));
     if std::env::var_os("SNAPSHOTS").is_some_and(|value| value == "overwrite") {
         std::fs::write(&path, &emitted.text).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(emitted.text, expected, "{name}: `SNAPSHOTS=overwrite` records it anew");
+    assert_eq!(emitted.text, expected, "{name}.{ending}: `SNAPSHOTS=overwrite` records it anew");
     emitted
 }
 
@@ -35,8 +43,10 @@ fn ties(graph: &Graph) -> Expr<'_> {
 fn a_weighted_sum_is_printed_as_recorded() {
     let graph = Graph::new();
     let formula = graph.finish((graph.input(0) * 0.25 + graph.input(1) * 0.75) / 2.0).unwrap();
-    let emitted = check("linear", &Program::writing(&formula), &formula, &[Element::BF16, Element::F32]);
-    assert_eq!((emitted.outputs, emitted.is_elementary), (1, false));
+    for emitted in check("linear", &Program::writing(&formula), &formula, &[Element::BF16, Element::F32]) {
+        let emitted = emitted.unwrap();
+        assert_eq!((emitted.outputs, emitted.is_elementary), (1, false));
+    }
 }
 
 #[test]
@@ -44,10 +54,12 @@ fn ties_are_printed_as_recorded() {
     let graph = Graph::new();
     let formula = graph.finish(ties(&graph)).unwrap();
     let inputs = [Element::BF16; 3];
-    check("ties", &Program::writing(&formula), &formula, &inputs);
-    let emitted =
-        check("ties_select", &Program::reducing(&formula, &selections(&formula)), &formula, &inputs);
-    assert_eq!((emitted.outputs, emitted.reductions.len()), (2, 0));
+    assert!(check("ties", &Program::writing(&formula), &formula, &inputs).iter().all(Option::is_some));
+    let selecting = Program::reducing(&formula, &selections(&formula));
+    for emitted in check("ties_select", &selecting, &formula, &inputs) {
+        let emitted = emitted.unwrap();
+        assert_eq!((emitted.outputs, emitted.reductions.len()), (2, 0));
+    }
 }
 
 #[test]
@@ -59,13 +71,18 @@ fn masks_and_sums_are_printed_as_recorded() {
     let ratio = d.abs().sum(Axis::Tensor) / kept.norm(Axis::Tensor);
     let formula = graph.finish(base + kept * ratio + d.exp_m1() * 0.01).unwrap();
     let inputs = [Element::F16; 2];
-    let emitted = check("dare", &Program::writing(&formula), &formula, &inputs);
-    assert!(emitted.is_elementary);
+    // WGSL has no f64, and so no exponentials.
+    let [cuda, wgsl] = check("dare", &Program::writing(&formula), &formula, &inputs);
+    assert!(cuda.unwrap().is_elementary && wgsl.is_none());
     let sums: Vec<NodeId> = formula.ids().filter(|&id| formula.op(id).is_reduction()).collect();
-    let emitted = check("dare_reduce", &Program::reducing(&formula, &sums), &formula, &inputs);
     let expected =
         [Reduced { fold: Fold::Magnitudes, x: 0, y: None }, Reduced { fold: Fold::Sum, x: 1, y: Some(1) }];
-    assert_eq!(emitted.reductions, expected);
+    for emitted in check("dare_reduce", &Program::reducing(&formula, &sums), &formula, &inputs) {
+        assert_eq!(emitted.unwrap().reductions, expected);
+    }
+    let formula = graph.finish((base + kept * ratio).sqrt()).unwrap();
+    let [_, wgsl] = check("dare_root", &Program::writing(&formula), &formula, &inputs);
+    assert!(wgsl.is_some_and(|emitted| !emitted.is_elementary));
 }
 
 #[test]
@@ -74,7 +91,7 @@ fn tensors_that_differ_in_numbers_share_a_text() {
         let graph = Graph::new();
         let d = graph.input(1) - graph.input(0);
         let formula = graph.finish(graph.input(0) + d * d.top(count) * weight).unwrap();
-        emit(&Program::writing(&formula), &formula, &[Element::BF16; 2], &[]).unwrap().text
+        emit::<Wgsl>(&Program::writing(&formula), &formula, &[Element::BF16; 2], &[]).unwrap().text
     };
     assert_eq!(text(0.5, 7), text(0.25, 1_000_000));
 }
@@ -89,5 +106,5 @@ fn what_needs_whole_rows_is_left_to_the_cpu() {
     let graph = Graph::new();
     let ranked = graph.finish(graph.input(0).rank()).unwrap();
     assert_eq!(obstacle(&ranked), Some("it ranks the elements of rows"));
-    assert!(emit(&Program::writing(&ranked), &ranked, &[Element::F32], &[]).is_none());
+    assert!(emit::<CudaC>(&Program::writing(&ranked), &ranked, &[Element::F32], &[]).is_none());
 }

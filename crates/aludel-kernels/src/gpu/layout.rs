@@ -1,45 +1,36 @@
-//! Lays out a batch in the device's memory, and fills in the tables that kernels find everything by.
+//! Lays out a batch in a device's memory, and fills in the tables that kernels find everything by.
 //!
-//! In: tensors with their kernels. Out: the place of every input, output, table and working space as an offset, and the first bytes of the memory
-//! with all addresses in them. Tensors that share all kernels make a group, which is computed by one launch of each.
+//! In: tensors with their kernels. Out: the place of every input, output, table and working space as an offset, and the bytes of the tables,
+//! which come first, with all places in them. Tensors that share all kernels make a group, which is computed by one launch of each.
 
 use std::sync::Arc;
 
-use super::Tensor;
-use crate::cpu::CHUNK;
-use crate::cuda::device::Prepared;
-use crate::cuda::emit::selections;
-use crate::cuda::source::{SELECTION_WORDS, words_of};
+use super::batch::Tensor;
+use super::emit::selections;
+use super::prepared::Prepared;
+use super::texts::words_of;
+use super::{Backend, Sizes};
+use crate::element::Element;
 
-/// Elements up to which a selection looks at all magnitudes instead of a sample.
-const SMALL: u64 = 131_072;
-
-/// Elements sampled of a larger tensor: one in so many, within bounds.
-const SAMPLED_ONE_IN: u64 = 16;
-const SAMPLE_LEAST: u64 = 65_536;
-const SAMPLE_MOST: u64 = 131_072;
-
-/// Vectors of a thread are at most so long, and a sample is whole vectors.
-const LONGEST_VECTOR: u64 = 16;
-
-/// Where everything lies: offsets into the memory.
-#[derive(Debug, Default)]
-pub(in crate::cuda) struct Layout {
-    pub groups: Vec<Group>,
+/// Where everything lies: offsets among tables and working space, and for inputs and outputs among these.
+#[derive(Debug)]
+pub(super) struct Layout<B: Backend> {
+    pub groups: Vec<Group<B>>,
     pub inputs: Vec<Vec<u64>>,
     pub outputs: Vec<u64>,
-    /// Bytes of tables at the beginning.
+    /// Bytes of tables at the beginning, and of flags at theirs.
     pub tables: u64,
-    pub bytes: u64,
+    pub flags: u64,
+    pub sizes: Sizes,
 }
 
 /// Tensors that are computed together.
 #[derive(Debug)]
-pub(in crate::cuda) struct Group {
+pub(crate) struct Group<B: Backend> {
     /// Their positions in the batch.
     pub tensors: Vec<usize>,
     /// The kernels of each, which are the same but for the operations that they are bound to.
-    pub prepared: Vec<Arc<Prepared>>,
+    pub prepared: Vec<Arc<Prepared<B>>>,
     pub descriptors: u64,
     pub blocks: u64,
     pub cuts: u64,
@@ -48,7 +39,7 @@ pub(in crate::cuda) struct Group {
     /// The values per tensor of every kernel, in the order in which kernels run.
     pub scalars: Vec<u64>,
     /// Of every kernel that selects.
-    pub sought: Vec<Sought>,
+    pub sought: Vec<Working>,
     /// The partial results of every kernel that reduces.
     pub partials: Vec<u64>,
     /// The first chunk of every tensor among those of the group, and the end of the last.
@@ -60,13 +51,16 @@ pub(in crate::cuda) struct Group {
 
 /// The working space of a kernel that selects.
 #[derive(Debug)]
-pub(in crate::cuda) struct Sought {
+pub(crate) struct Working {
     pub words: u64,
-    /// For each tensor and selection: the sample, the keys inside the bracket, the counts of ties.
+    /// For each tensor and selection.
     pub space: Vec<[u64; 3]>,
 }
 
-/// Hands out space, aligned as any load likes it.
+/// What every place is a multiple of, as any load likes it.
+const ALIGNMENT: u64 = 256;
+
+/// Hands out space.
 #[derive(Debug, Default)]
 struct Space {
     bytes: u64,
@@ -75,41 +69,31 @@ struct Space {
 impl Space {
     fn take(&mut self, bytes: u64) -> u64 {
         let at = self.bytes;
-        self.bytes = (at + bytes.max(1)).next_multiple_of(256);
+        self.bytes = (at + bytes.max(1)).next_multiple_of(ALIGNMENT);
         at
     }
 }
 
-/// How many elements are sampled.
-pub(super) fn sampled(elements: u64) -> u64 {
-    if elements <= SMALL {
-        return 0;
-    }
-    (elements / SAMPLED_ONE_IN).clamp(SAMPLE_LEAST, SAMPLE_MOST) / LONGEST_VECTOR * LONGEST_VECTOR
-}
-
-/// How many keys there is room for inside a bracket.
-pub(super) fn capacity(elements: u64) -> u64 {
-    if elements <= SMALL { elements } else { elements / 32 + SMALL }
-}
-
 /// Bytes that a tensor takes, about.
-pub(in crate::cuda) fn bytes_of(tensor: &Tensor, prepared: &Prepared) -> u64 {
-    let elements = tensor.geometry.elements;
+pub(super) fn bytes_of<B: Backend>(tensor: &Tensor, prepared: &Prepared<B>) -> Sizes {
+    let geometry = tensor.geometry;
     let stored: u64 = tensor.inputs.iter().map(|input| input.size() as u64).sum();
     let selecting = prepared.passes.iter().flat_map(|pass| &pass.selecting);
     let sought: u64 = selecting.map(|selecting| selecting.sweep.text.completes.len() as u64).sum();
-    let chunks = elements.div_ceil(CHUNK);
-    let space = sampled(elements) * 4 + capacity(elements) * 8 + chunks * 12 + 1024;
-    elements * (stored + tensor.output.size() as u64) + sought * space + chunks * 64 + 8192
+    let space = B::space_of(geometry).iter().sum::<u64>() + 1024;
+    Sizes {
+        working: sought * space + geometry.chunks() * 64 + 8192,
+        data: geometry.elements * (stored + tensor.output.size() as u64)
+            + (tensor.inputs.len() as u64 + 1) * ALIGNMENT,
+    }
 }
 
-impl Layout {
-    pub(super) fn new(tensors: &[Tensor], prepared: &[Arc<Prepared>]) -> Self {
+impl<B: Backend> Layout<B> {
+    pub(super) fn new(tensors: &[Tensor], prepared: &[Arc<Prepared<B>>]) -> Self {
         let mut space = Space::default();
-        let mut groups: Vec<Group> = Vec::new();
+        let mut groups: Vec<Group<B>> = Vec::new();
         for (at, kernels) in prepared.iter().enumerate() {
-            let is_like = |group: &&mut Group| group.prepared[0].signature == kernels.signature;
+            let is_like = |group: &&mut Group<B>| group.prepared[0].signature == kernels.signature;
             match groups.iter_mut().find(is_like) {
                 Some(group) => {
                     group.tensors.push(at);
@@ -118,31 +102,34 @@ impl Layout {
                 None => groups.push(Group::of(at, kernels)),
             }
         }
+        groups.iter_mut().for_each(|group| group.flags = space.take(4 * group.tensors.len() as u64));
+        let flags = space.bytes;
         groups.iter_mut().for_each(|group| group.place_tables(tensors, &mut space));
         let tables = space.bytes;
         groups.iter_mut().for_each(|group| group.place_space(tensors, &mut space));
-        let inputs = tensors.iter().map(|tensor| {
-            let bytes = |input: &crate::element::Element| tensor.geometry.elements * input.size() as u64;
-            tensor.inputs.iter().map(|input| space.take(bytes(input))).collect()
-        });
+        let mut data = Space::default();
+        let mut stored =
+            |tensor: &Tensor, element: Element| data.take(tensor.geometry.elements * element.size() as u64);
+        let inputs =
+            tensors.iter().map(|tensor| tensor.inputs.iter().map(|&input| stored(tensor, input)).collect());
         let inputs = inputs.collect();
-        let output = |tensor: &Tensor| space.take(tensor.geometry.elements * tensor.output.size() as u64);
-        let outputs = tensors.iter().map(output).collect();
-        Self { groups, inputs, outputs, tables, bytes: space.bytes }
+        let outputs = tensors.iter().map(|tensor| stored(tensor, tensor.output)).collect();
+        let sizes = Sizes { working: space.bytes, data: data.bytes };
+        Self { groups, inputs, outputs, tables, flags, sizes }
     }
 
-    /// The bytes of the tables, for a memory that begins at `base`.
-    pub(super) fn image(&self, tensors: &[Tensor], base: u64) -> Vec<u8> {
-        let mut image = Image { bytes: vec![0; self.tables as usize], base };
+    /// The bytes of the tables, for a memory.
+    pub(super) fn image(&self, tensors: &[Tensor], memory: &B::Memory) -> Vec<u8> {
+        let mut image = Image { bytes: vec![0; self.tables as usize] };
         for group in &self.groups {
-            group.fill(self, tensors, &mut image);
+            group.fill(self, tensors, memory, &mut image);
         }
         image.bytes
     }
 }
 
-impl Group {
-    fn of(first: usize, prepared: &Arc<Prepared>) -> Self {
+impl<B: Backend> Group<B> {
+    fn of(first: usize, prepared: &Arc<Prepared<B>>) -> Self {
         Self {
             tensors: vec![first],
             prepared: vec![Arc::clone(prepared)],
@@ -175,12 +162,11 @@ impl Group {
         self.blocks = space.take(end * 8);
         self.cuts = space.take(count * 16 * self.selections as u64);
         self.keys = space.take(count * 8 * self.streams as u64);
-        self.flags = space.take(count * 4);
         for pass in &self.prepared[0].passes {
             for selecting in &pass.selecting {
                 let text = &selecting.sweep.text;
-                let words = space.take(count * (text.completes.len() * SELECTION_WORDS * 8) as u64);
-                self.sought.push(Sought { words, space: Vec::new() });
+                let words = space.take(count * (text.completes.len() * B::SELECTION_WORDS * 8) as u64);
+                self.sought.push(Working { words, space: Vec::new() });
                 self.scalars.push(space.take(count * 4 * text.scalars.len() as u64));
             }
             for reducing in &pass.reducing {
@@ -196,13 +182,8 @@ impl Group {
         let selecting = passes.iter().flat_map(|pass| &pass.selecting);
         for (sought, selecting) in self.sought.iter_mut().zip(selecting) {
             for &tensor in &self.tensors {
-                let geometry = tensors[tensor].geometry;
                 for _ in &selecting.sweep.text.completes {
-                    sought.space.push([
-                        space.take(4 * sampled(geometry.elements)),
-                        space.take(8 * capacity(geometry.elements)),
-                        space.take(12 * geometry.chunks()),
-                    ]);
+                    sought.space.push(B::space_of(tensors[tensor].geometry).map(|bytes| space.take(bytes)));
                 }
             }
         }
@@ -211,7 +192,7 @@ impl Group {
         }
     }
 
-    fn fill(&self, layout: &Layout, tensors: &[Tensor], image: &mut Image) {
+    fn fill(&self, layout: &Layout<B>, tensors: &[Tensor], memory: &B::Memory, image: &mut Image) {
         let words = words_of(&tensors[self.tensors[0]].formula) as u64;
         let streams = self.streams as u64;
         for (at, &tensor) in (0u64..).zip(&self.tensors) {
@@ -220,11 +201,12 @@ impl Group {
             let (cuts, own_keys) =
                 (self.cuts + at * 16 * self.selections as u64, self.keys + at * 8 * streams);
             image.word(descriptor, geometry.elements);
-            for (word, place) in [(1, layout.outputs[tensor]), (2, cuts), (3, own_keys)] {
-                image.address(descriptor + 8 * word, place);
+            image.word(descriptor + 8, B::place_of_data(memory, layout.outputs[tensor]));
+            for (word, place) in [(2, cuts), (3, own_keys)] {
+                image.word(descriptor + 8 * word, B::place(memory, place));
             }
             for (input, &place) in (4..).zip(&layout.inputs[tensor]) {
-                image.address(descriptor + 8 * input, place);
+                image.word(descriptor + 8 * input, B::place_of_data(memory, place));
             }
             for (stream, key) in (0..streams).zip(keys) {
                 image.word(own_keys + 8 * stream, key.0);
@@ -239,33 +221,17 @@ impl Group {
 
 struct Image {
     bytes: Vec<u8>,
-    base: u64,
 }
 
 impl Image {
     fn word(&mut self, at: u64, value: u64) {
         self.bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_le_bytes());
     }
-
-    fn address(&mut self, at: u64, place: u64) {
-        self.word(at, self.base + place);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn samples_are_whole_vectors_and_small_tensors_have_none() {
-        assert_eq!(sampled(SMALL), 0);
-        for elements in [SMALL + 1, 1_000_003, 4_194_304, 1 << 30] {
-            let sample = sampled(elements);
-            assert!(sample.is_multiple_of(LONGEST_VECTOR) && sample <= elements / 2 && sample > 0);
-            assert!(capacity(elements) >= elements / 32);
-        }
-        assert_eq!(capacity(41), 41);
-    }
 
     #[test]
     fn space_is_aligned_and_never_shared() {
