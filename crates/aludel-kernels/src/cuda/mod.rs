@@ -18,6 +18,7 @@ mod tune;
 
 pub use collective::Collective;
 pub use device::{Device, Lane};
+#[cfg(test)]
 pub(crate) use dialect::CudaC;
 pub use dialect::{Shape, Shapes};
 pub use driver::Facts;

@@ -28,7 +28,9 @@ pub(crate) use reference::on_the_cpu;
 pub(crate) use store::name_of;
 pub use store::{KernelStore, NoStore};
 pub use texts::Text;
-pub(crate) use texts::{texts, words_of};
+#[cfg(test)]
+pub(crate) use texts::texts;
+pub(crate) use texts::words_of;
 
 /// How work is shared out among threads in a backend's dialect.
 pub type ShapesOf<B> = <<B as Backend>::Dialect as Dialect>::Shapes;

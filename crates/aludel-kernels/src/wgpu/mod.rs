@@ -18,6 +18,7 @@ mod selection;
 mod tests;
 
 pub use device::{AdapterFacts, Device, adapters};
+#[cfg(test)]
 pub(crate) use dialect::Wgsl;
 
 /// What can go wrong with a device.

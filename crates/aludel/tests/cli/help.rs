@@ -93,7 +93,8 @@ Options:
       --compute <VALUES>        What is computed on: `exact`, or `fp8` for what E4M3 leaves of task
                                 vectors, or of tensors where there is no base: approximate, and no
                                 faster [default: exact]
-      --device <DEVICE>         Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), or
+      --device <DEVICE>         Where tensors are computed: `cpu`, `cuda` (or `cuda:1`, ...), `wgpu`
+                                (or `wgpu:1`, ...) for any GPU by Metal, Vulkan or Direct3D 12, or
                                 `auto` for a GPU where there is one; every bit of the output is the
                                 same [default: cpu]
   -f, --force                   Replace the output folder if it exists, once the new one is complete
