@@ -4,7 +4,7 @@
 //! `<output>.run` with the record and the checkpoints. Asked to stop, a run leaves a checkpoint and no output.
 //!
 //! Reading order: this file (the stages), [`session`](self) (the loop), `values` (what is recorded), `finish` (the output),
-//! `card`, [`Event`] (what is told meanwhile), [`follow`] (the other processes of a training with several).
+//! `card`, [`Event`] (what is told meanwhile), [`follow()`] (the other processes of a training with several).
 
 mod card;
 mod corpus;

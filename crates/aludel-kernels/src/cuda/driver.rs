@@ -1,6 +1,6 @@
 //! Speaks to the CUDA driver and its run-time compiler: with [`super::products`] and [`super::collective`] the only file of this folder with `unsafe`.
 //!
-//! In: source texts, bytes, addresses that [`super::batch`] and [`crate::nn::cuda`] have laid out. Out: compiled images, device memory, copies
+//! In: source texts, bytes, addresses that [`crate::gpu`] and [`crate::nn::cuda`] have laid out. Out: compiled images, device memory, copies
 //! and launches. Both libraries are looked for when they are first needed; a program that runs without them is told so by an error, and
 //! links to neither. It knows nothing of formulas.
 #![expect(unsafe_code, reason = "a driver is a foreign library, and kernels are told addresses")]
