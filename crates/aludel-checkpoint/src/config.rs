@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::dtype::torch_name;
 use crate::error::Error;
-use crate::header::read_text;
+use crate::regular::read_text;
 
 /// A model's `config.json`.
 #[derive(Clone, Debug, PartialEq)]

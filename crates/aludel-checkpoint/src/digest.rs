@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::file_state::{FileState, changed};
-use crate::header::{open, read_text};
+use crate::regular::{open, read_text};
 use crate::replace::replace_file;
 
 /// Digests of files, remembered in a JSON file. Usable from several threads at once.

@@ -140,7 +140,7 @@ impl OutputFolder {
     /// Errors: as [`OutputFolder::write`].
     pub fn copy_from(&self, source: &Path, name: &str) -> Result<(), Error> {
         let path = self.place(name)?;
-        let mut from = crate::header::open(source)?;
+        let mut from = crate::regular::open(source)?;
         let mut file = File::create_new(&path).map_err(Error::io("create", &path))?;
         io::copy(&mut from, &mut file).map_err(Error::io("write", &path))?;
         Ok(())

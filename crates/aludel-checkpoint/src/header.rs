@@ -12,6 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use crate::error::Error;
+use crate::regular::open;
 
 /// A header that has been held against its file.
 #[derive(Debug)]
@@ -52,25 +53,6 @@ impl Header {
         let tensors = tensors_by_offset(&metadata, data_start);
         Ok(Self { file_bytes, tensors, metadata: said.collect() })
     }
-}
-
-/// Opens a regular file for reading. Folders, pipes and devices are refused: reading them could block or never end.
-pub(crate) fn open(path: &Path) -> Result<File, Error> {
-    let is_file = path.metadata().map_err(Error::io("read", path))?.is_file();
-    if !is_file {
-        return Err(Error::unsupported(path, "it is not a regular file"));
-    }
-    File::open(path).map_err(Error::io("open", path))
-}
-
-/// Reads a text file of at most `most_bytes`.
-pub(crate) fn read_text(path: &Path, most_bytes: u64) -> Result<String, Error> {
-    let mut bytes = Vec::new();
-    open(path)?.take(most_bytes + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > most_bytes {
-        return Err(Error::damaged(path, format!("it is larger than {most_bytes} bytes")));
-    }
-    String::from_utf8(bytes).map_err(|error| Error::damaged(path, format!("it is not UTF-8: {error}")))
 }
 
 fn read_json(mut file: File, file_bytes: u64, path: &Path) -> Result<Vec<u8>, Error> {

@@ -10,8 +10,8 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::header::read_text;
 use crate::names::fault_of_plain_name;
+use crate::regular::read_text;
 
 /// The name under which an index lies in a model folder.
 pub(crate) const INDEX_NAME: &str = "model.safetensors.index.json";

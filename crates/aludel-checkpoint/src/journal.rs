@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crc32c::crc32c;
 
 use crate::error::Error;
-use crate::header::read_text;
+use crate::regular::read_text;
 
 /// The journal inside a staging folder.
 pub(crate) const JOURNAL_NAME: &str = ".journal";

@@ -10,6 +10,7 @@
 //! - `dtype`: element types, their sizes and their names in torch.
 //! - `names`: checks on names that come from files.
 //! - `replace`: small files, replaced at once.
+//! - `regular`: regular files, read up to a size.
 //! - `header`: the header of one safetensors file, parsed and held against the file's length.
 //! - `index`: `model.safetensors.index.json`, which says which file holds which tensor.
 //! - `torch`: the files of `torch.save`, read without running them.
@@ -55,6 +56,7 @@ mod mapped_file;
 mod names;
 mod page_cache;
 mod quantised;
+mod regular;
 mod replace;
 pub mod resident;
 mod shards;
@@ -76,7 +78,7 @@ pub use checkpoint::{Checkpoint, LeftOut, MadeFile, TensorEntry, WeightFile};
 pub use config::Config;
 pub use digest::{DigestCache, hexadecimal, user_cache};
 pub use dtype::{element_bytes, is_float, tensor_bytes, torch_name};
-pub use encoded::Encoded;
+pub use encoded::{Encoded, e4m3_value};
 pub use error::Error;
 pub use file_state::FileStates;
 pub use folder::{OutputFolder, check_target, remove_stale};
@@ -86,12 +88,13 @@ pub use layout::{Layout, OutputTensor, Placement, Shard};
 pub use map::WeightMap;
 pub use mapped_file::MappedFile;
 pub use names::fault_of_relative_name;
+pub use regular::{LARGEST_SIDE_FILE, read_bounded, read_text};
 pub use replace::replace_file;
 pub use safetensors::Dtype;
 pub use shards::ShardWriter;
 pub use side_files::find_side_files;
 pub use source::is_gguf;
-pub use space::free_space;
+pub use space::{free_for_output, free_space};
 #[cfg(unix)]
 pub use unreadable::tell_of_unreadable_files;
 pub use verify::{crc_of_file, crc_of_shard};

@@ -11,9 +11,9 @@ use memmap2::Mmap;
 
 use crate::checkpoint::{Checkpoint, TensorEntry, WeightFile};
 use crate::error::Error;
-use crate::header::open;
 use crate::mapped_file::map_whole;
 use crate::page_cache::drop_pages;
+use crate::regular::open;
 
 /// Read-only shared maps of every weight file of a checkpoint.
 ///

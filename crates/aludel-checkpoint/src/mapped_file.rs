@@ -9,7 +9,7 @@ use std::path::Path;
 use memmap2::{Mmap, MmapOptions};
 
 use crate::error::Error;
-use crate::header::open;
+use crate::regular::open;
 
 /// A read-only shared map of one whole file. It must not be truncated or rewritten while it is mapped; replacing it by renaming
 /// another onto it is harmless.

@@ -7,11 +7,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
+use crate::regular::check_side_file;
 
 /// Names relative to `folder`, sorted.
 ///
 /// Errors: [`Error::Io`] when the folder cannot be listed or one of those names is a link to nothing: a download that did
-/// not complete leaves such links, and an output without its tokenizer would not show it.
+/// not complete leaves such links, and an output without its tokenizer would not show it. [`Error::Unsupported`] where one is no regular file, or
+/// a link out of the folder to a file of another name.
 pub fn find_side_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut names: Vec<PathBuf> =
         file_names(folder)?.into_iter().filter(|name| travels(name)).map(PathBuf::from).collect();
@@ -21,10 +23,7 @@ pub fn find_side_files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         names.extend(inner.map(|name| Path::new(TEMPLATE_FOLDER).join(name)));
     }
     names.sort();
-    for name in &names {
-        let path = folder.join(name);
-        path.metadata().map_err(Error::io("read", &path))?;
-    }
+    names.iter().try_for_each(|name| check_side_file(folder, name))?;
     Ok(names)
 }
 

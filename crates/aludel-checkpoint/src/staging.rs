@@ -125,6 +125,31 @@ pub fn remove_stale(target: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(removed)
 }
 
+/// Bytes of the file system that the staging folders beside `target` hold whose runs died.
+///
+/// Errors: [`Error::Io`] when one cannot be listed.
+pub(crate) fn stale_bytes(target: &Path) -> Result<u64, Error> {
+    let stale = stagings(target)?.into_iter().filter(|(path, process)| is_stale(path, *process));
+    let mut bytes = 0;
+    for (path, _) in stale {
+        for entry in path.read_dir().map_err(Error::io("list", &path))?.flatten() {
+            bytes += entry.metadata().map_or(0, |metadata| held(&metadata));
+        }
+    }
+    Ok(bytes)
+}
+
+/// What a file takes: less than its length where that has holes.
+#[cfg(unix)]
+fn held(metadata: &fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(metadata) * 512
+}
+
+#[cfg(not(unix))]
+fn held(metadata: &fs::Metadata) -> u64 {
+    metadata.len()
+}
+
 /// The staging folders beside a target, with the ids of the processes that made them.
 fn stagings(target: &Path) -> Result<Vec<(PathBuf, u32)>, Error> {
     let absolute = std::path::absolute(target).map_err(Error::io("resolve", target))?;

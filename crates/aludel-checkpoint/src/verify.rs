@@ -66,7 +66,7 @@ pub fn crc_of_shard(layout: &Layout, shard: usize, crcs: &HashMap<usize, u32>) -
 ///
 /// Errors: [`Error::Io`]; [`Error::Stopped`] after a `Break`.
 pub fn crc_of_file(path: &Path, on_bytes: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<u32, Error> {
-    let mut file = crate::header::open(path)?;
+    let mut file = crate::regular::open(path)?;
     let (mut crc, mut piece) = (0, vec![0; PIECE_BYTES]);
     loop {
         let length = match file.read(&mut piece) {

@@ -5,104 +5,94 @@
 //! each chunk. Where that takes no less than the bytes themselves, these are stored.
 
 use aludel_coder::{Decoder, Encoder, Number};
+use aludel_kernels::element::Element;
 use crc32c::crc32c;
 use safetensors::Dtype;
+
+use crate::fp8;
 
 /// A chunk as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Coded {
-    /// The code, or the bytes themselves.
+    /// What stands in the file.
     pub bytes: Vec<u8>,
-    /// Whether they are the bytes themselves.
-    pub is_whole: bool,
+    /// How it is to be taken.
+    pub form: Form,
     /// The CRC-32C of the bytes that come back.
     pub crc: u32,
 }
 
-/// The bytes of elements.
+/// What the bytes of a stored chunk are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Width {
-    /// f16 and bf16.
-    Two,
-    /// f32.
-    Four,
+pub enum Form {
+    /// Distances from the base's elements, coded.
+    Distances,
+    /// The chunk's own bytes.
+    Whole,
+    /// Numbers of FP8 to add to the base's elements, coded: see [`crate::fp8`].
+    Fp8,
 }
 
-impl Width {
-    /// That of the elements of a type; `None` for types that are stored as bytes alone.
-    pub const fn of(dtype: Dtype) -> Option<Self> {
-        match dtype {
-            Dtype::F16 | Dtype::BF16 => Some(Self::Two),
-            Dtype::F32 => Some(Self::Four),
-            _ => None,
-        }
+/// The type of a tensor's elements where they can be told apart from a base's; `None` for those that are stored as bytes alone.
+pub const fn element(dtype: Dtype) -> Option<Element> {
+    match dtype {
+        Dtype::F16 => Some(Element::F16),
+        Dtype::BF16 => Some(Element::BF16),
+        Dtype::F32 => Some(Element::F32),
+        _ => None,
     }
+}
 
-    /// The bytes of one element.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::Two => 2,
-            Self::Four => 4,
+/// The element at a position, as a number that grows with it.
+fn ordinal(element: Element, bytes: &[u8], at: usize) -> u32 {
+    let start = at * element.size();
+    match bytes[start..start + element.size()] {
+        [low, high] => {
+            let bits = u16::from_le_bytes([low, high]);
+            u32::from(if bits >> 15 == 1 { !bits } else { bits | 1 << 15 })
+        }
+        ref four => {
+            let bits = four.iter().rev().fold(0, |bits, &byte| bits << 8 | u32::from(byte));
+            if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
         }
     }
+}
 
-    /// The element at a position, as a number that grows with it.
-    fn element(self, bytes: &[u8], at: usize) -> u32 {
-        let start = at * self.bytes();
-        match (self, &bytes[start..start + self.bytes()]) {
-            (Self::Two, &[low, high]) => {
-                let bits = u16::from_le_bytes([low, high]);
-                u32::from(if bits >> 15 == 1 { !bits } else { bits | 1 << 15 })
-            }
-            (_, four) => {
-                let bits = four.iter().rev().fold(0, |bits, &byte| bits << 8 | u32::from(byte));
-                if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
-            }
-        }
+/// Writes the element at a position.
+fn put(element: Element, bytes: &mut [u8], at: usize, ordinal: u32) {
+    let start = at * element.size();
+    if element.size() == 2 {
+        let ordinal = ordinal as u16;
+        let bits = if ordinal >> 15 == 1 { ordinal & !(1 << 15) } else { !ordinal };
+        bytes[start..start + 2].copy_from_slice(&bits.to_le_bytes());
+    } else {
+        let bits = if ordinal >> 31 == 1 { ordinal & !(1 << 31) } else { !ordinal };
+        bytes[start..start + 4].copy_from_slice(&bits.to_le_bytes());
     }
+}
 
-    /// Writes the element at a position.
-    fn put(self, bytes: &mut [u8], at: usize, element: u32) {
-        let start = at * self.bytes();
-        match self {
-            Self::Two => {
-                let element = element as u16;
-                let bits = if element >> 15 == 1 { element & !(1 << 15) } else { !element };
-                bytes[start..start + 2].copy_from_slice(&bits.to_le_bytes());
-            }
-            Self::Four => {
-                let bits = if element >> 31 == 1 { element & !(1 << 31) } else { !element };
-                bytes[start..start + 4].copy_from_slice(&bits.to_le_bytes());
-            }
-        }
-    }
-
-    /// How far an element lies from another, in 16 or 32 bits that wrap.
-    fn distance(self, from: u32, to: u32) -> i32 {
-        let distance = to.wrapping_sub(from);
-        match self {
-            Self::Two => i32::from(distance as u16 as i16),
-            Self::Four => distance as i32,
-        }
-    }
+/// How far an element lies from another, in 16 or 32 bits that wrap.
+fn distance(element: Element, from: u32, to: u32) -> i32 {
+    let distance = to.wrapping_sub(from);
+    if element.size() == 2 { i32::from(distance as u16 as i16) } else { distance as i32 }
 }
 
 /// Codes the elements of `bytes` by those of `base`, of which there are as many; with no base the bytes are stored.
-pub fn encode(bytes: &[u8], base: Option<(&[u8], Width)>) -> Coded {
+pub fn encode(bytes: &[u8], base: Option<(&[u8], Element)>) -> Coded {
     let crc = crc32c(bytes);
-    let code = base.map(|(base, width)| differences(bytes, base, width));
+    let code = base.map(|(base, element)| distances(bytes, base, element));
     match code.filter(|code| code.len() < bytes.len()) {
-        Some(code) => Coded { bytes: code, is_whole: false, crc },
-        None => Coded { bytes: bytes.to_vec(), is_whole: true, crc },
+        Some(code) => Coded { bytes: code, form: Form::Distances, crc },
+        None => Coded { bytes: bytes.to_vec(), form: Form::Whole, crc },
     }
 }
 
-fn differences(bytes: &[u8], base: &[u8], width: Width) -> Vec<u8> {
-    let count = bytes.len().min(base.len()) / width.bytes();
+fn distances(bytes: &[u8], base: &[u8], element: Element) -> Vec<u8> {
+    let count = bytes.len().min(base.len()) / element.size();
     let (mut encoder, mut gaps, mut distances) = (Encoder::new(), Number::NEW, Number::NEW);
     let mut gap = 0;
     for at in 0..count {
-        let distance = width.distance(width.element(base, at), width.element(bytes, at));
+        let distance = distance(element, ordinal(element, base, at), ordinal(element, bytes, at));
         if distance == 0 {
             gap += 1;
             continue;
@@ -118,28 +108,38 @@ fn differences(bytes: &[u8], base: &[u8], width: Width) -> Vec<u8> {
 
 /// Decodes a chunk into `to`, which has the base's bytes before; for a whole chunk it does not matter what it has. `false` where the bytes
 /// that come back are not those that were stored.
-pub fn decode(coded: &[u8], is_whole: bool, crc: u32, width: Width, to: &mut [u8]) -> bool {
-    if is_whole {
-        if coded.len() != to.len() {
-            return false;
-        }
-        to.copy_from_slice(coded);
-    } else {
-        let count = to.len() / width.bytes();
-        let (mut decoder, mut gaps, mut distances) = (Decoder::new(coded), Number::NEW, Number::NEW);
-        let mut at = 0;
-        loop {
-            at += decoder.number(&mut gaps) as usize;
-            if at >= count || decoder.is_past_end() {
-                break;
+pub fn decode(coded: &[u8], form: Form, crc: u32, element: Element, to: &mut [u8]) -> bool {
+    let is_read = match form {
+        Form::Whole => {
+            let fits = coded.len() == to.len();
+            if fits {
+                to.copy_from_slice(coded);
             }
-            let folded = decoder.number(&mut distances).wrapping_add(1);
-            let distance = (folded >> 1) ^ (folded & 1).wrapping_neg();
-            width.put(to, at, width.element(to, at).wrapping_add(distance));
-            at += 1;
+            fits
         }
+        Form::Distances => {
+            add_distances(coded, element, to);
+            true
+        }
+        Form::Fp8 => fp8::add(coded, element, to),
+    };
+    is_read && crc32c(to) == crc
+}
+
+fn add_distances(coded: &[u8], element: Element, to: &mut [u8]) {
+    let count = to.len() / element.size();
+    let (mut decoder, mut gaps, mut distances) = (Decoder::new(coded), Number::NEW, Number::NEW);
+    let mut at = 0;
+    loop {
+        at += decoder.number(&mut gaps) as usize;
+        if at >= count || decoder.is_past_end() {
+            break;
+        }
+        let folded = decoder.number(&mut distances).wrapping_add(1);
+        let distance = (folded >> 1) ^ (folded & 1).wrapping_neg();
+        put(element, to, at, ordinal(element, to, at).wrapping_add(distance));
+        at += 1;
     }
-    crc32c(to) == crc
 }
 
 #[cfg(test)]
@@ -156,10 +156,10 @@ mod tests {
     #[test]
     fn near_numbers_are_few_units_apart() {
         let pair = bytes(&[1.0, 1.0078125]);
-        let element = |at| Width::Two.element(&pair, at);
-        assert_eq!(Width::Two.distance(element(0), element(1)), 1);
+        let element = |at| ordinal(Element::BF16, &pair, at);
+        assert_eq!(distance(Element::BF16, element(0), element(1)), 1);
         let around_zero = bytes(&[f32::from_bits(0x8001_0000), -0.0, 0.0, f32::from_bits(0x0001_0000)]);
-        let elements: Vec<u32> = (0..4).map(|at| Width::Two.element(&around_zero, at)).collect();
+        let elements: Vec<u32> = (0..4).map(|at| ordinal(Element::BF16, &around_zero, at)).collect();
         assert!(elements.windows(2).all(|pair| pair[1] == pair[0] + 1), "{elements:?}");
     }
 
@@ -175,53 +175,54 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             if state >> 40 & 0xff < 51 {
                 let distance = [1, 2, 3, 4, 0xffff, 0xfffe, 0xfffd, 0xfffc][(state >> 50 & 7) as usize];
-                Width::Two.put(&mut moved, at, Width::Two.element(&base, at).wrapping_add(distance));
+                put(Element::BF16, &mut moved, at, ordinal(Element::BF16, &base, at).wrapping_add(distance));
                 count += 1;
             }
         }
-        let coded = encode(&moved, Some((&base, Width::Two)));
+        let coded = encode(&moved, Some((&base, Element::BF16)));
         let bits = 65_536.0 * 0.7207 + f64::from(count) * 3.0;
         assert!((coded.bytes.len() as f64) < 1.05 * bits / 8.0, "{} of {}", coded.bytes.len(), bits / 8.0);
         let mut back = base;
-        assert!(decode(&coded.bytes, coded.is_whole, coded.crc, Width::Two, &mut back));
+        assert!(decode(&coded.bytes, coded.form, coded.crc, Element::BF16, &mut back));
         assert_eq!(back, moved);
     }
 
     #[test]
     fn equal_chunks_take_next_to_nothing_and_noise_is_stored() {
         let base = bytes(&[0.5; 4096]);
-        let coded = encode(&base, Some((&base, Width::Two)));
-        assert!(coded.bytes.len() < 12 && !coded.is_whole);
+        let coded = encode(&base, Some((&base, Element::BF16)));
+        assert!(coded.bytes.len() < 12 && coded.form == Form::Distances);
         let noise: Vec<u8> = (0..8192u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        let coded = encode(&noise, Some((&base, Width::Two)));
-        assert!(coded.is_whole && coded.bytes == noise);
-        assert!(encode(&base, None).is_whole);
+        let coded = encode(&noise, Some((&base, Element::BF16)));
+        assert!(coded.form == Form::Whole && coded.bytes == noise);
+        assert!(encode(&base, None).form == Form::Whole);
     }
 
     proptest! {
         #[test]
         fn all_bits_come_back(pairs in prop::collection::vec((any::<u32>(), prop_oneof![Just(0u32), 1u32..9, any::<u32>()]), 0..300), is_wide in any::<bool>()) {
-            let width = if is_wide { Width::Four } else { Width::Two };
-            let take = |bits: u32| bits.to_le_bytes()[..width.bytes()].to_vec();
+            let element = if is_wide { Element::F32 } else { Element::BF16 };
+            let take = |bits: u32| bits.to_le_bytes()[..element.size()].to_vec();
             let base: Vec<u8> = pairs.iter().flat_map(|&(base, _)| take(base)).collect();
             let model: Vec<u8> = pairs.iter().flat_map(|&(base, change)| take(base ^ change)).collect();
-            let coded = encode(&model, Some((&base, width)));
+            let coded = encode(&model, Some((&base, element)));
             let mut back = base.clone();
-            prop_assert!(decode(&coded.bytes, coded.is_whole, coded.crc, width, &mut back));
+            prop_assert!(decode(&coded.bytes, coded.form, coded.crc, element, &mut back));
             prop_assert_eq!(&back, &model);
             // With another base, or a damaged code, nothing else comes back unnoticed.
-            if base != model && !coded.is_whole {
+            if base != model && coded.form != Form::Whole {
                 let mut other = base;
                 other[0] ^= 1;
-                prop_assert!(!decode(&coded.bytes, coded.is_whole, coded.crc, width, &mut other));
+                prop_assert!(!decode(&coded.bytes, coded.form, coded.crc, element, &mut other));
             }
         }
 
         #[test]
         fn any_code_is_read_without_a_panic(code in prop::collection::vec(any::<u8>(), 0..64), length in 0usize..100) {
-            decode(&code, false, 0, Width::Two, &mut vec![3; 2 * length]);
-            decode(&code, false, 0, Width::Four, &mut vec![3; 4 * length]);
-            decode(&code, true, 0, Width::Two, &mut vec![3; length]);
+            decode(&code, Form::Distances, 0, Element::BF16, &mut vec![3; 2 * length]);
+            decode(&code, Form::Distances, 0, Element::F32, &mut vec![3; 4 * length]);
+            decode(&code, Form::Fp8, 0, Element::F16, &mut vec![3; 2 * length]);
+            decode(&code, Form::Whole, 0, Element::BF16, &mut vec![3; length]);
         }
     }
 }

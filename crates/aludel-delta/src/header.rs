@@ -4,11 +4,12 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::CHUNK;
-use crate::chunk::Width;
+use crate::chunk::element;
+use aludel_kernels::element::Element;
 
 /// Says what the delta is of.
 pub const HEADER_FILE: &str = "delta.json";
-/// Where each chunk lies, 16 bytes for each: offset (8), length with the highest bit set for whole bytes (4), CRC-32C of what comes back (4),
+/// Where each chunk lies, 16 bytes for each: offset (8), length with the highest bit set for whole bytes and the next for FP8 (4), CRC-32C of what comes back (4),
 /// all with the lowest byte first.
 pub const INDEX_FILE: &str = "delta.index";
 /// The chunks, in any order.
@@ -17,7 +18,7 @@ pub const DATA_FILE: &str = "delta.bin";
 /// What a delta is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Of this description; 1.
+    /// Of this description: 1, or 2 where chunks may be of FP8.
     pub format: u32,
     /// What wrote it.
     pub tool: String,
@@ -47,8 +48,8 @@ pub struct DeltaTensor {
 
 impl DeltaTensor {
     /// How its elements are told apart; `None` for types that are stored as bytes alone.
-    pub const fn width(&self) -> Option<Width> {
-        Width::of(self.dtype)
+    pub const fn element(&self) -> Option<Element> {
+        element(self.dtype)
     }
 
     /// How many elements it has; `None` where that overflows.
@@ -62,5 +63,24 @@ impl DeltaTensor {
     }
 }
 
-/// The one format there is.
-pub const FORMAT: u32 = 1;
+/// What the values of a delta are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// All bits come back.
+    Exact,
+    /// What is added to the base is rounded to FP8 where that takes less.
+    Fp8,
+}
+
+impl Values {
+    /// The format of deltas that hold them.
+    pub(crate) const fn format(self) -> u32 {
+        match self {
+            Self::Exact => 1,
+            Self::Fp8 => 2,
+        }
+    }
+}
+
+/// The latest format that is read.
+pub(crate) const LATEST: u32 = Values::Fp8.format();

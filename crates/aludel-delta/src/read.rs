@@ -1,16 +1,16 @@
 //! Reads a delta: opened by its header, chunks from mapped files in any order.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use aludel_checkpoint::MappedFile;
+use aludel_checkpoint::{MappedFile, read_text};
+use aludel_kernels::element::Element;
 use crc32c::crc32c;
 
 use crate::CHUNK;
-use crate::chunk::{Width, decode};
+use crate::chunk::{Form, decode};
 use crate::error::Error;
-use crate::header::{DATA_FILE, DeltaTensor, FORMAT, HEADER_FILE, Header, INDEX_FILE};
+use crate::header::{DATA_FILE, DeltaTensor, HEADER_FILE, Header, INDEX_FILE, LATEST};
+use crate::record::{RECORD, Record};
 
 /// A delta that is open.
 #[derive(Debug)]
@@ -33,12 +33,10 @@ impl Delta {
             return Err(Error::NotADelta { path: folder.to_path_buf(), detail });
         }
         let damaged = |detail: String| Error::Damaged { file: path.clone(), detail };
-        let mut text = String::new();
-        let file = File::open(&path).map_err(Error::io("open", &path))?;
-        file.take(MOST_HEADER).read_to_string(&mut text).map_err(Error::io("read", &path))?;
+        let text = read_text(&path, MOST_HEADER)?;
         let header: Header = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-        if header.format != FORMAT {
-            let detail = format!("its format is {}, and this version reads {FORMAT}", header.format);
+        if !(1..=LATEST).contains(&header.format) {
+            let detail = format!("its format is {}, and this version reads up to {LATEST}", header.format);
             return Err(Error::NotADelta { path: folder.to_path_buf(), detail });
         }
         let mut starts = vec![0u64];
@@ -49,7 +47,7 @@ impl Delta {
         let map = |name: &str| MappedFile::open(&folder.join(name));
         let (index, data) = (map(INDEX_FILE)?, map(DATA_FILE)?);
         let (chunks, bytes) = (starts[header.tensors.len()], index.bytes());
-        if chunks.checked_mul(16) != Some(bytes.len() as u64) || crc32c(bytes) != header.index_crc32c {
+        if chunks.checked_mul(RECORD) != Some(bytes.len() as u64) || crc32c(bytes) != header.index_crc32c {
             let detail = format!("it is not the index of {chunks} chunks that the header says");
             return Err(Error::Damaged { file: folder.join(INDEX_FILE), detail });
         }
@@ -74,22 +72,20 @@ impl Delta {
     /// Where there is no such tensor or chunk.
     pub fn apply(&self, tensor: usize, chunk: u64, bytes: &mut [u8]) -> Result<(), Error> {
         assert!(chunk < self.starts[tensor + 1] - self.starts[tensor], "chunk {chunk} of tensor {tensor}");
-        let at = (self.starts[tensor] + chunk) as usize * 16;
-        let record = &self.index.bytes()[at..at + 16];
-        let number = |range: std::ops::Range<usize>| {
-            record[range].iter().rev().fold(0u64, |number, &byte| number << 8 | u64::from(byte))
-        };
-        let (offset, length, crc) = (number(0..8), number(8..12), number(12..16) as u32);
-        let (length, is_whole) = (length & !(1 << 31), length >> 31 == 1);
-        let start = usize::try_from(offset).ok();
-        let code = start.and_then(|start| self.data.bytes().get(start..start.checked_add(length as usize)?));
+        let at = (self.starts[tensor] + chunk) as usize;
+        let record = Record::of(self.index.bytes().as_chunks().0[at]);
+        let (start, length) = (usize::try_from(record.offset).ok(), record.length() as usize);
+        let code = start.and_then(|start| self.data.bytes().get(start..start.checked_add(length)?));
         let Some(code) = code else {
             let detail = format!("chunk {chunk} of tensor {tensor} lies beyond the data");
             return Err(Error::Damaged { file: self.folder.join(INDEX_FILE), detail });
         };
         let known: &DeltaTensor = &self.header.tensors[tensor];
-        let width = known.width().unwrap_or(Width::Two);
-        let is_back = (is_whole || known.width().is_some()) && decode(code, is_whole, crc, width, bytes);
+        let form = record.form();
+        let is_back = match known.element() {
+            None if form != Form::Whole => false,
+            element => decode(code, form, record.crc, element.unwrap_or(Element::F32), bytes),
+        };
         if is_back { Ok(()) } else { Err(Error::Mismatch { tensor: known.name.clone() }) }
     }
 
@@ -123,8 +119,8 @@ mod tests {
     use safetensors::Dtype;
 
     use super::*;
-    use crate::DeltaWriter;
     use crate::chunk::encode;
+    use crate::{DeltaWriter, Values};
 
     fn tensor(name: &str, dtype: Dtype, elements: usize) -> DeltaTensor {
         DeltaTensor { name: name.into(), dtype, shape: vec![elements], base_crc32c: None }
@@ -138,11 +134,11 @@ mod tests {
         let mut writer = DeltaWriter::create(folder, tensors).unwrap();
         let base = vec![0; model.len()];
         let split = 2 * CHUNK as usize;
-        writer.add(0, 1, &encode(&model[split..], Some((&base[split..], Width::Two)))).unwrap();
+        writer.add(0, 1, &encode(&model[split..], Some((&base[split..], Element::BF16)))).unwrap();
         writer.add(1, 0, &encode(&[9; 16], None)).unwrap();
         assert!(writer.add(1, 0, &encode(&[9; 16], None)).is_err());
-        writer.add(0, 0, &encode(&model[..split], Some((&base[..split], Width::Two)))).unwrap();
-        writer.finish("base", &[Some(1), None]).unwrap();
+        writer.add(0, 0, &encode(&model[..split], Some((&base[..split], Element::BF16)))).unwrap();
+        writer.finish("base", Values::Exact, &[Some(1), None]).unwrap();
         [model, vec![9; 16]]
     }
 
@@ -207,7 +203,7 @@ mod tests {
     fn a_delta_that_is_not_all_written_has_no_header() {
         let folder = tempfile::tempdir().unwrap();
         let writer = DeltaWriter::create(folder.path(), vec![tensor("w", Dtype::F32, 5)]).unwrap();
-        assert!(writer.finish("base", &[None]).is_err());
+        assert!(writer.finish("base", Values::Exact, &[None]).is_err());
         assert!(!folder.path().join(HEADER_FILE).exists());
     }
 }

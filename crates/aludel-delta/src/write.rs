@@ -8,11 +8,12 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use aludel_checkpoint::WrittenTensor;
-use crc32c::{crc32c, crc32c_append};
+use crc32c::crc32c_append;
 
 use crate::chunk::Coded;
 use crate::error::Error;
-use crate::header::{DATA_FILE, DeltaTensor, FORMAT, HEADER_FILE, Header, INDEX_FILE};
+use crate::header::{DATA_FILE, DeltaTensor, HEADER_FILE, Header, INDEX_FILE, Values};
+use crate::record::{RECORD, Record};
 
 /// Writes chunks. One thread owns it.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ impl DeltaWriter {
                 self.not_as_planned(format!("chunk {chunk} of tensor {tensor} is written twice or is none"))
             );
         }
-        let record = Record { offset: self.end, coded_length: coded_length(coded), crc: coded.crc };
+        let record = Record::new(self.end, coded);
         write_at(&self.index, &record.bytes(), at * RECORD)
             .map_err(Error::io("write", &self.folder.join(INDEX_FILE)))?;
         let data = self.folder.join(DATA_FILE);
@@ -103,10 +104,10 @@ impl DeltaWriter {
         Ok(self.crc(tensor))
     }
 
-    /// Puts the chunks in order and writes the header: the delta is complete. `base_crcs` are those of each tensor's base.
+    /// Puts the chunks in order and writes the header: the delta is complete. `values` is what the chunks may be, `base_crcs` are those of each tensor's base.
     ///
     /// Errors: [`Error::Io`]; [`Error::Damaged`] where a chunk is missing.
-    pub fn finish(mut self, base: &str, base_crcs: &[Option<u32>]) -> Result<Header, Error> {
+    pub fn finish(mut self, base: &str, values: Values, base_crcs: &[Option<u32>]) -> Result<Header, Error> {
         if let Some(missing) = self.written.iter().position(Option::is_none) {
             return Err(self.not_as_planned(format!("chunk {missing} was never written")));
         }
@@ -114,7 +115,7 @@ impl DeltaWriter {
         let data_bytes = self.put_in_order()?;
         let tensors = std::mem::take(&mut self.tensors).into_iter().zip(base_crcs);
         let header = Header {
-            format: FORMAT,
+            format: values.format(),
             tool: format!("aludel {}", env!("CARGO_PKG_VERSION")),
             base: base.to_owned(),
             tensors: tensors.map(|(tensor, &crc)| DeltaTensor { base_crc32c: crc, ..tensor }).collect(),
@@ -157,9 +158,7 @@ impl DeltaWriter {
             piece.resize(record.length() as usize, 0);
             read_at(self.data.get_ref(), &mut piece, record.offset).map_err(Error::io("read", &data))?;
             to_data.write_all(&piece).map_err(Error::io("write", &ordered(&data)))?;
-            to_index
-                .write_all(&Record { offset: at, ..record }.bytes())
-                .map_err(Error::io("write", &ordered(&index)))?;
+            to_index.write_all(&record.moved_to(at).bytes()).map_err(Error::io("write", &ordered(&index)))?;
             at += record.length();
         }
         for (file, path) in [(to_index, &index), (to_data, &data)] {
@@ -220,45 +219,6 @@ impl DeltaWriter {
     fn not_as_planned(&self, detail: String) -> Error {
         Error::Damaged { file: self.folder.join(INDEX_FILE), detail }
     }
-}
-
-/// What the index has of a chunk.
-#[derive(Clone, Copy)]
-struct Record {
-    offset: u64,
-    /// With the highest bit set where the chunk is the bytes themselves.
-    coded_length: u32,
-    crc: u32,
-}
-
-impl Record {
-    fn of(bytes: [u8; RECORD as usize]) -> Self {
-        let bytes = u128::from_le_bytes(bytes);
-        Self { offset: bytes as u64, coded_length: (bytes >> 64) as u32, crc: (bytes >> 96) as u32 }
-    }
-
-    fn bytes(self) -> [u8; RECORD as usize] {
-        (u128::from(self.crc) << 96 | u128::from(self.coded_length) << 64 | u128::from(self.offset))
-            .to_le_bytes()
-    }
-
-    const fn length(self) -> u64 {
-        (self.coded_length & !IS_WHOLE) as u64
-    }
-
-    /// Wherever the chunk lies.
-    fn crc_with(self, coded: &[u8]) -> u32 {
-        crc32c_append(crc32c(&self.bytes()[8..]), coded)
-    }
-}
-
-/// Bytes of a record.
-const RECORD: u64 = 16;
-
-const IS_WHOLE: u32 = 1 << 31;
-
-const fn coded_length(coded: &Coded) -> u32 {
-    coded.bytes.len() as u32 | if coded.is_whole { IS_WHOLE } else { 0 }
 }
 
 fn crc_of(path: &Path) -> Result<u32, Error> {
@@ -346,12 +306,12 @@ mod tests {
             (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut writer = DeltaWriter::create(in_order.path(), tensors()).unwrap();
         assert_eq!(write(&mut writer, &[0, 1, 2], &[0, 1, 2]).len(), 3);
-        writer.finish("base", &[None; 3]).unwrap();
+        writer.finish("base", Values::Exact, &[None; 3]).unwrap();
         let expected = files(in_order.path());
 
         let mut writer = DeltaWriter::create(other.path(), tensors()).unwrap();
         write(&mut writer, &[2, 0, 1], &[1, 2, 0]);
-        writer.finish("base", &[None; 3]).unwrap();
+        writer.finish("base", Values::Exact, &[None; 3]).unwrap();
         assert!(files(other.path()) == expected);
 
         let mut writer = DeltaWriter::create(resumed.path(), tensors()).unwrap();
@@ -362,7 +322,7 @@ mod tests {
         let (mut writer, found) = DeltaWriter::resume(resumed.path(), tensors(), &journal).unwrap();
         assert_eq!(found, journal[..2]);
         write(&mut writer, &[2], &[0, 1, 2]);
-        writer.finish("base", &[None; 3]).unwrap();
+        writer.finish("base", Values::Exact, &[None; 3]).unwrap();
         assert!(files(resumed.path()) == expected);
     }
 

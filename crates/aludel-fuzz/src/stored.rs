@@ -7,9 +7,10 @@ use aludel_cache::{
     Cache, Contents, Header, RecordId, Rows, SparseRows, Teacher, TokenizerPrint, Writer, WriterOptions,
 };
 use aludel_checkpoint::{Dtype, OutputFolder, WrittenTensor, tensor_bytes};
-use aludel_delta::{DATA_FILE, Delta, DeltaTensor, DeltaWriter, HEADER_FILE, INDEX_FILE, chunk};
+use aludel_delta::{DATA_FILE, Delta, DeltaTensor, DeltaWriter, HEADER_FILE, INDEX_FILE, Values, chunk};
 use aludel_distill::data::Corpus;
 use aludel_distill::run::Run;
+use aludel_kernels::element::Element;
 use crc32c::crc32c;
 use serde_json::Value;
 
@@ -166,15 +167,24 @@ fn with_checksums(header: &[u8], index: &[u8], data: &[u8]) -> Vec<u8> {
 pub(crate) fn delta_seeds() -> Vec<Vec<u8>> {
     let path = folder(&[]);
     let tensor = DeltaTensor { name: "a".into(), dtype: Dtype::BF16, shape: vec![3, 5], base_crc32c: None };
-    let mut writer = DeltaWriter::create(&path, vec![tensor]).expect("a delta");
     let (base, model) = ([0x3f; 30], [[0x3f; 20].as_slice(), &[0x40; 10]].concat());
-    let coded = chunk::encode(&model, Some((&base, chunk::Width::Two)));
-    writer.add(0, 0, &coded).expect("a chunk");
-    writer.finish("base", &[Some(7)]).expect("a delta");
-    let [header, index, data] =
-        [HEADER_FILE, INDEX_FILE, DATA_FILE].map(|name| fs::read(path.join(name)).expect(name));
-    let length = |bytes: &[u8]| (bytes.len() as u16).to_le_bytes();
-    vec![[&length(&header)[..], &length(&index), &header, &index, &data].concat()]
+    let seed = |values, coded: &chunk::Coded| {
+        let mut writer = DeltaWriter::create(&path, vec![tensor.clone()]).expect("a delta");
+        writer.add(0, 0, coded).expect("a chunk");
+        writer.finish("base", values, &[Some(7)]).expect("a delta");
+        let [header, index, data] = [HEADER_FILE, INDEX_FILE, DATA_FILE].map(|name| {
+            let bytes = fs::read(path.join(name)).expect(name);
+            fs::remove_file(path.join(name)).expect(name);
+            bytes
+        });
+        let length = |bytes: &[u8]| (bytes.len() as u16).to_le_bytes();
+        [&length(&header)[..], &length(&index), &header, &index, &data].concat()
+    };
+    let exact = chunk::encode(&model, Some((&base, Element::BF16)));
+    // The numbers of FP8 that follow a scale, whatever they are.
+    let bytes = [&1f32.to_le_bytes()[..], &[0, 0x51, 0x9a, 0x33, 0x07, 0xc8, 0x44]].concat();
+    let rounded = chunk::Coded { bytes, form: chunk::Form::Fp8, crc: 0 };
+    vec![seed(Values::Exact, &exact), seed(Values::Fp8, &rounded)]
 }
 
 /// The journal of an output that a killed run left, given the checksum of every line.

@@ -5,13 +5,11 @@
 //! is larger than its file where that is quantised (twice the parameters, in bytes), and takes a few tiles of memory.
 //! Values are rounded as `aludel convert` does; see [`aludel_checkpoint::gguf::ConvertOptions`].
 
-use std::fs::File;
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use aludel_checkpoint::gguf::{ConvertOptions, convert};
-use aludel_checkpoint::{DigestCache, OutputFolder, user_cache};
+use aludel_checkpoint::{DigestCache, OutputFolder, is_gguf, user_cache};
 
 use crate::error::Error;
 
@@ -42,17 +40,6 @@ pub(crate) fn converted(path: &Path, cache: &Path, digests: &DigestCache) -> Res
         folder.finish()?;
     }
     Ok(target)
-}
-
-/// By its name or its first bytes.
-fn is_gguf(path: &Path) -> bool {
-    let is_named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    path.is_file() && (is_named || begins_with(path, *b"GGUF"))
-}
-
-fn begins_with(path: &Path, magic: [u8; 4]) -> bool {
-    let mut first = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == magic
 }
 
 /// The size that transformers writes.

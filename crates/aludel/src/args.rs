@@ -106,8 +106,8 @@ pub(crate) struct MergeArguments {
     /// models and OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
     #[arg(long, value_name = "I/N", value_parser = part, conflicts_with = "intermediate_dir")]
     pub(crate) part: Option<aludel_cache::Part>,
-    /// How the output is stored: `dense` as a model folder, `sparse-delta` as what differs from the base model, for `aludel apply`,
-    /// `fp8` as a model folder whose linear weights are E4M3 with a scale for each row (compressed-tensors)
+    /// How the output is stored: `dense` as a model folder, `sparse-delta` as what differs from the base model, for `aludel apply`
+    /// (`sparse-delta-fp8`: rounded to E4M3 where that is smaller), `fp8` as a model folder whose linear weights are E4M3 with a scale for each row (compressed-tensors)
     #[arg(long = "output", value_name = "FORM", value_enum, default_value_t = OutputForm::Dense, hide_possible_values = true)]
     pub(crate) form: OutputForm,
     /// What is computed on: `exact`, or `fp8` for what E4M3 leaves of task vectors, or of tensors where there is no base: approximate, and no faster
@@ -175,6 +175,9 @@ pub(crate) enum OutputForm {
     Dense,
     /// What differs from the base model, for `aludel apply`
     SparseDelta,
+    /// The same with differences rounded to FP8 where that is smaller
+    #[value(name = "sparse-delta-fp8")]
+    SparseDeltaFp8,
     /// A model folder whose linear weights are FP8
     Fp8,
 }

@@ -19,6 +19,7 @@ use crate::checkpoint::TensorEntry;
 use crate::map::WeightMap;
 
 pub(crate) use blocks::Blocks;
+pub use scaled::e4m3_value;
 pub(crate) use scaled::{Scale, Scaled};
 pub(crate) use strided::Strided;
 

@@ -123,7 +123,7 @@ impl Scaled {
             if is_e5m2 {
                 pairs.for_each(|(value, &byte)| *value = e5m2(byte) * scale);
             } else {
-                pairs.for_each(|(value, &byte)| *value = e4m3(byte) * scale);
+                pairs.for_each(|(value, &byte)| *value = e4m3_value(byte) * scale);
             }
             next += end - column;
         }
@@ -166,7 +166,7 @@ fn power_of_two(exponent: u8) -> f32 {
 /// The value of a byte of sign, four bits of exponent and three of mantissa, which is exact in f32. It is the kind of machine learning: without
 /// infinities, and with NaN where exponent and mantissa are all ones.
 #[inline]
-fn e4m3(byte: u8) -> f32 {
+pub fn e4m3_value(byte: u8) -> f32 {
     let magnitude = u32::from(byte & 0x7f);
     // The exponent counts from -7 here, and from -127 in f32.
     let normal = f32::from_bits((magnitude << 20) + (120 << 23));
@@ -206,10 +206,10 @@ mod tests {
             (0x7e, 448.0),
             (0xb8, -1.0),
         ] {
-            assert_eq!(e4m3(byte), value, "{byte:#04x}");
+            assert_eq!(e4m3_value(byte), value, "{byte:#04x}");
         }
-        assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
-        assert!(e4m3(0x80).is_sign_negative() && e4m3(0x80) == 0.0);
+        assert!(e4m3_value(0x7f).is_nan() && e4m3_value(0xff).is_nan());
+        assert!(e4m3_value(0x80).is_sign_negative() && e4m3_value(0x80) == 0.0);
         for (byte, value) in [
             (0x01, 2f32.powi(-16)),
             (0x3c, 1.0),
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn every_byte_is_its_significand_times_a_power_of_two() {
         for byte in 0..=255_u8 {
-            for (got, bits, bias) in [(e4m3(byte), 3, 7), (e5m2(byte), 2, 15)] {
+            for (got, bits, bias) in [(e4m3_value(byte), 3, 7), (e5m2(byte), 2, 15)] {
                 let (exponent, mantissa) =
                     (i32::from(byte & 0x7f) >> bits, u32::from(byte) & ((1 << bits) - 1));
                 let (significand, power) = if exponent == 0 {

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::block::{BlockType, unread_name};
 use super::metadata::{Entry, Kind, LENGTH_BYTES, Metadata, Scalar, Span};
@@ -95,11 +95,11 @@ pub(super) fn open(path: &Path) -> Result<File, Error> {
     if path.is_dir() {
         return Err(Error::not_a_checkpoint(path, "it is a folder; name the .gguf file"));
     }
-    File::open(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::NotFound { path: path.to_path_buf(), remedy: "check the path to the .gguf file".into() }
+    crate::regular::open(path).map_err(|error| match error {
+        Error::Io { source, path, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::NotFound { path, remedy: "check the path to the .gguf file".into() }
         }
-        _ => Error::Io { action: "open", path: PathBuf::from(path), source },
+        other => other,
     })
 }
 

@@ -25,7 +25,7 @@ use indexmap::IndexMap;
 use safetensors::Dtype;
 
 use crate::error::Error;
-use crate::header::open;
+use crate::regular::open;
 
 /// What a file holds.
 #[derive(Debug)]

@@ -39,9 +39,6 @@ const MARKS: [&str; 2] = ["_name_or_path", "transformers_version"];
 
 const TYPES: [&str; 2] = ["dtype", "torch_dtype"];
 
-/// Files of more bytes than this are compared by their bytes, whatever is in them.
-const LARGEST_JSON: u64 = 256 << 20;
-
 /// What differs between the configs.
 pub(super) fn config(opened: &Opened, ignore_types: bool) -> Vec<Changed> {
     let object = |model: &Model| {
@@ -66,7 +63,7 @@ pub(super) fn beside_weights(opened: &Opened) -> (Option<TokenizerDifference>, V
     let names: BTreeSet<&Path> = first.all_names().chain(second.all_names()).collect();
     let (mut tokenizer, mut files) = (None, Vec::new());
     for name in names {
-        let (a, b) = (first.content(name), second.content(name));
+        let (a, b) = (first.read(name), second.read(name));
         if a == b {
             continue;
         }
@@ -91,7 +88,7 @@ pub(super) fn beside_weights(opened: &Opened) -> (Option<TokenizerDifference>, V
 }
 
 fn parsed(bytes: &[u8]) -> Option<Value> {
-    (bytes.len() as u64 <= LARGEST_JSON).then(|| serde_json::from_slice(bytes).ok()).flatten()
+    serde_json::from_slice(bytes).ok()
 }
 
 /// The keys below `path` at which two values differ.
@@ -107,24 +104,6 @@ fn changes(path: &str, first: Option<&Value>, second: Option<&Value>, found: &mu
     for key in keys {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         changes(&path, a.get(key), b.get(key), found);
-    }
-}
-
-impl crate::plan::SideFiles {
-    fn all_names(&self) -> impl Iterator<Item = &Path> {
-        let copied = self.names.iter().map(std::path::PathBuf::as_path);
-        copied.chain(self.written.iter().map(|file| file.name.as_path()))
-    }
-
-    /// What is in a file; `None` where there is none of that name.
-    fn content(&self, name: &Path) -> Option<Vec<u8>> {
-        if let Some(written) = self.written.iter().find(|file| file.name == name) {
-            return Some(written.text.clone().into_bytes());
-        }
-        self.names
-            .iter()
-            .any(|known| known == name)
-            .then(|| fs::read(self.folder.join(name)).unwrap_or_default())
     }
 }
 

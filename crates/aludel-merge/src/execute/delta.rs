@@ -1,8 +1,9 @@
 //! Codes tiles of the output as what they differ by from the base model.
 
 use aludel_checkpoint::element_bytes;
-use aludel_delta::chunk::{Coded, Width, encode};
-use aludel_delta::{CHUNK, DeltaTensor};
+use aludel_delta::chunk::{Coded, encode};
+use aludel_delta::fp8::encode_fp8;
+use aludel_delta::{CHUNK, DeltaTensor, Values};
 use crc32c::crc32c;
 
 use crate::derive::Weights;
@@ -39,14 +40,17 @@ impl<'a> Coder<'a> {
         let mut chunks = Vec::new();
         for bytes in bytes.chunks(CHUNK as usize * width) {
             let count = bytes.len() / width;
-            chunks.push(match (&base, Width::of(dtype)) {
-                (Some((base, element)), Some(width)) => {
+            chunks.push(match &base {
+                Some((base, element)) => {
                     base.read(&self.weights, start, &mut values[..count]);
                     let base = element.encode(&values[..count]);
-                    let coded = encode(bytes, Some((&base, width)));
+                    let coded = match self.delta.values {
+                        Values::Exact => encode(bytes, Some((&base, *element))),
+                        Values::Fp8 => encode_fp8(bytes, &base, *element),
+                    };
                     Chunk { coded, base: Some((crc32c(&base), base.len())) }
                 }
-                _ => Chunk { coded: encode(bytes, None), base: None },
+                None => Chunk { coded: encode(bytes, None), base: None },
             });
             start += count as u64;
         }

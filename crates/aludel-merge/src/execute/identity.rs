@@ -37,8 +37,14 @@ pub(super) fn identity_of_whole(plan: &Plan) -> Result<String, MergeError> {
 
 fn digest(plan: &Plan, inputs: impl Serialize) -> Result<String, MergeError> {
     let config = plan.config.as_ref().map(Config::to_json);
-    let settings =
-        (plan.version, &plan.recipe, plan.seed, plan.allow_non_finite, plan.delta.is_some(), config);
+    let settings = (
+        plan.version,
+        &plan.recipe,
+        plan.seed,
+        plan.allow_non_finite,
+        plan.delta.as_ref().map(|delta| format!("{:?}", delta.values)),
+        config,
+    );
     let output = (&plan.formulas, &plan.steps, &plan.layout, &plan.side_files.names);
     let written: Vec<&str> = plan.side_files.written.iter().map(|file| file.text.as_str()).collect();
     let text = serde_json::to_vec(&(settings, output, written, inputs)).map_err(undescribed)?;

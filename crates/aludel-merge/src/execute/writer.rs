@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use aludel_checkpoint::{Journal, ShardWriter, WrittenTensor, element_bytes};
-use aludel_delta::{CHUNK, DeltaWriter};
+use aludel_delta::{CHUNK, DeltaWriter, Values};
 use crc32c::{crc32c, crc32c_combine};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -151,11 +151,12 @@ impl<'p> Writer<'p> {
         match self.output {
             Output::Shards(shards, _) => shards.finish()?,
             Output::Delta(delta) => {
-                let base = self.plan.delta.as_ref().map_or("", |delta| &delta.base);
+                let (base, values) =
+                    self.plan.delta.as_ref().map_or(("", Values::Exact), |delta| (&delta.base, delta.values));
                 let mut crcs = vec![None; self.plan.steps.len()];
                 done.tensors.iter().for_each(|written| crcs[written.tensor] = written.base);
                 let (delta, _) = delta.into_inner().unwrap_or_else(PoisonError::into_inner);
-                done.delta_bytes = Some(delta.finish(base, &crcs)?.data_bytes);
+                done.delta_bytes = Some(delta.finish(base, values, &crcs)?.data_bytes);
             }
         }
         Ok(done)

@@ -4,7 +4,7 @@
 //! apart. Products are left to the executor ([`crate::derive`]). A module is found by its name, or where prefixes differ
 //! (`transformer.h.0` for `h.0`) by the only tensor that ends so.
 
-use aludel_checkpoint::{Adapter, AdapterModule, Dtype, is_float};
+use aludel_checkpoint::{Adapter, AdapterModule, Dtype, LARGEST_SIDE_FILE, is_float, read_text};
 
 use super::models::{Facts, Model};
 use super::output::untied;
@@ -222,7 +222,7 @@ impl Building<'_> {
     fn resize(&mut self, tokens: usize) {
         self.model.config = self.model.config.take().map(|config| with_vocabulary(&config, tokens, None));
         for name in TOKENIZER_FILES {
-            if let Ok(text) = std::fs::read_to_string(self.adapter.path().join(name)) {
+            if let Ok(text) = read_text(&self.adapter.path().join(name), LARGEST_SIDE_FILE) {
                 self.model.side_files.write(name, text);
             }
         }

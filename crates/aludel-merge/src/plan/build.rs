@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use aludel_checkpoint::{
-    Config, Layout, OutputTensor, check_target, element_bytes, free_space, is_float, resident,
+    Config, Layout, OutputTensor, check_target, element_bytes, free_for_output, is_float, resident,
 };
 
 use super::budget::{self, Fit, Needs, Work};
@@ -39,9 +39,10 @@ pub(super) fn plan(recipe: &Recipe, options: &PlanOptions) -> Result<Plan, Probl
     let steps: Vec<Step> = planned.filter_map(|tensor| problems.take(formulas.step(tensor))).collect();
     let formulas = formulas.planned();
     let mut problems = deduplicated(problems);
-    let delta = (options.form == Form::SparseDelta)
-        .then(|| problems.take(DeltaPlan::of(recipe, &models, &steps)))
-        .flatten();
+    let delta = match options.form {
+        Form::SparseDelta(values) => problems.take(DeltaPlan::of(recipe, values, &models, &steps)),
+        Form::Dense | Form::Fp8 => None,
+    };
     let statistics = stages.iter().chain([&output]).flat_map(|stage| &stage.casts);
     let statistics = statistics.flat_map(|cast| cast.statistics_of(&models)).collect();
     let dropped = dropped(&models, &stages, &output, &steps);
@@ -93,7 +94,7 @@ impl Draft {
         if options.form == Form::Fp8 && problems.is_empty() {
             problems.take(fp8::quantise(&mut self));
         }
-        if options.form == Form::SparseDelta && self.delta.is_none() && problems.is_empty() {
+        if matches!(options.form, Form::SparseDelta(_)) && self.delta.is_none() && problems.is_empty() {
             let problem = Problem::general("this output is no difference from one base model");
             problems.push(problem.with_hint("leave `--output sparse-delta` out"));
         }
@@ -272,7 +273,7 @@ pub(super) fn reckon(
 fn check_space(bytes: u64, target: Option<&Path>, problems: &mut Problems) {
     let Some(target) = target else { return };
     let needed = bytes + SMALL_FILES;
-    match free_space(target) {
+    match free_for_output(target) {
         Ok(Some(free)) if free < needed => {
             let message = format!(
                 "the output takes {} MB, but {} has {} MB free",

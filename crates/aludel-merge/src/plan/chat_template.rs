@@ -18,9 +18,6 @@ pub(super) const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// Where older models keep theirs.
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// Real files have some megabytes, with their added tokens.
-const LARGEST_CONFIG: u64 = 64 << 20;
-
 /// The template asked for; `models` are the side files of every model of the merge, in order.
 pub(super) fn template(asked: &Located<String>, models: &[&SideFiles]) -> Result<String, Problem> {
     let name = asked.value.as_str();
@@ -68,7 +65,7 @@ fn most_common(models: &[&SideFiles]) -> Option<String> {
 
 /// The template of a model.
 fn own(files: &SideFiles) -> Option<String> {
-    read(files, TEMPLATE_FILE).or_else(|| {
+    files.read_text(TEMPLATE_FILE).or_else(|| {
         let config = tokenizer_config(files)?;
         match config.get("chat_template")? {
             Value::String(template) => Some(template.clone()),
@@ -83,18 +80,7 @@ fn own(files: &SideFiles) -> Option<String> {
 }
 
 fn tokenizer_config(files: &SideFiles) -> Option<Value> {
-    serde_json::from_str(&read(files, TOKENIZER_CONFIG)?).ok()
-}
-
-/// The text of a side file, unless it is larger than any real one.
-pub(super) fn read(files: &SideFiles, name: &str) -> Option<String> {
-    if let Some(written) = files.written.iter().find(|file| file.name == Path::new(name)) {
-        return Some(written.text.clone());
-    }
-    let path = files.folder.join(name);
-    let is_there = files.names.iter().any(|known| known == Path::new(name));
-    let is_small = || path.metadata().is_ok_and(|metadata| metadata.len() <= LARGEST_CONFIG);
-    (is_there && is_small()).then(|| std::fs::read_to_string(&path).ok()).flatten()
+    serde_json::from_str(&files.read_text(TOKENIZER_CONFIG)?).ok()
 }
 
 /// Templates by the names of their formats.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use aludel_checkpoint::is_float;
+use aludel_delta::Values;
 
 use super::Step;
 use super::models::{Models, Origin};
@@ -15,6 +16,8 @@ use crate::recipe::Recipe;
 pub(crate) struct DeltaPlan {
     /// Its reference as written.
     pub base: String,
+    /// What is stored of the differences.
+    pub values: Values,
     /// The base's tensors, by the names of the output's that have their shape; none but those of numbers.
     pub tensors: HashMap<String, Readable>,
 }
@@ -24,7 +27,12 @@ impl DeltaPlan {
     ///
     /// # Errors
     /// A recipe without a base model, or with one that it makes itself.
-    pub(super) fn of(recipe: &Recipe, models: &Models, steps: &[Step]) -> Result<Self, Problem> {
+    pub(super) fn of(
+        recipe: &Recipe,
+        values: Values,
+        models: &Models,
+        steps: &[Step],
+    ) -> Result<Self, Problem> {
         let Some(base) = &recipe.base_model else {
             let place = recipe.merge_method.place.clone();
             return Err(Problem::at(
@@ -47,6 +55,7 @@ impl DeltaPlan {
             let stored = Stored { source, tensor: step.tensor.clone() };
             fits.then(|| (step.tensor.clone(), Readable { stored, made: facts.made.clone() }))
         };
-        Ok(Self { base: base.value.text().to_owned(), tensors: steps.iter().filter_map(tensor).collect() })
+        let tensors = steps.iter().filter_map(tensor).collect();
+        Ok(Self { base: base.value.text().to_owned(), values, tensors })
     }
 }

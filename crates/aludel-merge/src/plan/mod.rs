@@ -23,6 +23,7 @@ mod modules;
 mod output;
 mod part;
 mod print;
+mod side_files;
 mod slices;
 mod stacks;
 mod stage;
@@ -31,6 +32,7 @@ mod transplant;
 mod vocabulary;
 
 pub(crate) use adapters::TOKENIZER_FILES;
+pub use aludel_delta::Values;
 pub use budget::{MEMORY_DEFAULT, Work};
 pub(crate) use delta::DeltaPlan;
 pub use experts::{GateRows, Gates, PromptTokens};
@@ -39,13 +41,14 @@ pub(crate) use models::{Facts, Model};
 pub use models::{Role, Source};
 pub use part::Part;
 pub use print::Bytes;
+pub use side_files::{SideFiles, WrittenFile};
 pub(crate) use stacks::LayerName;
 pub(crate) use tensors::{DERIVED, HEAD, is_derived, is_embedding, is_head, name_in, ties_embeddings};
 pub use transplant::{Approximation, Likeness, PieceWeights, Transplant};
 pub(crate) use vocabulary::is_of_vocabulary;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, Layout};
@@ -120,8 +123,8 @@ pub enum Form {
     /// As a model folder.
     #[default]
     Dense,
-    /// As what it differs by from the base model.
-    SparseDelta,
+    /// As what it differs by from the base model; what is added to that is exact or rounded.
+    SparseDelta(Values),
     /// As a model folder whose linear weights are FP8 with a scale for each row, as compressed-tensors has them.
     Fp8,
 }
@@ -302,51 +305,6 @@ pub struct Dropped {
     pub tensor: String,
     /// Why.
     pub reason: String,
-}
-
-/// Files beside the weights.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SideFiles {
-    /// The folder that those which are copied come from.
-    pub folder: PathBuf,
-    /// Their names in it.
-    pub names: Vec<PathBuf>,
-    /// Files that are written instead of copied.
-    pub written: Vec<WrittenFile>,
-}
-
-/// A file that is written with a text of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct WrittenFile {
-    /// Its name in the output folder.
-    pub name: PathBuf,
-    /// What it holds. Not part of the plan as a value: tokenizers have megabytes.
-    #[serde(skip)]
-    pub text: String,
-}
-
-impl SideFiles {
-    /// The content of a file of that name.
-    pub(crate) fn read(&self, name: &str) -> Option<Vec<u8>> {
-        match self.written.iter().find(|file| file.name == std::path::Path::new(name)) {
-            Some(written) => Some(written.text.clone().into_bytes()),
-            None => std::fs::read(self.folder.join(name)).ok(),
-        }
-    }
-
-    /// Writes a file in the place of any of that name.
-    fn write(&mut self, name: &str, text: String) {
-        let name = PathBuf::from(name);
-        self.names.retain(|known| *known != name);
-        self.written.retain(|known| known.name != name);
-        self.written.push(WrittenFile { name, text });
-    }
-
-    /// Leaves files out.
-    fn remove(&mut self, is_out: impl Fn(&Path) -> bool) {
-        self.names.retain(|name| !is_out(name));
-        self.written.retain(|file| !is_out(&file.name));
-    }
 }
 
 /// A stored tensor that an input is made of, or is.

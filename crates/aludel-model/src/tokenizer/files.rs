@@ -3,11 +3,11 @@
 //! In: a model folder or a GGUF file. Out: their content. Files other than `tokenizer.json` may be absent; one that is
 //! there and cannot be read is an error.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use aludel_checkpoint::gguf::{Conversion, ConvertOptions};
+use aludel_checkpoint::{LARGEST_SIDE_FILE, read_bounded};
 use serde_json::Value;
 
 use crate::error::Error;
@@ -27,9 +27,6 @@ pub(super) struct Files {
     /// `chat_template.jinja`.
     template: Option<String>,
 }
-
-/// Larger files are refused: the largest vocabularies take some 30 MB.
-const LARGEST: u64 = 256 << 20;
 
 impl Files {
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
@@ -96,20 +93,11 @@ impl Files {
 }
 
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let failed = |source| {
-        Error::Checkpoint(aludel_checkpoint::Error::Io { action: "read", path: path.to_owned(), source })
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(Error::tokenizer(path, format!("the file has more than {} MiB", LARGEST >> 20)));
+    match read_bounded(path, LARGEST_SIDE_FILE) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(aludel_checkpoint::Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    Ok(Some(bytes))
 }
 
 fn parse(path: &Path, name: &str, bytes: Option<Vec<u8>>) -> Result<Value, Error> {

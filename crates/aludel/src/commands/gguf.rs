@@ -1,12 +1,10 @@
 //! Turns a GGUF file into a model folder, for `aludel convert`.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
 use aludel_checkpoint::gguf::{Conversion, ConvertOptions, ConvertProgress, ConvertReport};
-use aludel_checkpoint::{DigestCache, Error, OutputFolder, free_space};
+use aludel_checkpoint::{DigestCache, Error, OutputFolder, free_for_output};
 use aludel_document::{Problem, Problems};
 use aludel_merge::plan::Bytes;
 use serde_json::{Value, json};
@@ -21,12 +19,7 @@ use crate::signals::Signals;
 /// Whether a path is a GGUF file, by its name or its first bytes.
 pub(super) fn is_gguf(path: &Path) -> bool {
     let is_named = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    is_named || path.is_file() && starts_with(path, *b"GGUF")
-}
-
-fn starts_with(path: &Path, magic: [u8; 4]) -> bool {
-    let mut first = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == magic
+    is_named || aludel_checkpoint::is_gguf(path)
 }
 
 /// Converts, and prints a summary; the report is the result where JSON is asked for.
@@ -49,7 +42,7 @@ fn plan(arguments: &ConvertArguments) -> Result<Conversion, Problems> {
     let conversion = Conversion::plan(&arguments.input, &options).map_err(problem)?;
     let needed = conversion.output_bytes();
     // Where the system does not say how much is free, a full disk shows while writing.
-    if let Some(free) = free_space(&arguments.output).ok().flatten().filter(|free| *free < needed) {
+    if let Some(free) = free_for_output(&arguments.output).ok().flatten().filter(|free| *free < needed) {
         let place = arguments.output.display();
         let message = format!("the output takes {}, but {place} has {} free", Bytes(needed), Bytes(free));
         return Err(Problem::general(message).with_hint("choose an output folder on another disk").into());

@@ -8,7 +8,7 @@ use aludel_merge::execute::{
     self, Device, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, forget_finished, is_finished,
     mark_begun, mark_finished, parts_of,
 };
-use aludel_merge::plan::{Bytes, Compute, Form, Part, Plan, PlanOptions, Role};
+use aludel_merge::plan::{Bytes, Compute, Form, Part, Plan, PlanOptions, Role, Values};
 use aludel_merge::sequence::Run;
 
 use crate::args::{ComputeName, MergeArguments, OutputForm, ResumableFlags, WritingFlags};
@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     if part.is_some() {
         check_target(&arguments.output, arguments.writing.folder.force)?;
     }
-    if part.is_some() && arguments.form == OutputForm::SparseDelta {
+    if part.is_some() && matches!(arguments.form, OutputForm::SparseDelta | OutputForm::SparseDeltaFp8) {
         let problem = Problem::general("a sparse delta is written in one piece")
             .with_hint("leave `--part` or `--output sparse-delta` out");
         return Err(Refusal { recipe: None, problems: problem.into() }.into());
@@ -104,7 +104,8 @@ fn options(arguments: &MergeArguments, target: &Path, replace: bool, printer: &P
         hub: hub::open(printer),
         form: match arguments.form {
             OutputForm::Dense => Form::Dense,
-            OutputForm::SparseDelta => Form::SparseDelta,
+            OutputForm::SparseDelta => Form::SparseDelta(Values::Exact),
+            OutputForm::SparseDeltaFp8 => Form::SparseDelta(Values::Fp8),
             OutputForm::Fp8 => Form::Fp8,
         },
         compute: match arguments.compute {

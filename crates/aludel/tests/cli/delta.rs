@@ -41,6 +41,28 @@ fn a_delta_and_its_base_are_the_merge_bit_for_bit() {
     }
 }
 
+/// It is smaller where values have many digits, and what comes back is near the merge: a sixteenth of the largest difference may be lost.
+#[test]
+fn a_delta_of_fp8_is_smaller_and_near_the_merge() {
+    let sandbox = models("float32");
+    let stored = |name: &str, form: &str| {
+        let report = sandbox.json(&["merge", "r.yml", name, "--output", form, "--json"]);
+        report["bytes_written"].as_u64().unwrap()
+    };
+    let (exact, rounded) = (stored("exact", "sparse-delta"), stored("rounded", "sparse-delta-fp8"));
+    assert!(rounded * 3 < exact * 2, "{rounded} of {exact}");
+    for name in ["exact", "rounded"] {
+        sandbox.aludel(&["apply", name, &format!("{name}-model"), "-q"]).assert().code(0);
+    }
+    let largest = |first: &str, second: &str| {
+        let report = sandbox.json(&["diff", first, second, "--json"]);
+        let values = report["values"].as_array().unwrap().iter();
+        values.map(|tensor| tensor["largest"].as_f64().unwrap()).fold(0.0, f64::max)
+    };
+    let (all, lost) = (largest("models/base", "exact-model"), largest("rounded-model", "exact-model"));
+    assert!(lost > 0.0 && lost < all / 15.0, "{lost} of {all}");
+}
+
 #[test]
 fn another_base_is_refused_and_leaves_nothing() {
     let sandbox = models("bfloat16");

@@ -87,9 +87,10 @@ Options:
                                 by a process of its own, on any machine that sees the models and
                                 OUTPUT.parts; `aludel join OUTPUT` then makes one folder of them
       --output <FORM>           How the output is stored: `dense` as a model folder, `sparse-delta`
-                                as what differs from the base model, for `aludel apply`, `fp8` as a
-                                model folder whose linear weights are E4M3 with a scale for each row
-                                (compressed-tensors) [default: dense]
+                                as what differs from the base model, for `aludel apply`
+                                (`sparse-delta-fp8`: rounded to E4M3 where that is smaller), `fp8`
+                                as a model folder whose linear weights are E4M3 with a scale for
+                                each row (compressed-tensors) [default: dense]
       --compute <VALUES>        What is computed on: `exact`, or `fp8` for what E4M3 leaves of task
                                 vectors, or of tensors where there is no base: approximate, and no
                                 faster [default: exact]

@@ -101,14 +101,16 @@ fn what_is_left_is_checked_and_only_gone_on_with_by_the_same_merge() {
     assert_eq!(sandbox.names("."), ["models", "out", "r.yml", "whole"]);
 }
 
-/// The same of a delta, and of a chain of merges with its result in between on disk.
+/// The same of deltas, of a part, and of a chain of merges with its result in between on disk.
 #[test]
-fn deltas_and_chains_killed_at_any_time_have_the_same_bytes() {
+fn deltas_parts_and_chains_killed_at_any_time_have_the_same_bytes() {
     let sandbox = models();
     let chain = format!("name: mixed\n{DARE}---\n{}", DARE.replace("models/a,", "mixed,"));
     sandbox.write("chain.yml", chain);
     for (recipe, more, folders) in [
         ("r.yml", &["--output", "sparse-delta"][..], &["out"][..]),
+        ("r.yml", &["--output", "sparse-delta-fp8"], &["out"]),
+        ("r.yml", &["--part", "2/2"], &["out.parts/2-of-2"]),
         ("chain.yml", &["-I", "between"], &["out", "between/mixed"]),
     ] {
         let run = |resumes: bool| {
@@ -122,7 +124,7 @@ fn deltas_and_chains_killed_at_any_time_have_the_same_bytes() {
             folders.iter().map(|folder| sandbox.contents(folder)).collect::<Vec<_>>()
         };
         let remove = || {
-            for folder in ["out", "between"] {
+            for folder in ["out", "out.parts", "between"] {
                 let _ = std::fs::remove_dir_all(sandbox.path(folder));
             }
         };
@@ -140,13 +142,13 @@ fn deltas_and_chains_killed_at_any_time_have_the_same_bytes() {
                 kills += 1;
             }
             child.wait().unwrap();
-            if sandbox.path("out").exists() {
-                assert!(contents() == expected, "{recipe} after {kills} kills");
+            if sandbox.path(folders[0]).exists() {
+                assert!(contents() == expected, "{recipe} {more:?} after {kills} kills");
                 remove();
             }
         }
         assert!(run(true).status().unwrap().success());
-        assert!(contents() == expected, "{recipe}");
+        assert!(contents() == expected, "{recipe} {more:?}");
         assert!(!sandbox.names(".").iter().any(|name| name.starts_with(".out")));
         remove();
     }

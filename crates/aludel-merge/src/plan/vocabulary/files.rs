@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::super::SideFiles;
-use super::super::chat_template::{TOKENIZER_CONFIG, read};
+use super::super::chat_template::TOKENIZER_CONFIG;
 use super::known::{AddedToken, Known, ROLES, content};
 
 pub(super) const TOKENIZER: &str = "tokenizer.json";
@@ -31,8 +31,8 @@ pub(in crate::plan) struct Texts {
 impl Texts {
     /// The texts of a model that has a `tokenizer.json`.
     pub(super) fn of(files: &SideFiles) -> Option<Self> {
-        let json = |name: &str| serde_json::from_str(&read(files, name)?).ok();
-        let tokenizer = read(files, TOKENIZER)?;
+        let json = |name: &str| serde_json::from_str(&files.read_text(name)?).ok();
+        let tokenizer = files.read_text(TOKENIZER)?;
         Some(Self { tokenizer, config: json(TOKENIZER_CONFIG), special: json(SPECIAL_TOKENS) })
     }
 

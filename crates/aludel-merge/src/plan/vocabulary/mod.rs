@@ -224,7 +224,7 @@ fn is_untouched(tokenizer: &Tokenizer, members: &IndexSet<usize>, models: &Model
     let files = |model: usize| {
         let side = &models.list[model].side_files;
         let forms = other_forms(side).into_iter();
-        let read = |name: &std::path::PathBuf| Some((name.clone(), side.read(&name.to_string_lossy())?));
+        let read = |name: &std::path::PathBuf| Some((name.clone(), side.read(name)?));
         (Texts::of(side).is_none()).then(|| forms.map(read).collect::<Option<Vec<_>>>()).flatten()
     };
     let mut all = members.iter().map(|&model| files(model));
