@@ -59,7 +59,7 @@ pub use config::ModelConfig;
 pub use decoder::{Decoder, Extension, Grams, Keep, KeyValueCache, Pass, Site};
 pub use error::{Error, Problems};
 pub use gguf::model_folder;
-pub use load::{HeldTensor, Use, WeightType};
+pub use load::{Slice, Tensors, Use, WeightType};
 pub use parameters::{Gradients, Parameter, Parameters};
 pub use student::{Cut, LayerChoice};
 pub use tokenizer::Tokenizer;

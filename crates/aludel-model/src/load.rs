@@ -4,14 +4,14 @@
 //! files where the device can use them there; trained ones are copied in the type that was asked for. Every tensor is held
 //! against the config before anything is allocated, and all that do not fit are named at once. It downloads nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, TensorEntry, WeightMap};
 use aludel_kernels::element::Element;
-use aludel_kernels::nn::{Device, Missing, SharedBytes};
+use aludel_kernels::nn::{Device, DeviceError, Missing, SharedBytes};
 
 use crate::config::{FeedForward, LayerConfig, ModelConfig};
 use crate::decoder::Decoder;
@@ -65,14 +65,12 @@ impl<D: Device> Decoder<D> {
     /// Makes a frozen model of tensors that are in memory, as a folder of them would be loaded.
     ///
     /// Errors: as [`Decoder::open`].
-    pub fn of_tensors(json: Config, tensors: Vec<HeldTensor>, device: Arc<D>) -> Result<Self, Error> {
+    pub fn of_tensors(json: Config, tensors: &impl Tensors<D>, device: Arc<D>) -> Result<Self, Error> {
         let config = ModelConfig::parse(&json)?;
         check_device(&*device, &config)?;
         let inventory = Inventory::new(&config);
-        let held =
-            Held { by_name: tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect() };
-        check(&held, &inventory, config.tied)?;
-        let parameters = load(&held, Use::Frozen, &*device, &inventory)?;
+        check(tensors, &inventory, config.tied)?;
+        let parameters = load(tensors, Use::Frozen, &*device, &inventory)?;
         let source = Source { config: json, folder: None, side_files: Vec::new() };
         Ok(Self::assemble(device, config, inventory, parameters, source))
     }
@@ -82,7 +80,7 @@ impl<D: Device> Decoder<D> {
         check_device(&*device, &config)?;
         let inventory = Inventory::new(&config);
         let mapped = Mapped { checkpoint, map: Arc::new(WeightMap::open(checkpoint)?) };
-        check(&mapped, &inventory, config.tied)?;
+        check::<D>(&mapped, &inventory, config.tied)?;
         let parameters = load(&mapped, purpose, &*device, &inventory)?;
         let source = Source::of(checkpoint, json);
         Ok(Self::assemble(device, config, inventory, parameters, source))
@@ -109,42 +107,46 @@ pub(crate) fn check_device<D: Device>(device: &D, config: &ModelConfig) -> Resul
     }
 }
 
-/// A tensor in memory.
-#[derive(Clone)]
-pub struct HeldTensor {
-    /// Its name in a model folder.
-    pub name: String,
-    /// How its elements are stored.
-    pub dtype: Dtype,
-    /// Its sides.
-    pub shape: Vec<usize>,
-    /// Its elements, little-endian.
-    pub bytes: SharedBytes,
-}
-
 /// Where the tensors of a model are.
-trait Tensors {
+pub trait Tensors<D: Device> {
     /// What messages call it.
-    fn path(&self) -> PathBuf;
+    fn path(&self) -> PathBuf {
+        PathBuf::from("the model in memory")
+    }
 
+    /// Their names in a model folder.
     fn names(&self) -> impl Iterator<Item = &str>;
 
     /// The type and the sides of a tensor.
     fn facts(&self, name: &str) -> Option<(Dtype, &[usize])>;
 
     /// Whether it has a tensor in a form that has to be decoded.
-    fn is_encoded(&self, name: &str) -> bool;
+    fn is_encoded(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
 
-    /// Bytes of a tensor that is there.
-    fn window(&self, name: &str, range: Range<u64>) -> Option<SharedBytes>;
+    /// Elements of a tensor that is there, of this type, on the device.
+    ///
+    /// # Errors
+    /// What the device says.
+    fn elements(
+        &self,
+        device: &D,
+        name: &str,
+        range: Range<usize>,
+        element: Element,
+    ) -> Result<D::Buffer, DeviceError>;
 
     /// Says that a tensor's bytes have been copied.
-    fn release(&self, name: &str);
+    fn release(&self, name: &str) {
+        let _ = name;
+    }
 }
 
 /// All parameters of a model whose tensors were checked.
 fn load<D: Device>(
-    tensors: &impl Tensors,
+    tensors: &impl Tensors<D>,
     purpose: Use,
     device: &D,
     inventory: &Inventory,
@@ -162,7 +164,7 @@ fn load<D: Device>(
 
 /// Loads the parameters that one tensor joins.
 fn load_parts<D: Device>(
-    tensors: &impl Tensors,
+    tensors: &impl Tensors<D>,
     purpose: Use,
     device: &D,
     inventory: &Inventory,
@@ -174,10 +176,8 @@ fn load_parts<D: Device>(
     let mut start = 0;
     for &part in &stored.parts {
         let elements: usize = inventory.parameters[part].shape.iter().product();
-        let bytes = (elements * element.size()) as u64;
-        let Some(window) = tensors.window(&stored.name, start..start + bytes) else { return Ok(()) };
-        start += bytes;
-        let imported = device.import(window, element)?;
+        let imported = tensors.elements(device, &stored.name, start..start + elements, element)?;
+        start += elements;
         parameters[part] = Some(match purpose {
             Use::Frozen => imported,
             Use::Trainable(weights) => {
@@ -195,7 +195,7 @@ fn load_parts<D: Device>(
 }
 
 /// Holds every tensor of a model against the inventory.
-fn check(tensors: &impl Tensors, inventory: &Inventory, tied: bool) -> Result<(), Error> {
+fn check<D: Device>(tensors: &impl Tensors<D>, inventory: &Inventory, tied: bool) -> Result<(), Error> {
     let mut problems = Vec::new();
     for stored in &inventory.stored {
         match tensors.facts(&stored.name) {
@@ -245,7 +245,7 @@ struct Mapped<'a> {
     map: Arc<WeightMap>,
 }
 
-impl Tensors for Mapped<'_> {
+impl<D: Device> Tensors<D> for Mapped<'_> {
     fn path(&self) -> PathBuf {
         self.checkpoint.path().to_path_buf()
     }
@@ -262,9 +262,18 @@ impl Tensors for Mapped<'_> {
         self.checkpoint.encoded().contains_key(name)
     }
 
-    fn window(&self, name: &str, range: Range<u64>) -> Option<SharedBytes> {
-        let entry = self.checkpoint.tensor(name)?.clone();
-        Some(Arc::new(Window { map: Arc::clone(&self.map), entry, range }))
+    fn elements(
+        &self,
+        device: &D,
+        name: &str,
+        range: Range<usize>,
+        element: Element,
+    ) -> Result<D::Buffer, DeviceError> {
+        let entry = self.checkpoint.tensor(name).cloned();
+        let bytes = |at: usize| (at * element.size()) as u64;
+        let range = bytes(range.start)..bytes(range.end);
+        let map = Arc::clone(&self.map);
+        device.import(Arc::new(Window { map, entry, range }), element)
     }
 
     fn release(&self, name: &str) {
@@ -277,50 +286,23 @@ impl Tensors for Mapped<'_> {
 /// A part of a mapped tensor.
 struct Window {
     map: Arc<WeightMap>,
-    entry: TensorEntry,
+    /// `None` for a tensor that is not there, which has no bytes.
+    entry: Option<TensorEntry>,
     range: Range<u64>,
 }
 
 impl AsRef<[u8]> for Window {
     fn as_ref(&self) -> &[u8] {
-        self.map.bytes(&self.entry, self.range.clone())
+        self.entry.as_ref().map_or(&[], |entry| self.map.bytes(entry, self.range.clone()))
     }
-}
-
-/// Tensors in memory.
-struct Held {
-    by_name: HashMap<String, HeldTensor>,
-}
-
-impl Tensors for Held {
-    fn path(&self) -> PathBuf {
-        PathBuf::from("the model in memory")
-    }
-
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_name.keys().map(String::as_str)
-    }
-
-    fn facts(&self, name: &str) -> Option<(Dtype, &[usize])> {
-        self.by_name.get(name).map(|tensor| (tensor.dtype, &*tensor.shape))
-    }
-
-    fn is_encoded(&self, _: &str) -> bool {
-        false
-    }
-
-    fn window(&self, name: &str, range: Range<u64>) -> Option<SharedBytes> {
-        let bytes = Arc::clone(&self.by_name.get(name)?.bytes);
-        Some(Arc::new(Slice { bytes, range: range.start as usize..range.end as usize }))
-    }
-
-    fn release(&self, _: &str) {}
 }
 
 /// A part of a tensor in memory.
-struct Slice {
-    bytes: SharedBytes,
-    range: Range<usize>,
+pub struct Slice {
+    /// Those of the tensor, little-endian.
+    pub bytes: SharedBytes,
+    /// Which of them.
+    pub range: Range<usize>,
 }
 
 impl AsRef<[u8]> for Slice {

@@ -40,7 +40,7 @@ impl Values {
         self.wide[node.index()] = Some(values);
     }
 
-    pub(super) fn selected(&mut self, node: NodeId, cut: Cut) {
+    pub(crate) fn selected(&mut self, node: NodeId, cut: Cut) {
         self.cuts[node.index()] = Some(cut);
     }
 
@@ -49,7 +49,7 @@ impl Values {
     }
 
     /// Takes over what a reduction has come to elsewhere.
-    pub(super) fn take(&mut self, node: NodeId, statistic: Statistic) {
+    pub(crate) fn take(&mut self, node: NodeId, statistic: Statistic) {
         match statistic.0 {
             Known::Values(values) => self.reduced(node, values),
             Known::Kept(cut) => self.selected(node, cut),
@@ -58,14 +58,14 @@ impl Values {
     }
 
     /// What a reduction has come to, once it is known.
-    pub(super) fn statistic(&self, node: NodeId) -> Option<Statistic> {
+    pub(crate) fn statistic(&self, node: NodeId) -> Option<Statistic> {
         let values = self.wide[node.index()].clone().map(Known::Values);
         let kept = || self.cuts[node.index()].map(Known::Kept);
         let by_row = || self.row_cut(node).map(Known::KeptByRow);
         values.or_else(kept).or_else(by_row).map(Statistic)
     }
 
-    pub(super) fn is_known(&self, node: NodeId) -> bool {
+    pub(crate) fn is_known(&self, node: NodeId) -> bool {
         let at = node.index();
         self.wide[at].is_some() || self.cuts[at].is_some() || self.row_cuts[at].is_some()
     }
@@ -75,7 +75,7 @@ impl Values {
         self.wide[node.index()].as_deref().unwrap_or_default()
     }
 
-    pub(super) fn cut(&self, node: NodeId) -> Option<Cut> {
+    pub(crate) fn cut(&self, node: NodeId) -> Option<Cut> {
         self.cuts[node.index()]
     }
 

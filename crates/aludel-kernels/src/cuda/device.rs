@@ -110,32 +110,32 @@ impl Backend for Device {
     }
 
     fn memory(&self, sizes: Sizes, earlier: Option<Arena>) -> Result<Arena, CudaError> {
-        let bytes = sizes.working + sizes.data;
+        let (working, data, stream) = match earlier {
+            Some(Arena { working, data, stream }) => (Some(working), Some(data), stream),
+            None => (None, None, self.driver.stream()?),
+        };
         // What is too small is given back before more is asked for.
-        match earlier.filter(|arena| arena.memory.bytes() >= bytes) {
-            Some(arena) => Ok(Arena { data: sizes.working, ..arena }),
-            None => Ok(Arena {
-                memory: self.driver.memory(bytes)?,
-                stream: self.driver.stream()?,
-                data: sizes.working,
-            }),
-        }
+        let enough = |memory: Option<Memory>, bytes| match memory.filter(|memory| memory.bytes() >= bytes) {
+            Some(memory) => Ok(memory),
+            None => self.driver.memory(bytes),
+        };
+        Ok(Arena { working: enough(working, sizes.working)?, data: enough(data, sizes.data)?, stream })
     }
 
     fn place(arena: &Arena, offset: u64) -> u64 {
-        arena.memory.address() + offset
+        arena.working.address() + offset
     }
 
     fn place_of_data(arena: &Arena, offset: u64) -> u64 {
-        arena.memory.address() + arena.data + offset
+        arena.data.address() + offset
     }
 
     fn send(&self, arena: &Arena, offset: u64, bytes: &[u8]) -> Result<(), CudaError> {
-        arena.stream.send(bytes, &arena.memory, offset)
+        arena.stream.send(bytes, &arena.working, offset)
     }
 
     fn receive(&self, arena: &Arena, offset: u64, to: &mut [u8]) -> Result<(), CudaError> {
-        arena.stream.download(&arena.memory, offset, to)
+        arena.stream.download(&arena.working, offset, to)
     }
 
     fn launch(
@@ -175,7 +175,7 @@ impl Backend for Device {
     ) -> Result<(), CudaError> {
         let bytes = &mut lane.pinned.bytes()?[..length];
         fill(bytes);
-        lane.stream.upload(bytes, &arena.memory, arena.data + offset)
+        lane.stream.upload(bytes, &arena.data, offset)
     }
 
     fn download<T>(
@@ -186,7 +186,7 @@ impl Backend for Device {
         take: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, CudaError> {
         let bytes = &mut lane.pinned.bytes()?[..length];
-        lane.stream.download(&arena.memory, arena.data + offset, bytes)?;
+        lane.stream.download(&arena.data, offset, bytes)?;
         Ok(take(bytes))
     }
 }
@@ -201,8 +201,9 @@ pub struct Lane {
 /// Memory of a device and a stream of its own: what a batch lives in. Used by one batch after the other.
 #[derive(Debug)]
 pub struct Arena {
-    pub(super) memory: Memory,
+    /// Tables and working space.
+    working: Memory,
+    /// Inputs and outputs.
+    pub(super) data: Memory,
     pub(super) stream: Stream,
-    /// Where inputs and outputs begin.
-    data: u64,
 }

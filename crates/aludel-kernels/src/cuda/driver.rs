@@ -37,7 +37,7 @@ pub struct Facts {
 
 /// Bytes of a device's memory, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     address: u64,
     bytes: u64,
     context: Arc<CudaContext>,
@@ -325,6 +325,16 @@ impl Stream {
         // SAFETY: both ranges lie within the memory, which the caller keeps until the stream is waited for.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(driver("copy on the device"))
+    }
+
+    /// Copies bytes of a memory into a block of this stream; waited for, as nothing else orders the memory's uses by this stream.
+    pub(crate) fn fetch(&self, from: &Memory, offset: u64, to: &Block) -> Result<(), CudaError> {
+        let (from, to, bytes) = (from.at(offset, to.bytes()), to.at(0, to.bytes()), to.bytes());
+        self.bind()?;
+        // SAFETY: both ranges lie within what they are of, which live on until the copy is waited for.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copy on the device"))?;
+        self.synchronize()
     }
 
     /// Starts a kernel; not waited for.

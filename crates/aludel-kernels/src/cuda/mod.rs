@@ -1,7 +1,8 @@
 //! Computes on CUDA devices: batches of formulas, and what operations on models ask of a driver.
 //!
 //! A pass of the schedule is said in CUDA C (`dialect`), compiled at run time and remembered (`compile`); memory, streams and launches are the driver's
-//! (`driver`), thresholds are found by way of samples (`selection`), and how kernels share work out is tuned (`tune`).
+//! (`driver`), thresholds are found by way of samples (`selection`), how kernels share work out is tuned (`tune`), and what is computed is
+//! handed to models on the same device (`handover`).
 //!
 //! What makes the bits those of the CPU: the same instructions in the same order without fused multiplication, partial sums in f64 over
 //! sixteen lanes of the same chunks joined in the same order, the same counters of the same random streams, and exact selection. Where
@@ -12,6 +13,7 @@ pub(crate) mod compile;
 mod device;
 mod dialect;
 pub(crate) mod driver;
+mod handover;
 pub(crate) mod products;
 mod selection;
 mod tune;

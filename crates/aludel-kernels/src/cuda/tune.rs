@@ -147,8 +147,8 @@ impl Trials {
     fn copies(&mut self) -> Result<f64, CudaError> {
         let batch = self.batch(&ties(ELEMENTS), Shapes::default(), TENSORS, ELEMENTS)?;
         let arena = batch.memory();
-        let half = arena.memory.bytes() / 2 / 4096 * 4096;
-        let copy = || arena.stream.copy(&arena.memory, 0, half, half as usize);
+        let half = arena.data.bytes() / 2 / 4096 * 4096;
+        let copy = || arena.stream.copy(&arena.data, 0, half, half as usize);
         let seconds = timed(copy, || arena.stream.synchronize())?;
         self.earlier = Some(batch);
         Ok(2.0 * half as f64 / seconds)
@@ -175,7 +175,11 @@ impl Trials {
         let _ = batch.compute()?;
         let group = &batch.groups()[0];
         let seconds = if is_whole {
-            timed(|| batch.begin().and_then(|()| batch.run(group)), || batch.memory().stream.synchronize())?
+            let whole = || {
+                batch.begin()?;
+                batch.run(group, &mut batch.values(group, &[]))
+            };
+            timed(whole, || batch.memory().stream.synchronize())?
         } else {
             timed(|| batch.write(group), || batch.memory().stream.synchronize())?
         };

@@ -80,7 +80,7 @@ pub trait Backend: Debug + Send + Sync + Sized + 'static {
     /// What the compiler says.
     fn selection(&self, source: &str) -> Result<Self::Selection, Self::Error>;
 
-    /// Memory for a batch, that of an earlier one where it is large enough.
+    /// Memory for a batch, that of an earlier one where it is large enough: what is among its inputs and outputs then stays.
     ///
     /// # Errors
     /// Where there is not so much.

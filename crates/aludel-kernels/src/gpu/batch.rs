@@ -11,7 +11,7 @@ use super::layout::{Group, Layout, bytes_of};
 use super::prepared::{Compiled, Prepared, Selecting};
 use super::texts::is_magnitude;
 use super::{Backend, Selections, ShapesOf, Sizes, Sought};
-use crate::cpu::{Cut, Fold, Geometry, Values};
+use crate::cpu::{Cut, Fold, Geometry, Statistic, Values};
 use crate::element::Element;
 use crate::formula::{Formula, NodeId, Op};
 use crate::random::StreamKey;
@@ -46,6 +46,9 @@ pub enum Verdict {
     OutOfRange,
 }
 
+/// What reductions have come to, by the operations of a tensor's formula.
+pub type Statistics = Vec<(NodeId, Statistic)>;
+
 /// Tensors in a device's memory.
 #[derive(Debug)]
 pub struct Batch<B: Backend> {
@@ -62,6 +65,21 @@ impl<B: Backend> Batch<B> {
     /// Where there is not so much memory, or a kernel does not compile.
     pub fn new(device: &Arc<B>, tensors: Vec<Tensor>, earlier: Option<Self>) -> Result<Self, B::Error> {
         Self::shaped(device, tensors, earlier, device.shapes())
+    }
+
+    /// The same tensors by other formulas: their inputs stay where they are.
+    ///
+    /// # Errors
+    /// As [`Batch::new`].
+    ///
+    /// # Panics
+    /// Where the tensors are others: in their shapes, or the types of their inputs and outputs.
+    pub fn again(self, tensors: Vec<Tensor>) -> Result<Self, B::Error> {
+        let stored = |tensor: &Tensor| (tensor.geometry.elements, tensor.inputs.clone(), tensor.output);
+        assert!(tensors.iter().map(stored).eq(self.tensors.iter().map(stored)), "other tensors");
+        let device = Arc::clone(&self.device);
+        let shapes = device.shapes();
+        Self::shaped(&device, tensors, Some(self), shapes)
     }
 
     pub(crate) fn shaped(
@@ -138,14 +156,68 @@ impl<B: Backend> Batch<B> {
     /// # Errors
     /// Where the device fails.
     pub fn compute(&self) -> Result<Vec<Verdict>, B::Error> {
+        self.computed(&[], |_, _| Ok(()))
+    }
+
+    /// As [`Batch::compute`], of tensors whose inputs are as they were when these reductions over them were found, each tensor's own, or none; with
+    /// what reductions have come to now. What is known takes no sweep.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn compute_knowing(&self, known: &[Statistics]) -> Result<(Vec<Verdict>, Vec<Statistics>), B::Error> {
+        let mut found = vec![Vec::new(); self.tensors.len()];
+        let verdicts = self.computed(known, |group, values| {
+            self.take_cuts(group, values)?;
+            for (&tensor, values) in group.tensors.iter().zip(values) {
+                let formula = &self.tensors[tensor].formula;
+                let reductions = formula.ids().filter(|&node| formula.op(node).is_reduction());
+                found[tensor] = reductions.filter_map(|node| Some((node, values.statistic(node)?))).collect();
+            }
+            Ok(())
+        })?;
+        Ok((verdicts, found))
+    }
+
+    fn computed(
+        &self,
+        known: &[Statistics],
+        mut look: impl FnMut(&Group<B>, &mut [Values]) -> Result<(), B::Error>,
+    ) -> Result<Vec<Verdict>, B::Error> {
         self.device.filled(&self.memory)?;
         self.begin()?;
         for group in &self.layout.groups {
-            self.run(group)?;
+            let mut values = self.values(group, known);
+            self.run(group, &mut values)?;
+            look(group, &mut values)?;
         }
         let verdicts = self.verdicts()?;
         self.device.computed(&self.memory)?;
         Ok(verdicts)
+    }
+
+    /// What is known of the tensors of a group before anything is computed.
+    pub(crate) fn values(&self, group: &Group<B>, known: &[Statistics]) -> Vec<Values> {
+        let of_tensor = |&tensor: &usize| {
+            let of = &self.tensors[tensor];
+            let mut values = Values::new(&of.formula, of.geometry);
+            for (node, statistic) in known.get(tensor).into_iter().flatten() {
+                values.take(*node, statistic.clone());
+            }
+            values.settle(&of.formula, of.geometry);
+            values
+        };
+        group.tensors.iter().map(of_tensor).collect()
+    }
+
+    /// Where elements of an output lie among inputs and outputs.
+    ///
+    /// # Panics
+    /// Where the output has no such elements.
+    pub(crate) fn place_of_output(&self, tensor: usize, elements: std::ops::Range<u64>) -> u64 {
+        let Tensor { geometry, output, .. } = &self.tensors[tensor];
+        let size = output.size() as u64;
+        let length = (elements.end - elements.start) * size;
+        within(self.layout.outputs[tensor], geometry.elements * size, elements.start * size, length as usize)
     }
 
     /// Puts the tables into the device's memory.
@@ -154,9 +226,7 @@ impl<B: Backend> Batch<B> {
     }
 
     /// Submits everything that a group takes.
-    pub(crate) fn run(&self, group: &Group<B>) -> Result<(), B::Error> {
-        let mut values: Vec<Values> =
-            self.of(group).map(|tensor| Values::new(&tensor.formula, tensor.geometry)).collect();
+    pub(crate) fn run(&self, group: &Group<B>, values: &mut [Values]) -> Result<(), B::Error> {
         let (mut kernel, mut selecting, mut reducing) = (0, 0, 0);
         for pass in 0..group.prepared[0].passes.len() {
             let kernels = &group.prepared[0].passes[pass];
@@ -164,12 +234,16 @@ impl<B: Backend> Batch<B> {
             for (at, of_pass) in kernels.selecting.iter().enumerate() {
                 let nodes = |tensor: usize| &group.prepared[tensor].passes[pass].selecting[at].sweep;
                 let run = Select { kernels: of_pass, number: selecting, scalars: group.scalars[kernel] };
-                self.select(group, &run, &nodes, &mut values)?;
+                self.select(group, &run, &nodes, values)?;
                 (kernel, selecting) = (kernel + 1, selecting + 1);
             }
             for (at, of_pass) in kernels.reducing.iter().enumerate() {
                 let nodes = |tensor: usize| &group.prepared[tensor].passes[pass].reducing[at];
-                self.bind(group, group.scalars[kernel], &nodes, &values)?;
+                if are_known(&nodes, values) {
+                    (kernel, reducing) = (kernel + 1, reducing + 1);
+                    continue;
+                }
+                self.bind(group, group.scalars[kernel], &nodes, values)?;
                 let arguments = [
                     group.descriptors,
                     group.blocks,
@@ -181,10 +255,10 @@ impl<B: Backend> Batch<B> {
                 self.launch(of_pass, blocks, &arguments)?;
                 (kernel, reducing) = (kernel + 1, reducing + 1);
             }
-            self.settle(group, pass, first_reducing, &mut values)?;
+            self.settle(group, pass, first_reducing, values)?;
         }
         let nodes = |tensor: usize| &group.prepared[tensor].writing;
-        self.bind(group, group.scalars[kernel], &nodes, &values)?;
+        self.bind(group, group.scalars[kernel], &nodes, values)?;
         self.write(group)
     }
 
@@ -208,6 +282,7 @@ impl<B: Backend> Batch<B> {
         let each = run.kernels.sweep.text.completes.len();
         let mut words = Vec::with_capacity(group.tensors.len() * each * B::SELECTION_WORDS * 8);
         let mut largest = 0;
+        let are_known = are_known(nodes, values);
         for (at, tensor) in self.of(group).enumerate() {
             for (slot, &node) in nodes(at).text.completes.iter().enumerate() {
                 let count = self.sought(group, at, tensor, node, &mut values[at])?;
@@ -224,6 +299,9 @@ impl<B: Backend> Batch<B> {
                 });
                 words.extend(words_of.iter().flat_map(|word| word.to_le_bytes()));
             }
+        }
+        if are_known {
+            return Ok(());
         }
         self.device.send(&self.memory, working.words, &words)?;
         self.bind(group, run.scalars, nodes, values)?;
@@ -251,6 +329,11 @@ impl<B: Backend> Batch<B> {
         values: &mut Values,
     ) -> Result<u64, B::Error> {
         let (Op::Top(_, count) | Op::Kth(_, count)) = tensor.formula.op(node) else { return Ok(0) };
+        if values.is_known(node) {
+            let cut = values.cut(node);
+            cut.map_or(Ok(()), |cut| self.send_cut(cut_at(group, at, &tensor.formula, node), cut))?;
+            return Ok(0);
+        }
         let count = values.wide(count).first().map_or(0, |&count| count as u64);
         let elements = tensor.geometry.elements;
         match Cut::trivial(count, elements) {
@@ -262,13 +345,38 @@ impl<B: Backend> Batch<B> {
                 Ok(0)
             }
             Some(cut) => {
-                let ties_end = cut.last.map_or(0, |last| last + 1);
-                let bytes = [u64::from(cut.threshold), ties_end].map(u64::to_le_bytes).concat();
-                let at = cut_at(group, at, &tensor.formula, node);
-                self.device.send(&self.memory, at, &bytes)?;
+                self.send_cut(cut_at(group, at, &tensor.formula, node), cut)?;
                 Ok(0)
             }
         }
+    }
+
+    /// Puts a cut that is known in its place.
+    fn send_cut(&self, at: u64, cut: Cut) -> Result<(), B::Error> {
+        let ties_end = cut.last.map_or(0, |last| last + 1);
+        let bytes = [u64::from(cut.threshold), ties_end].map(u64::to_le_bytes).concat();
+        self.device.send(&self.memory, at, &bytes)
+    }
+
+    /// Makes known what the device has selected.
+    fn take_cuts(&self, group: &Group<B>, values: &mut [Values]) -> Result<(), B::Error> {
+        if group.selections == 0 {
+            return Ok(());
+        }
+        let mut bytes = vec![0; group.tensors.len() * group.selections * 16];
+        self.device.receive(&self.memory, group.cuts, &mut bytes)?;
+        let words: &[[u8; 8]] = bytes.as_chunks().0;
+        for (at, (tensor, values)) in self.of(group).zip(values).enumerate() {
+            for node in selections(&tensor.formula) {
+                if values.is_known(node) {
+                    continue;
+                }
+                let from = (cut_at(group, at, &tensor.formula, node) - group.cuts) as usize / 8;
+                let [threshold, ties_end] = [words[from], words[from + 1]].map(u64::from_le_bytes);
+                values.selected(node, Cut { threshold: threshold as u32, last: ties_end.checked_sub(1) });
+            }
+        }
+        Ok(())
     }
 
     /// Waits for a pass whose results values per tensor depend on, and settles those.
@@ -285,6 +393,10 @@ impl<B: Backend> Batch<B> {
             return Ok(());
         }
         for (number, reducing) in (first_reducing..).zip(&kernels.reducing) {
+            let at = number - first_reducing;
+            if are_known(&|tensor: usize| &group.prepared[tensor].passes[pass].reducing[at], values) {
+                continue;
+            }
             let each = reducing.text.completes.len();
             let chunks = group.chunks.last().copied().unwrap_or_default() as usize;
             let mut bytes = vec![0; chunks * each * 8];
@@ -294,18 +406,22 @@ impl<B: Backend> Batch<B> {
                 let text = &group.prepared[at].passes[pass].reducing[number - first_reducing].text;
                 let rows = group.chunks[at] as usize * each..group.chunks[at + 1] as usize * each;
                 for (slot, (&node, &fold)) in text.completes.iter().zip(&text.folds).enumerate() {
+                    if values.is_known(node) {
+                        continue;
+                    }
                     let parts = partials[rows.clone()].iter().skip(slot).step_by(each);
                     values.reduced(node, vec![joined(fold, parts)]);
                 }
             }
         }
-        if !magnitudes.is_empty() {
+        let is_sought = |&(at, node): &(usize, NodeId)| !values[at].is_known(node);
+        if magnitudes.iter().any(is_sought) {
             let mut bytes = vec![0; group.tensors.len() * group.selections * 16];
             self.device.receive(&self.memory, group.cuts, &mut bytes)?;
             for (at, node) in magnitudes {
                 let tensor = &self.tensors[group.tensors[at]];
-                if !values[at].wide(node).is_empty() {
-                    continue; // The count alone said it.
+                if values[at].is_known(node) {
+                    continue; // The count alone said it, or an earlier computation.
                 }
                 let from = (cut_at(group, at, &tensor.formula, node) - group.cuts) as usize;
                 let raw = bytes[from..].first_chunk().copied().unwrap_or_default();
@@ -381,6 +497,15 @@ impl<B: Backend> Batch<B> {
     fn of<'a>(&'a self, group: &'a Group<B>) -> impl Iterator<Item = &'a Tensor> {
         group.tensors.iter().map(|&tensor| &self.tensors[tensor])
     }
+}
+
+/// Whether all that a kernel completes is known, of every tensor of its group.
+fn are_known<'a, B: Backend>(nodes: &impl Fn(usize) -> &'a Compiled<B>, values: &[Values]) -> bool {
+    let is_known = |(at, values): (usize, &Values)| {
+        let completes = &nodes(at).text.completes;
+        completes.iter().all(|&node| values.is_known(node))
+    };
+    values.iter().enumerate().all(is_known)
 }
 
 /// A kernel that selects, by its number among those of its group.

@@ -19,7 +19,7 @@ mod store;
 mod texts;
 
 pub use backend::{Backend, Selections, Sizes, Sought};
-pub use batch::{Batch, Tensor, Verdict};
+pub use batch::{Batch, Statistics, Tensor, Verdict};
 pub use dialect::{Arithmetic, Bound, Dialect, Kind, Literal, Printed, Source};
 pub(crate) use emit::type_name;
 pub use emit::{Emitted, Reduced, obstacle};

@@ -117,13 +117,18 @@ impl Link {
 
 impl Memory {
     pub(super) fn new(link: &Link, sizes: Sizes, earlier: Option<Self>) -> Result<Self, WgpuError> {
-        if let Some(memory) = earlier.filter(|memory| memory.has(sizes)) {
-            if link.is_shared {
-                memory.data.unmap();
-                link.map(&memory.data, memory.data.size(), MapMode::Write, None)?;
-            }
-            return Ok(memory);
+        let earlier = earlier.filter(|memory| memory.data.size() >= sizes.data);
+        if let Some(memory) = &earlier
+            && link.is_shared
+        {
+            memory.data.unmap();
+            link.map(&memory.data, memory.data.size(), MapMode::Write, None)?;
         }
+        let kept = match earlier {
+            Some(memory) if memory.state.size() >= sizes.working => return Ok(memory),
+            Some(memory) => Some(memory.data),
+            None => None,
+        };
         let copied = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let mapped = if link.is_shared {
             BufferUsages::MAP_READ | BufferUsages::MAP_WRITE
@@ -131,7 +136,7 @@ impl Memory {
             BufferUsages::empty()
         };
         let state = link.buffer(sizes.working, copied, false)?;
-        let data = link.buffer(sizes.data, copied | mapped, link.is_shared)?;
+        let data = kept.map_or_else(|| link.buffer(sizes.data, copied | mapped, link.is_shared), Ok)?;
         let stride = u64::from(link.device.limits().min_uniform_buffer_offset_alignment).max(4 * TOLD as u64);
         let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
         let told = link.buffer(stride * LAUNCHES as u64, usage, false)?;
@@ -144,10 +149,6 @@ impl Memory {
         let group = link.device.create_bind_group(&descriptor);
         link.check("set memory up")?;
         Ok(Self { state, data, told, stride, group, pending: Mutex::default() })
-    }
-
-    fn has(&self, sizes: Sizes) -> bool {
-        self.state.size() >= sizes.working && self.data.size() >= sizes.data
     }
 
     /// Sends bytes to tables or working space: before everything that is not submitted yet.

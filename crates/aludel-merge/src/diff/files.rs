@@ -1,7 +1,6 @@
 //! Compares what lies beside the weights of two models: the config key by key, JSON files by what they say, all others by their bytes.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;

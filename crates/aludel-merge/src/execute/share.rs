@@ -27,7 +27,16 @@ pub(super) const BATCHES: usize = 3;
 impl Share {
     /// Decides. Kernels are compiled by that.
     pub(super) fn of<B: Backend>(plan: &Plan, device: &B, done: &[bool]) -> Result<Self, B::Error> {
-        let room = device.room(BATCHES as u64)?;
+        Self::within(plan, device, done, device.room(BATCHES as u64)?)
+    }
+
+    /// As [`Share::of`], of tensors that take no more than these bytes each.
+    pub(super) fn within<B: Backend>(
+        plan: &Plan,
+        device: &B,
+        done: &[bool],
+        room: u64,
+    ) -> Result<Self, B::Error> {
         let mut share = Self::default();
         for step in 0..plan.steps.len() {
             if done.get(step).copied().unwrap_or(false) || plan.steps[step].elements() == 0 {

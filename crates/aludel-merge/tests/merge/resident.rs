@@ -1,9 +1,12 @@
 //! Merges in memory with one set of parameters after another, held against folders of the same merges.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, WeightMap};
-use aludel_merge::execute::{ExecuteOptions, Merged, Resident};
+use aludel_kernels::gpu::{Backend, NoStore};
+use aludel_kernels::{cuda, wgpu};
+use aludel_merge::execute::{ExecuteOptions, MergeError, Merged, Place, Resident};
 use aludel_merge::plan::{Plan, PlanOptions, Source};
 use aludel_merge::recipe::Recipe;
 
@@ -22,8 +25,20 @@ fn plan(method: &str, parameters: [&str; 3], options: &PlanOptions) -> Plan {
     Plan::new(&Recipe::parse(&text).unwrap(), options).unwrap()
 }
 
+/// Merges in the host's memory.
+fn on_the_cpu() -> Resident<cuda::Device> {
+    Resident::new(None)
+}
+
+fn bytes<B: Backend>(place: &Place<B>) -> Vec<u8> {
+    match place {
+        Place::Host(bytes) => bytes.to_vec(),
+        Place::Device(tensor) => tensor.bytes().unwrap(),
+    }
+}
+
 /// Holds a merge against a folder of it.
-fn check(plan: &Plan, merged: &Merged, what: &str) {
+fn check<B: Backend>(plan: &Plan, merged: &Merged<B>, what: &str) {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("out");
     execute_plan(plan, &target);
@@ -33,7 +48,7 @@ fn check(plan: &Plan, merged: &Merged, what: &str) {
     for tensor in &merged.tensors {
         let entry = checkpoint.tensor(&tensor.name).unwrap();
         assert_eq!((tensor.dtype, &tensor.shape), (entry.dtype, &entry.shape), "{what}: {}", tensor.name);
-        assert!(map.bytes(entry, 0..entry.bytes) == tensor.bytes.as_slice(), "{what}: {}", tensor.name);
+        assert!(map.bytes(entry, 0..entry.bytes) == bytes(&tensor.place), "{what}: {}", tensor.name);
     }
 }
 
@@ -48,6 +63,42 @@ const TIES: [[&str; 3]; 4] = [
 
 #[test]
 fn every_merge_is_the_folder_of_it() {
+    every_merge(on_the_cpu);
+}
+
+/// Where there is no adapter nothing is executed, unless `ALUDEL_REQUIRE_VULKAN` says that there must be one.
+#[test]
+fn every_merge_in_the_memory_of_a_gpu_is_the_folder_of_it() {
+    match wgpu::Device::open(0, Box::new(NoStore)) {
+        Ok(device) => {
+            every_merge(|| Resident::new(Some(Arc::clone(&device))));
+            let of_device = |place: &Place<wgpu::Device>| matches!(place, Place::Device(_));
+            let mut resident = Resident::new(Some(device));
+            let options = PlanOptions::default();
+            let mut counts = Vec::new();
+            for parameters in TIES {
+                let plan = plan("ties", parameters, &options);
+                let merged = resident.merge(&plan, &ExecuteOptions::default()).unwrap();
+                assert!(merged.tensors.iter().all(|tensor| of_device(&tensor.place)));
+                counts.push((merged.reused / plan.steps.len(), merged.computed / plan.steps.len()));
+            }
+            assert_eq!(counts, COUNTS);
+        }
+        Err(error) => {
+            let is_required = std::env::var_os("ALUDEL_REQUIRE_VULKAN").is_some_and(|value| value == "1");
+            assert!(!is_required, "ALUDEL_REQUIRE_VULKAN is set: {error}");
+            eprintln!("NOT TESTED: {error}");
+        }
+    }
+}
+
+/// A threshold for each model and tensor of [`TIES`]: those that an earlier merge had found, and those that are found.
+const COUNTS: [(usize, usize); 4] = [(0, 2), (2, 0), (1, 1), (2, 0)];
+
+fn every_merge<B: Backend>(resident: impl Fn() -> Resident<B>)
+where
+    MergeError: From<B::Error>,
+{
     let slerp = [["t: 0.5", "", ""], ["t: 0.25", "", ""], ["t: 0.25", "", ""], ["t: [0, 1]", "", ""]];
     let dare = [
         ["", "weight: 0.5, density: 0.5", "weight: 0.5, density: 0.7"],
@@ -60,7 +111,7 @@ fn every_merge_is_the_folder_of_it() {
     let cases =
         [("ties", TIES), ("linear", TIES), ("dare_ties", dare), ("della", dare), ("model_stock", TIES)];
     for (method, rounds) in cases {
-        let mut resident = Resident::default();
+        let mut resident = resident();
         for (round, parameters) in rounds.into_iter().enumerate() {
             let parameters = match method {
                 "linear" => [if round == 2 { "normalize: false" } else { "" }, parameters[1], parameters[2]],
@@ -79,7 +130,7 @@ fn every_merge_is_the_folder_of_it() {
         }
     }
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/models");
-    let mut resident = Resident::default();
+    let mut resident = resident();
     for [all, ..] in slerp {
         let models = models.display();
         let text = format!(
@@ -98,7 +149,7 @@ fn without_density(parameters: &str) -> String {
 #[test]
 fn only_what_changed_is_found_anew() {
     let options = PlanOptions { threads: 2, ..PlanOptions::default() };
-    let mut resident = Resident::default();
+    let mut resident = on_the_cpu();
     let mut counts = Vec::new();
     let mut read = Vec::new();
     for parameters in TIES {
@@ -108,8 +159,7 @@ fn only_what_changed_is_found_anew() {
         counts.push((merged.reused / tensors, merged.computed / tensors));
         read.push(merged.bytes_read);
     }
-    // A threshold for each model and tensor.
-    assert_eq!(counts, [(0, 2), (2, 0), (1, 1), (2, 0)]);
+    assert_eq!(counts, COUNTS);
     // A merge whose thresholds are known reads its inputs once.
     let plan = plan("ties", TIES[0], &options);
     let bytes = |source: &Source| -> u64 {
@@ -123,17 +173,21 @@ fn only_what_changed_is_found_anew() {
 #[test]
 fn buffers_are_used_again_and_never_while_somebody_holds_them() {
     let options = PlanOptions { threads: 2, ..PlanOptions::default() };
-    let mut resident = Resident::default();
+    let mut resident = on_the_cpu();
     let mut merge = |parameters| {
         let plan = plan("ties", parameters, &options);
         resident.merge(&plan, &ExecuteOptions::default()).unwrap()
     };
     let first = merge(TIES[0]);
-    let held = first.tensors[0].bytes.clone();
-    let (before, others) = (held.to_vec(), first.tensors[1].bytes.as_ptr());
+    let held = |merged: &Merged<cuda::Device>, tensor: usize| match &merged.tensors[tensor].place {
+        Place::Host(bytes) => Arc::clone(bytes),
+        Place::Device(_) => unreachable!("there is no device"),
+    };
+    let kept = held(&first, 0);
+    let (before, others) = (kept.to_vec(), held(&first, 1).as_ptr());
     drop(first);
     let second = merge(TIES[1]);
-    assert!(*held == before && second.tensors[0].bytes.as_ptr() != held.as_ptr());
-    assert!(*second.tensors[0].bytes != before);
-    assert_eq!(second.tensors[1].bytes.as_ptr(), others);
+    assert!(*kept == before && held(&second, 0).as_ptr() != kept.as_ptr());
+    assert!(*held(&second, 0) != before);
+    assert_eq!(held(&second, 1).as_ptr(), others);
 }

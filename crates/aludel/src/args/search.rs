@@ -7,7 +7,7 @@ use aludel_search::Variable;
 use clap::Args;
 
 use super::EXIT_CODES;
-use super::flags::{ReadingFlags, SeedFlag};
+use super::flags::{DeviceName, ReadingFlags, SeedFlag};
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
@@ -54,6 +54,9 @@ pub(crate) struct SearchArguments {
     /// Compute with NaN and infinities in the models instead of refusing them
     #[arg(long)]
     pub(crate) allow_nan: bool,
+    /// Where merges are made and scored: `cpu`, or `cuda` (or `cuda:1`, ...), in whose memory the models then stay
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub(crate) device: DeviceName,
     #[command(flatten)]
     pub(crate) reading: ReadingFlags,
 }

@@ -32,6 +32,11 @@ pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Device>, Refusal>
     opened.map(Some)
 }
 
+/// The GPU in whose memory merges stay.
+pub(super) fn for_resident_merges(ordinal: usize) -> Result<Arc<cuda::Device>, Refusal> {
+    open(ordinal).map(Arc::new).map_err(|error| refusal(ordinal, &error, "`--device cpu` needs none"))
+}
+
 /// A GPU by its position.
 pub(super) fn open(ordinal: usize) -> Result<cuda::Device, CudaError> {
     cuda::Device::open(ordinal, store())

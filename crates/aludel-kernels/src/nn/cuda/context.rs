@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::buffer::{Buffer, Indices, code};
 use crate::cuda::compile::Kernels;
-use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Stream};
+use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Memory, Stream};
 use crate::cuda::products::{Operands, Products, Shape};
 use crate::cuda::{CudaError, Facts};
 use crate::element::Element;
@@ -108,6 +108,21 @@ impl Cuda {
     /// A buffer of any content, or, where there is no memory, none: the failure is kept.
     pub(crate) fn scratch(&self, len: usize, element: Element) -> Option<Buffer> {
         self.keep(self.stream.block(len * element.size())).map(|block| Buffer { block, len, element })
+    }
+
+    /// A buffer with a copy of elements that lie in a memory of the same device.
+    pub(crate) fn fetched(
+        &self,
+        from: &Memory,
+        offset: u64,
+        len: usize,
+        element: Element,
+    ) -> Result<Buffer, DeviceError> {
+        let block = self.stream.block(len * element.size());
+        self.told(block.and_then(|block| {
+            self.stream.fetch(from, offset, &block)?;
+            Ok(Buffer { block, len, element })
+        }))
     }
 
     /// Bytes on the device.

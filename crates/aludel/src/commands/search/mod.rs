@@ -3,6 +3,8 @@
 //! Models stay in memory, every candidate is merged there and scored by the program's own forward pass; what is written is the best
 //! recipe, the record and its page.
 
+mod scoring;
+
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,16 +13,16 @@ use std::sync::Arc;
 use aludel_checkpoint::{Config, DigestCache, replace_file};
 use aludel_distill::evaluate::{self, HeldOut};
 use aludel_document::Problem;
-use aludel_kernels::nn::Cpu;
-use aludel_merge::execute::{ExecuteOptions, MergeError, Resident};
+use aludel_kernels::cuda;
+use aludel_merge::execute::{ExecuteOptions, MergeError, Resident, write_companions};
 use aludel_merge::plan::{Plan, PlanOptions, Source};
-use aludel_model::{Decoder, HeldTensor};
+use aludel_model::Decoder;
 use aludel_search::page::{self, Facts};
 use aludel_search::search::best;
 use aludel_search::{Evaluation, Found, Log, LogError, SearchError, Settings, Template};
 use serde_json::{Value, json};
 
-use crate::args::SearchArguments;
+use crate::args::{DeviceName, SearchArguments};
 use crate::failure::{self, Refusal};
 use crate::hub;
 use crate::printer::Printer;
@@ -28,11 +30,32 @@ use crate::progress::{Progress, Stage, duration};
 use crate::settings::{Verbosity, reading_options};
 use crate::signals::Signals;
 
+use self::scoring::{Held, Scoring};
 use super::listing::listing;
-use super::{device, recipe, text};
+use super::{device, gpu, recipe, text};
 
 /// Searches, and prints what was found.
 pub(super) fn run(arguments: &SearchArguments, printer: &Printer) -> anyhow::Result<()> {
+    match arguments.device {
+        DeviceName::Cpu => {
+            search_on(&device::with_threads(arguments.reading.threads)?, None, arguments, printer)
+        }
+        DeviceName::Cuda(ordinal) => {
+            let ordinal = ordinal.unwrap_or(0);
+            let scoring = gpu::for_models(ordinal)?;
+            let merging = gpu::for_resident_merges(ordinal)?;
+            search_on(&scoring, Some(merging), arguments, printer)
+        }
+    }
+}
+
+/// Merges on `merging`, or on the CPU, and scores on `device`.
+fn search_on<D: Scoring>(
+    device: &Arc<D>,
+    merging: Option<Arc<cuda::Device>>,
+    arguments: &SearchArguments,
+    printer: &Printer,
+) -> anyhow::Result<()> {
     let (name, text) = text::read(&arguments.recipe, recipe::RECIPE)?;
     let refused = |problems| Refusal { recipe: Some(name.clone()), problems };
     let options = PlanOptions {
@@ -47,14 +70,13 @@ pub(super) fn run(arguments: &SearchArguments, printer: &Printer) -> anyhow::Res
     let subject = subject(arguments, &template, &plan, against.as_deref())?;
     let folder = arguments.output.clone().unwrap_or_else(|| default_folder(&arguments.recipe));
     let mut log = open_log(&folder, arguments, &subject)?;
-    let device = device::with_threads(arguments.reading.threads)?;
     let signals = Signals::listen()?;
     let companions = tempfile::tempdir()?;
     let model = companions.path().join("model");
-    Resident::write_companions(&plan, &model)?;
+    write_companions(&plan, &model)?;
     let progress = Progress::new(printer);
     let held_out = HeldOut::open(
-        &device,
+        device,
         &evaluate::Settings {
             model: &model,
             against: against.as_deref(),
@@ -79,8 +101,8 @@ pub(super) fn run(arguments: &SearchArguments, printer: &Printer) -> anyhow::Res
         name: &name,
         options: &options,
         config: Config::read(&model.join("config.json"))?,
-        device,
-        resident: Resident::default(),
+        device: Arc::clone(device),
+        resident: Resident::new(merging),
         held_out,
         merge_seconds: Vec::new(),
         signals: &signals,
@@ -136,7 +158,7 @@ fn subject(
     let data: Result<Vec<Value>, _> = arguments.data.iter().map(digest).collect();
     let data =
         data.map_err(|error| Refusal { recipe: None, problems: Problem::general(error.to_string()).into() })?;
-    Ok(json!({
+    let mut subject = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "recipe": template.text(),
         "vary": arguments.vary.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -148,7 +170,12 @@ fn subject(
         "population": arguments.population,
         "step": arguments.step,
         "seed": arguments.seed.seed,
-    }))
+    });
+    if let (DeviceName::Cuda(_), Some(fields)) = (arguments.device, subject.as_object_mut()) {
+        // Other sums than the CPU's, whose scores are not compared with these.
+        fields.insert("device".into(), "cuda".into());
+    }
+    Ok(subject)
 }
 
 /// The record, in a folder that is made where there is none.
@@ -181,20 +208,20 @@ fn announce(plan: &Plan, template: &Template, tokens: u64, known: usize, printer
 }
 
 /// Merges candidates in memory, and scores them.
-struct Candidates<'a> {
+struct Candidates<'a, D: Scoring> {
     name: &'a str,
     options: &'a PlanOptions,
     config: Config,
-    device: Arc<Cpu>,
-    resident: Resident,
-    held_out: HeldOut<Cpu>,
+    device: Arc<D>,
+    resident: Resident<cuda::Device>,
+    held_out: HeldOut<D>,
     /// Of every candidate that was merged.
     merge_seconds: Vec<f64>,
     signals: &'a Signals,
     progress: &'a Progress<'a>,
 }
 
-impl Candidates<'_> {
+impl<D: Scoring> Candidates<'_, D> {
     fn score(&mut self, text: &str) -> anyhow::Result<f64> {
         let plan = recipe::plan_text(self.name, text, self.options)?;
         let options = ExecuteOptions {
@@ -209,11 +236,7 @@ impl Candidates<'_> {
         };
         let merged = self.resident.merge(&plan, &options)?;
         self.merge_seconds.push(merged.seconds);
-        let held = merged.tensors.into_iter().map(|tensor| {
-            let aludel_merge::execute::Tensor { name, dtype, shape, bytes } = tensor;
-            HeldTensor { name, dtype, shape, bytes }
-        });
-        let model = Decoder::of_tensors(self.config.clone(), held.collect(), Arc::clone(&self.device))?;
+        let model = Decoder::of_tensors(self.config.clone(), &Held::of(&merged), Arc::clone(&self.device))?;
         let scores = self.held_out.score(&model, self.signals.cancel())?;
         Ok(scores.kl.unwrap_or(scores.cross_entropy))
     }
