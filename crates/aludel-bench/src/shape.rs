@@ -52,6 +52,7 @@ impl FromStr for ModelSpec {
             "llama-0.3b" => Shape { layers: 4, ..TINY_LLAMA },
             "llama-0.6b" => Shape { layers: 11, ..TINY_LLAMA },
             "llama-1.1b" => TINY_LLAMA,
+            "llama-3b" => MIDDLE_LLAMA,
             // As wide and almost as deep as Llama 7B: five times the weights in little more tensors, as in real models.
             "llama-5.5b" => WIDE_LLAMA,
             "llama-7b" => Shape { layers: 32, ..WIDE_LLAMA },
@@ -61,7 +62,7 @@ impl FromStr for ModelSpec {
             "llama-405b-layer" => LARGEST_LAYER,
             _ => bail!(
                 "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-0.6b, llama-1.1b, \
-                 llama-5.5b, llama-7b, llama-405b-layer and experts-128, each also with -zero"
+                 llama-3b, llama-5.5b, llama-7b, llama-405b-layer and experts-128, each also with -zero"
             ),
         };
         Ok(Self { name: name.to_owned(), shape, zero })
@@ -153,6 +154,9 @@ impl Shape {
 /// TinyLlama-1.1B.
 const TINY_LLAMA: Shape =
     Shape { layers: 22, hidden: 2048, ffn: 5632, heads: 32, kv_heads: 4, vocabulary: 32_000, experts: 0 };
+/// As wide and as deep as Llama 3.2 3B, with a head of its own.
+const MIDDLE_LLAMA: Shape =
+    Shape { layers: 28, hidden: 3072, ffn: 8192, heads: 24, kv_heads: 8, vocabulary: 128_256, experts: 0 };
 const WIDE_LLAMA: Shape =
     Shape { layers: 26, hidden: 4096, ffn: 11_008, heads: 32, kv_heads: 32, vocabulary: 32_000, experts: 0 };
 

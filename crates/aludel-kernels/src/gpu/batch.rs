@@ -227,6 +227,7 @@ impl<B: Backend> Batch<B> {
 
     /// Submits everything that a group takes.
     pub(crate) fn run(&self, group: &Group<B>, values: &mut [Values]) -> Result<(), B::Error> {
+        self.send_known(group, values)?;
         let (mut kernel, mut selecting, mut reducing) = (0, 0, 0);
         for pass in 0..group.prepared[0].passes.len() {
             let kernels = &group.prepared[0].passes[pass];
@@ -330,8 +331,6 @@ impl<B: Backend> Batch<B> {
     ) -> Result<u64, B::Error> {
         let (Op::Top(_, count) | Op::Kth(_, count)) = tensor.formula.op(node) else { return Ok(0) };
         if values.is_known(node) {
-            let cut = values.cut(node);
-            cut.map_or(Ok(()), |cut| self.send_cut(cut_at(group, at, &tensor.formula, node), cut))?;
             return Ok(0);
         }
         let count = values.wide(count).first().map_or(0, |&count| count as u64);
@@ -345,17 +344,26 @@ impl<B: Backend> Batch<B> {
                 Ok(0)
             }
             Some(cut) => {
-                self.send_cut(cut_at(group, at, &tensor.formula, node), cut)?;
+                let at = cut_at(group, at, &tensor.formula, node);
+                self.device.send(&self.memory, at, &bytes_of_cut(cut))?;
                 Ok(0)
             }
         }
     }
 
-    /// Puts a cut that is known in its place.
-    fn send_cut(&self, at: u64, cut: Cut) -> Result<(), B::Error> {
-        let ties_end = cut.last.map_or(0, |last| last + 1);
-        let bytes = [u64::from(cut.threshold), ties_end].map(u64::to_le_bytes).concat();
-        self.device.send(&self.memory, at, &bytes)
+    /// Puts the cuts that are known in their places, all at once: a call for each takes longer than a sweep.
+    fn send_known(&self, group: &Group<B>, values: &[Values]) -> Result<(), B::Error> {
+        let mut image = vec![0; group.tensors.len() * group.selections * 16];
+        let mut is_any = false;
+        for (at, (tensor, values)) in self.of(group).zip(values).enumerate() {
+            for node in selections(&tensor.formula) {
+                let Some(cut) = values.cut(node) else { continue };
+                let from = (cut_at(group, at, &tensor.formula, node) - group.cuts) as usize;
+                image[from..from + 16].copy_from_slice(&bytes_of_cut(cut));
+                is_any = true;
+            }
+        }
+        if is_any { self.device.send(&self.memory, group.cuts, &image) } else { Ok(()) }
     }
 
     /// Makes known what the device has selected.
@@ -519,6 +527,12 @@ struct Select<'a, B: Backend> {
 fn cut_at<B: Backend>(group: &Group<B>, at: usize, formula: &Formula, node: NodeId) -> u64 {
     let slot = selections(formula).iter().position(|&known| known == node).unwrap_or_default();
     group.cuts + 16 * (at * group.selections + slot) as u64
+}
+
+/// A cut as kernels have it.
+fn bytes_of_cut(cut: Cut) -> Vec<u8> {
+    let ties_end = cut.last.map_or(0, |last| last + 1);
+    [u64::from(cut.threshold), ties_end].map(u64::to_le_bytes).concat()
 }
 
 /// Joins partial results in the order of their chunks.

@@ -37,10 +37,10 @@ impl Device {
     }
 
     /// What feeds it.
-    pub(super) fn lanes<'d>(&'d self, share: &'d Share) -> Box<dyn Feeding + 'd> {
+    pub(super) fn lanes<'d>(&'d self, share: &'d Share, has_batches: bool) -> Box<dyn Feeding + 'd> {
         match self {
-            Self::Cuda(device) => Box::new(Lanes::new(device, share)),
-            Self::Wgpu(device) => Box::new(Lanes::new(device, share)),
+            Self::Cuda(device) => Box::new(Lanes::new(device, share, has_batches)),
+            Self::Wgpu(device) => Box::new(Lanes::new(device, share, has_batches)),
         }
     }
 }

@@ -25,13 +25,15 @@ const PIECE: usize = 8 << 20;
 /// Lanes at the most: more do not read faster.
 const LANES: usize = 16;
 
-/// Tensors of a batch at the most.
+/// Tensors of a batch at the most, where many are computed at once.
 const TENSORS: usize = 512;
 
 /// The work of a device, shared by its lanes.
 pub(super) struct Lanes<'d, B: Backend> {
     device: &'d Arc<B>,
     share: &'d Share,
+    /// Tensors of a batch at the most.
+    most: usize,
     state: Mutex<State<B>>,
     changed: Condvar,
     /// Steps that the device left to the CPU.
@@ -131,10 +133,12 @@ impl<'d, B: Backend> Lanes<'d, B>
 where
     MergeError: From<B::Error>,
 {
-    pub(super) fn new(device: &'d Arc<B>, share: &'d Share) -> Self {
+    /// `has_batches` says whether tensors are computed many at once.
+    pub(super) fn new(device: &'d Arc<B>, share: &'d Share, has_batches: bool) -> Self {
+        let most = if has_batches { TENSORS } else { 1 };
         let state = State { next: 0, open: 0, flights: Vec::new(), spare: Vec::new() };
         let (state, left) = (Mutex::new(state), AtomicUsize::new(0));
-        Self { device, share, state, changed: Condvar::new(), left }
+        Self { device, share, most, state, changed: Condvar::new(), left }
     }
 
     fn try_work(&self, run: &Run<'_>, queue: &Queue<'_>, sink: &Sink<'_>) -> Result<(), MergeError> {
@@ -200,7 +204,7 @@ where
             bytes += step;
             bytes <= most
         };
-        let count = self.share.steps[start..].iter().take(TENSORS).take_while(fits).count();
+        let count = self.share.steps[start..].iter().take(self.most).take_while(fits).count();
         start..start + count.max(1)
     }
 

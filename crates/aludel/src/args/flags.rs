@@ -149,7 +149,7 @@ pub(crate) struct PipelineFlags {
     /// Read, compute and write in turn instead of all at once; slower, and for measuring by how much
     #[arg(long)]
     pub(crate) no_overlap: bool,
-    /// Merge small tensors one at a time instead of many at once; slower, and for measuring by how much
+    /// Merge small tensors one at a time, and on a GPU all, instead of many at once; slower, and for measuring by how much
     #[arg(long)]
     pub(crate) no_group: bool,
 }
