@@ -4,6 +4,7 @@
 //! what was stored before a stop or a kill is not asked again. Training and validation rows are both captured, so that a run can be
 //! evaluated against the cache as well. How a teacher is asked stands in `local` and `served`.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -149,8 +150,11 @@ pub(super) trait Speaker {
     /// Takes the next piece, and stores the rows of any earlier ones that it has, in order.
     fn take(&mut self, id: RecordId, document: Document, store: &mut Store<'_>) -> Result<(), Error>;
 
-    /// Stores the rows of all pieces that were taken.
-    fn finish(&mut self, store: &mut Store<'_>) -> Result<(), Error>;
+    /// Pieces that were taken and whose rows are not stored.
+    fn outstanding(&self) -> usize;
+
+    /// Waits for rows of some of these, and stores those whose turn it is.
+    fn settle(&mut self, store: &mut Store<'_>) -> Result<(), Error>;
 
     /// Seconds in the teacher.
     fn seconds(&self) -> f64;
@@ -258,20 +262,27 @@ impl Job<'_> {
         let total = self.sources.rows(options.part);
         let begin = Instant::now();
         let (targets, writer) = stored(writer, cancel, |store| {
-            for (row, now) in self.sources.after(options.part, last).zip(1..) {
+            let mut rows = RowsUnderWay::default();
+            let show = |rows: &mut RowsUnderWay, outstanding, store: &Store<'_>| {
+                let (done, now) = rows.done(outstanding);
+                let (targets, seconds) = (store.targets(), self.begin.elapsed().as_secs_f64());
+                on_stage(Stage::Capturing { done, total, now, targets, seconds });
+            };
+            for row in self.sources.after(options.part, last) {
                 let (done, pieces) = row?;
+                rows.begin(done);
                 for (id, document) in pieces {
                     speaker.take(id, document, store)?;
+                    rows.taken += 1;
+                    show(&mut rows, speaker.outstanding(), store);
                 }
-                on_stage(Stage::Capturing {
-                    done,
-                    total,
-                    now,
-                    targets: store.targets(),
-                    seconds: self.begin.elapsed().as_secs_f64(),
-                });
+                rows.end(done);
             }
-            speaker.finish(store)?;
+            while speaker.outstanding() > 0 {
+                speaker.settle(store)?;
+                show(&mut rows, speaker.outstanding(), store);
+            }
+            show(&mut rows, 0, store);
             Ok(before + store.targets())
         })?;
         let records = writer.as_ref().map_or(0, Writer::records);
@@ -284,6 +295,42 @@ impl Job<'_> {
             teacher_seconds: speaker.seconds(),
             pass_seconds: begin.elapsed().as_secs_f64(),
         })
+    }
+}
+
+/// Rows of data whose pieces were taken, until all of these are stored.
+#[derive(Debug, Default)]
+struct RowsUnderWay {
+    /// Pieces that were taken.
+    taken: u64,
+    /// Of each row, the pieces up to its end, its number, and its number among those of this run.
+    ends: VecDeque<(u64, u64, u64)>,
+    begun: u64,
+    done: (u64, u64),
+}
+
+impl RowsUnderWay {
+    /// The row of this number begins.
+    fn begin(&mut self, number: u64) {
+        if self.begun == 0 {
+            self.done.0 = number.saturating_sub(1);
+        }
+        self.begun += 1;
+    }
+
+    /// All pieces of the row of this number were taken.
+    fn end(&mut self, number: u64) {
+        self.ends.push_back((self.taken, number, self.begun));
+    }
+
+    /// The last row that is stored, and how many this run has stored, where so many pieces are not.
+    fn done(&mut self, outstanding: usize) -> (u64, u64) {
+        let settled = self.taken - outstanding as u64;
+        while let Some(&(_, number, count)) = self.ends.front().filter(|(end, ..)| *end <= settled) {
+            self.done = (number, count);
+            self.ends.pop_front();
+        }
+        self.done
     }
 }
 
@@ -331,4 +378,28 @@ fn temperatures(settings: &Capture<'_>) -> Result<Vec<f32>, Error> {
             .into());
     }
     Ok(distinct)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_done_when_all_its_pieces_are_stored() {
+        let mut rows = RowsUnderWay::default();
+        // Three were done by an earlier run; the fourth has three pieces, the fifth none, the sixth one.
+        rows.begin(4);
+        rows.taken += 3;
+        assert_eq!(rows.done(1), (3, 0));
+        rows.end(4);
+        assert_eq!(rows.done(1), (3, 0));
+        rows.begin(5);
+        rows.end(5);
+        rows.begin(6);
+        rows.taken += 1;
+        rows.end(6);
+        assert_eq!(rows.done(2), (3, 0));
+        assert_eq!(rows.done(1), (5, 2));
+        assert_eq!(rows.done(0), (6, 3));
+    }
 }

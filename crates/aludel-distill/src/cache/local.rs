@@ -63,15 +63,19 @@ impl<'a, D: LossDevice> LocalTeacher<'a, D> {
 impl<D: LossDevice> Speaker for LocalTeacher<'_, D> {
     fn take(&mut self, id: RecordId, document: Document, store: &mut Store<'_>) -> Result<(), Error> {
         if self.tokens + document.ids.len() > self.room {
-            self.finish(store)?;
+            self.settle(store)?;
         }
         self.tokens += document.ids.len();
         self.waiting.push((id, document));
         Ok(())
     }
 
-    /// Asks the teacher about what waits, and stores what it says.
-    fn finish(&mut self, store: &mut Store<'_>) -> Result<(), Error> {
+    fn outstanding(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Asks the teacher about all that waits, and stores what it says.
+    fn settle(&mut self, store: &mut Store<'_>) -> Result<(), Error> {
         store.check_cancel()?;
         let waiting = std::mem::take(&mut self.waiting);
         self.tokens = 0;

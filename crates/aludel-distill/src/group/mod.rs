@@ -133,7 +133,7 @@ impl<D: Device> Group<D> {
             debug_assert_eq!(device.element(buffer), Element::F32, "gradients are f32");
             for at in (0..len).step_by(PIECE) {
                 let mut values = device.read(buffer, at..len.min(at + PIECE))?;
-                links.sum_floats(&mut values)?;
+                links.sum(&mut values)?;
                 device.write(buffer, at, &values)?;
             }
         }

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::ops::AddAssign;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -121,16 +122,7 @@ impl Links {
     }
 
     /// Sums over all processes, in their order.
-    pub(super) fn sum(&mut self, numbers: &mut [f64]) -> Result<(), Error> {
-        self.reduce(numbers, |sum, number| *sum += number)
-    }
-
-    /// As [`Links::sum`].
-    pub(super) fn sum_floats(&mut self, numbers: &mut [f32]) -> Result<(), Error> {
-        self.reduce(numbers, |sum, number| *sum += number)
-    }
-
-    fn reduce<T: bytemuck::Pod>(&mut self, numbers: &mut [T], add: impl Fn(&mut T, T)) -> Result<(), Error> {
+    pub(super) fn sum<T: bytemuck::Pod + AddAssign>(&mut self, numbers: &mut [T]) -> Result<(), Error> {
         match self {
             Self::First(links) => {
                 for (place, link) in links.iter_mut().enumerate() {
@@ -142,7 +134,7 @@ impl Links {
                             place + 1
                         )));
                     }
-                    numbers.iter_mut().zip(given).for_each(|(sum, number)| add(sum, number));
+                    numbers.iter_mut().zip(given).for_each(|(sum, number)| *sum += number);
                 }
                 for (place, link) in links.iter_mut().enumerate() {
                     send(link, bytemuck::cast_slice(numbers)).map_err(|error| lost(place + 1, &error))?;

@@ -52,6 +52,13 @@ pub struct Train {
     pub seed: u64,
 }
 
+impl Train {
+    /// How many micro-batches a step has.
+    pub fn micro_batches(&self) -> usize {
+        self.batch_size / self.micro_batch
+    }
+}
+
 /// When a run ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

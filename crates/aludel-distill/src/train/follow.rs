@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use aludel_checkpoint::hexadecimal;
 use aludel_document::Problem;
 use aludel_kernels::loss::LossDevice;
 use aludel_kernels::nn::Device;
@@ -85,7 +86,7 @@ pub(super) fn lead<D: Device>(
 
 /// Refuses more processes than a step has micro-batches.
 pub(super) fn check_shares(run: &Run, place: &Place) -> Result<(), Error> {
-    let count = run.train.batch_size.div_ceil(run.train.micro_batch);
+    let count = run.train.micro_batches();
     if count >= place.size {
         return Ok(());
     }
@@ -103,5 +104,5 @@ pub(super) fn check_shares(run: &Run, place: &Place) -> Result<(), Error> {
 fn digest(run: &Run, inputs: &Value) -> Result<String, Error> {
     let run = super::json(run.to_json())?;
     let text = serde_json::to_vec(&(run, inputs)).map_err(|error| Error::internal(error.to_string()))?;
-    Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&Sha256::digest(text)))
 }

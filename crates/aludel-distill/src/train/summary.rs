@@ -35,7 +35,7 @@ pub(super) fn of<D: LossDevice>(
     let train = &run.train;
     let tokens = train.batch_size as u64 * run.data.sequence_length as u64;
     facts.push(Fact::new("tokens of a step, at the most", tokens));
-    facts.push(Fact::new("micro-batches of a step", train.batch_size / train.micro_batch));
+    facts.push(Fact::new("micro-batches of a step", train.micro_batches()));
     for input in inputs {
         let what = format!("{} file", input.role.name());
         facts.push(Fact::new(

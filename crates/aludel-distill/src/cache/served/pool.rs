@@ -101,11 +101,12 @@ impl Speaker for ServedRows {
         self.jobs.send((number, document)).map_err(|_| Error::internal("no thread asks any more"))
     }
 
-    fn finish(&mut self, store: &mut Store<'_>) -> Result<(), Error> {
-        while !self.waiting.is_empty() {
-            self.receive(store)?;
-        }
-        Ok(())
+    fn outstanding(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn settle(&mut self, store: &mut Store<'_>) -> Result<(), Error> {
+        if self.waiting.is_empty() { Ok(()) } else { self.receive(store) }
     }
 
     fn seconds(&self) -> f64 {
