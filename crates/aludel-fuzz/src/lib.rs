@@ -4,9 +4,10 @@
 //! does not justify. The tests of this crate run every target on its seeds and on variants of them; `fuzz/` at the root of the
 //! repository runs the same functions under libFuzzer. Where checksums stand before a decoder, a target gives it bytes whose checksums are right.
 //!
-//! Reading order: `scratch` (a file or folder of these bytes), then the readers: `weights`, `texts`, `stored`.
+//! Reading order: `scratch` (a file or folder of these bytes), then the readers: `weights`, `texts`, `stored`; [`corpus`] (what was found).
 #![forbid(unsafe_code)]
 
+pub mod corpus;
 mod scratch;
 mod stored;
 mod texts;

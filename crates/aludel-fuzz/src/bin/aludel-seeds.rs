@@ -1,20 +1,17 @@
-//! Writes the seeds of every target into folders of their own, which a fuzzer begins with.
+//! Writes the seeds and the corpus of every reader into folders, which a fuzzer begins with; or makes the corpus of such folders.
 //!
-//! `cargo run -p aludel-fuzz --bin aludel-seeds -- FOLDER`
+//! `cargo run -p aludel-fuzz --bin aludel-seeds -- [--pack] FOLDER`
 
 use std::path::Path;
-use std::{env, fs, io};
+use std::{env, io};
+
+use aludel_fuzz::corpus;
 
 fn main() -> io::Result<()> {
-    let Some(folder) = env::args().nth(1) else {
-        return Err(io::Error::other("name the folder that the seeds are written to"));
-    };
-    for target in aludel_fuzz::TARGETS {
-        let folder = Path::new(&folder).join(target.name);
-        fs::create_dir_all(&folder)?;
-        for (number, seed) in (target.seeds)().iter().enumerate() {
-            fs::write(folder.join(format!("seed-{number}")), seed)?;
-        }
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--pack", folder] => corpus::pack(Path::new(folder)),
+        [folder] if !folder.starts_with('-') => corpus::unpack(Path::new(folder)),
+        _ => Err(io::Error::other("give the folder that is written to, or --pack and the one that is read")),
     }
-    Ok(())
 }

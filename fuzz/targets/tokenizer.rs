@@ -1,5 +1,0 @@
-//! Feeds the target `tokenizer`.
-#![no_main]
-
-// What a library panics at is caught by its caller: the hook would end the process before.
-libfuzzer_sys::fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |bytes: &[u8]| (aludel_fuzz::target("tokenizer").run)(bytes));
