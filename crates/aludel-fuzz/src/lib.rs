@@ -4,13 +4,18 @@
 //! does not justify. The tests of this crate run every target on its seeds and on variants of them; `fuzz/` at the root of the
 //! repository runs the same functions under libFuzzer. Where checksums stand before a decoder, a target gives it bytes whose checksums are right.
 //!
-//! Reading order: `scratch` (a file or folder of these bytes), then the readers: `weights`, `texts`, `stored`; [`corpus`] (what was found).
+//! Reading order: `scratch` (a file or folder of these bytes), then the readers: `weights`, `texts`, `vocabularies`,
+//! `stored`, `captures`, `answers`, `records`; [`corpus`] (what was found).
 #![forbid(unsafe_code)]
 
+mod answers;
+mod captures;
 pub mod corpus;
+mod records;
 mod scratch;
 mod stored;
 mod texts;
+mod vocabularies;
 mod weights;
 
 /// A reader and what it is tried with.
@@ -39,6 +44,22 @@ pub const TARGETS: &[Target] = &[
     Target { name: "run", run: texts::run, seeds: texts::run_seeds },
     Target { name: "tokenizer", run: texts::tokenizer, seeds: texts::tokenizer_seeds },
     Target { name: "chat_template", run: texts::chat_template, seeds: texts::chat_template_seeds },
+    Target { name: "roles", run: vocabularies::roles, seeds: vocabularies::roles_seeds },
+    Target { name: "vocabulary", run: vocabularies::vocabulary, seeds: vocabularies::vocabulary_seeds },
+    Target { name: "transplant", run: vocabularies::transplant, seeds: vocabularies::vocabulary_seeds },
+    Target { name: "side_files", run: vocabularies::side_files, seeds: vocabularies::side_files_seeds },
+    Target { name: "model", run: vocabularies::model, seeds: vocabularies::model_seeds },
+    Target { name: "statistics", run: weights::statistics, seeds: weights::statistics_seeds },
+    Target { name: "served", run: answers::served, seeds: answers::served_seeds },
+    Target { name: "listing", run: answers::listing, seeds: answers::listing_seeds },
+    Target { name: "capture", run: captures::capture, seeds: captures::capture_seeds },
+    Target { name: "exported", run: captures::exported, seeds: captures::exported_seeds },
+    Target { name: "state", run: records::state, seeds: records::state_seeds },
+    Target { name: "part", run: records::part, seeds: records::part_seeds },
+    Target { name: "report", run: records::report, seeds: records::report_seeds },
+    Target { name: "searched", run: records::searched, seeds: records::searched_seeds },
+    Target { name: "varied", run: records::varied, seeds: records::varied_seeds },
+    Target { name: "digests", run: records::digests, seeds: records::digests_seeds },
     Target { name: "rows", run: stored::rows, seeds: stored::rows_seeds },
     Target { name: "cache_header", run: stored::cache_header, seeds: stored::cache_header_seeds },
     Target { name: "cache_shard", run: stored::cache_shard, seeds: stored::cache_shard_seeds },

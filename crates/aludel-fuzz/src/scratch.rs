@@ -42,3 +42,23 @@ pub(crate) fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// Several files in one input: what stands between bytes of 0; of those that are missing, nothing.
+pub(crate) fn parts<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
+    let mut parts = bytes.splitn(N, |&byte| byte == 0);
+    std::array::from_fn(|_| parts.next().unwrap_or_default())
+}
+
+/// Several files as one input.
+pub(crate) fn joined(files: &[&[u8]]) -> Vec<u8> {
+    files.join(&0)
+}
+
+/// The names of what lies in a folder of these files.
+///
+/// # Panics
+/// Where it cannot be read.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder that can be read");
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}

@@ -61,7 +61,7 @@ pub(crate) fn cache_shard(bytes: &[u8]) {
 const SHARD: &str = "part-0001-of-0001-000000.shard";
 
 /// Reads all of a cache.
-fn read(path: &Path) {
+pub(crate) fn read(path: &Path) {
     let Ok(cache) = Cache::open(path) else { return };
     drop(cache.verify(&mut |_| {}));
     for id in cache.ids() {
@@ -88,7 +88,7 @@ pub(crate) fn cache_rows_seeds() -> Vec<Vec<u8>> {
 }
 
 /// A cache with one record.
-fn written(kind: u8, targets: u8, payload: &[u8]) -> PathBuf {
+pub(crate) fn written(kind: u8, targets: u8, payload: &[u8]) -> PathBuf {
     let path = folder(&[]).join("cache");
     let options = WriterOptions { sync: false, ..WriterOptions::default() };
     let contents = CONTENTS[usize::from(kind) % CONTENTS.len()].clone();
@@ -99,7 +99,7 @@ fn written(kind: u8, targets: u8, payload: &[u8]) -> PathBuf {
 }
 
 /// Two rows of a cache of the first kind, coded.
-fn payload() -> Vec<u8> {
+pub(crate) fn payload() -> Vec<u8> {
     let rows = SparseRows {
         ends: vec![2, 3],
         ids: vec![1, 7, 30],

@@ -15,22 +15,22 @@ use serde_json::json;
 use crate::scratch::{fixture, folder};
 
 /// Stands for the folder of the models that recipes name.
-const MODELS: &str = "MODELS";
+pub(crate) const MODELS: &str = "MODELS";
 
-fn with_models(bytes: &[u8]) -> String {
+pub(crate) fn with_models(bytes: &[u8]) -> String {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models");
     String::from_utf8_lossy(bytes).replace(MODELS, &models.to_string_lossy())
 }
 
 /// Problems are told, each with a place, on lines of their own.
-fn told(problems: &Problems) {
+pub(crate) fn told(problems: &Problems) {
     assert!(!problems.is_empty(), "refused without a reason");
     for problem in problems {
         assert!(!problem.to_string().contains(char::is_control), "{problem:?} would spoil a terminal");
     }
 }
 
-fn options() -> PlanOptions {
+pub(crate) fn options() -> PlanOptions {
     PlanOptions { threads: 1, ..PlanOptions::default() }
 }
 

@@ -5,9 +5,13 @@ use std::path::Path;
 
 use aludel_checkpoint::gguf::{Conversion, ConvertOptions};
 use aludel_checkpoint::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint, WeightMap};
+use aludel_merge::execute::{ExecuteOptions, execute};
+use aludel_merge::plan::Plan;
+use aludel_merge::recipe::Recipe;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use crate::scratch::{fixture, folder};
+use crate::texts::{MODELS, options, told, with_models};
 
 /// Elements of one tensor that are decoded: lying shapes show themselves in the first and the last.
 const DECODED: u64 = 256;
@@ -139,4 +143,30 @@ pub(crate) fn adapter_seeds() -> Vec<Vec<u8>> {
     ["plain", "dora", "patterns"]
         .map(|name| fixture(&format!("tests/golden/adapters/adapters/{name}/adapter_config.json")))
         .into()
+}
+
+/// What was collected of two models for a merge: the inputs of linear layers of one, and gradients.
+pub(crate) fn statistics(bytes: &[u8]) {
+    let path = folder(&[("statistics.safetensors", bytes)]);
+    let file = path.join("statistics.safetensors");
+    for (method, key) in [("fisher", "fisher"), ("regmean", "gram")] {
+        let other = format!("tests/golden/statistics/{key}-b.safetensors");
+        let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(other);
+        let recipe = format!(
+            "merge_method: {method}\nmodels: [{{model: {MODELS}/a, parameters: {{{key}: '{}'}}}}, {{model: {MODELS}/b, parameters: {{{key}: '{}'}}}}]\n",
+            file.display(),
+            other.display()
+        );
+        match Plan::new(&Recipe::parse(&with_models(recipe.as_bytes())).expect("a recipe"), &options()) {
+            Ok(plan) => {
+                let options = ExecuteOptions { sync: false, ..ExecuteOptions::default() };
+                drop(execute(&plan, &path.join(method), &options));
+            }
+            Err(problems) => told(&problems),
+        }
+    }
+}
+
+pub(crate) fn statistics_seeds() -> Vec<Vec<u8>> {
+    ["fisher-a", "gram-a"].map(|name| fixture(&format!("tests/golden/statistics/{name}.safetensors"))).into()
 }

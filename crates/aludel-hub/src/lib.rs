@@ -33,3 +33,14 @@ mod settings;
 pub use error::Error;
 pub use hub::{Event, Hub, Located};
 pub use settings::Settings;
+
+/// Names and digests of the files that are needed of a model or an adapter, of what a hub says; for those who try its reader without one.
+#[doc(hidden)]
+pub fn read_listing(text: &str) -> Option<Vec<(String, String)>> {
+    let read = |needed| listing::Listing::parse(text, needed);
+    let listing = read(aludel_checkpoint::needed_files)
+        .or_else(|_| read(aludel_checkpoint::needed_adapter_files))
+        .ok()?;
+    let digests = listing.files.into_iter().map(|file| (file.name, file.etag));
+    Some(digests.chain([("commit".to_owned(), listing.commit)]).collect())
+}

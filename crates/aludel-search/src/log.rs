@@ -72,7 +72,7 @@ impl Log {
         Ok(Self { path: path.to_path_buf(), file, evaluations: Vec::new() })
     }
 
-    /// Goes on with a record of the same; begins where there is none.
+    /// Goes on with a record of the same; begins where there is none. It ends before the first line that is no evaluation.
     ///
     /// # Errors
     /// [`LogError::Io`]; [`LogError::Other`] where something else was searched.
@@ -94,6 +94,9 @@ impl Log {
                 }
             } else {
                 let Ok(evaluation) = serde_json::from_value::<Evaluation>(value) else { break };
+                if evaluation.values.iter().any(|value| value.parse::<f64>().is_err()) {
+                    break;
+                }
                 let score = evaluation.score.and_then(Evaluation::settled);
                 evaluations.push(Evaluation { score, ..evaluation });
             }
@@ -173,6 +176,20 @@ mod tests {
             all[kept..].iter().for_each(|evaluation| log.add(evaluation.clone()).unwrap());
             assert_eq!(std::fs::read_to_string(&path).unwrap(), whole, "cut at {cut}");
         }
+    }
+
+    /// A fuzzer found that the numbers of a candidate were taken for fewer than there are where one is none.
+    #[test]
+    fn a_record_ends_before_what_is_no_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let line = |value: &str| {
+            format!("{{\"evaluation\":1,\"values\":[\"{value}\"],\"score\":1.0,\"seconds\":0.5}}\n")
+        };
+        std::fs::write(&path, format!("{{}}\n{}{}{}", line("0.5"), line("0.5x"), line("0.25"))).unwrap();
+        let log = Log::resume(&path, &json!({})).unwrap();
+        assert_eq!(log.evaluations().len(), 1);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{{}}\n{}", line("0.5")));
     }
 
     #[test]

@@ -93,13 +93,14 @@ impl Template {
         &self.given
     }
 
-    /// The recipe with other numbers, one for each variable.
+    /// The recipe with other numbers, one for each variable; one that is missing stays as it is.
     pub fn with(&self, values: &[f64]) -> String {
         let mut text = String::with_capacity(self.text.len() + 16 * self.spots.len());
         let mut at = 0;
         for (bytes, variable) in &self.spots {
+            let Some(value) = values.get(*variable) else { continue };
             text.push_str(&self.text[at..bytes.start]);
-            text.push_str(&values[*variable].to_string());
+            text.push_str(&value.to_string());
             at = bytes.end;
         }
         text + &self.text[at..]
@@ -185,6 +186,7 @@ mod tests {
         let expected = RECIPE.replace("weight: 0.5", "weight: 0.25").replace("7e-1", "1");
         assert_eq!(template.with(&[0.25, 1.0]), expected);
         assert_eq!(template.with(&[0.5, 0.7]), RECIPE.replace("7e-1", "0.7"));
+        assert_eq!(template.with(&[0.25]), RECIPE.replace("weight: 0.5", "weight: 0.25"));
     }
 
     #[test]

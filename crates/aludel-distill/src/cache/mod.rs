@@ -19,5 +19,7 @@ pub mod taught;
 pub mod verify;
 
 pub use capture::{Capture, Captured, Stage, Wanted, capture};
+#[doc(hidden)]
+pub use served::read_answer;
 pub use taught::{CachedRows, CachedTeacher};
 pub use verify::{Distance, Verified, verify};

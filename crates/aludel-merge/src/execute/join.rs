@@ -89,7 +89,7 @@ pub fn join(target: &Path, options: &JoinOptions<'_>) -> Result<Joined, MergeErr
         output,
         parts: parts.len(),
         files: files.len(),
-        bytes: files.iter().map(|(_, file)| file.bytes).sum(),
+        bytes: total(&files),
         seconds: start.elapsed().as_secs_f64(),
     })
 }
@@ -140,17 +140,20 @@ fn all_parts(place: &Path) -> Result<Vec<(PathBuf, PartRecord)>, MergeError> {
             return Err(told(message, "write the one anew that is of an earlier merge, with --force"));
         }
     }
-    let missing: Vec<String> = (1..=first.part.of)
-        .filter(|number| !parts.contains_key(number))
-        .map(|number| number.to_string())
-        .collect();
-    if !missing.is_empty() {
-        let message =
-            format!("{} of {} parts are missing: {}", missing.len(), first.part.of, missing.join(", "));
+    let missing = first.part.of.saturating_sub(parts.len());
+    if missing > 0 {
+        // A damaged record may say any number.
+        let absent = (1..=first.part.of).filter(|number| !parts.contains_key(number)).take(MOST_NAMED);
+        let named = absent.map(|number| number.to_string()).collect::<Vec<_>>().join(", ");
+        let more = if missing > MOST_NAMED { ", ..." } else { "" };
+        let message = format!("{missing} of {} parts are missing: {named}{more}", first.part.of);
         return Err(told(message, "write them, or wait for those that write them"));
     }
     Ok(parts.into_values().collect())
 }
+
+/// Numbers of missing parts that are told.
+const MOST_NAMED: usize = 64;
 
 /// The folders of parts, those that are being written left out.
 fn folders(place: &Path) -> Result<Vec<PathBuf>, MergeError> {
@@ -168,9 +171,14 @@ fn folders(place: &Path) -> Result<Vec<PathBuf>, MergeError> {
     Ok(folders)
 }
 
+/// Bytes of all files, as their records say; those may say anything.
+fn total(files: &[(PathBuf, &PartFile)]) -> u64 {
+    files.iter().fold(0, |total, (_, file)| total.saturating_add(file.bytes))
+}
+
 /// Reads all files, on several threads, and holds them against their checksums.
 fn check_files(files: &[(PathBuf, &PartFile)], options: &JoinOptions<'_>) -> Result<(), MergeError> {
-    let all = files.iter().map(|(_, file)| file.bytes).sum();
+    let all = total(files);
     let checked = AtomicU64::new(0);
     let check = |(path, file): &(PathBuf, &PartFile)| -> Result<(), Error> {
         let mut count = |bytes| {

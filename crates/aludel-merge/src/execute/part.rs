@@ -4,6 +4,7 @@
 //! the card, which needs the digests that the parts know together.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use aludel_checkpoint::{OutputFolder, WrittenTensor, crc_of_shard};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,10 @@ impl PartRecord {
         if !(1..=of).contains(&number) {
             return Err(format!("it says to be part {number} of {of}"));
         }
+        let is_name = |name: &str| Path::new(name).file_name().is_some_and(|own| own == name);
+        if let Some(file) = record.files.iter().find(|file| !is_name(&file.name)) {
+            return Err(format!("{:?} is no name of a file", file.name));
+        }
         Ok(record)
     }
 
@@ -76,3 +81,25 @@ impl PartRecord {
 }
 
 const FORMAT: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_what_no_part_is_is_refused() {
+        let record = |number: &str, name: &str| {
+            let card = r#"{"version": "1", "method": "linear", "seed": 0, "models": [], "inputs": [], "recipe": ""}"#;
+            let file = format!(r#"{{"name": "{name}", "bytes": 1, "crc32c": 0}}"#);
+            let text = format!(
+                r#"{{"format": 1, "number": {number}, "of": 2, "identity": "", "files": [{file}], "card": {card}}}"#
+            );
+            PartRecord::parse(&text).map(|record| record.part.number)
+        };
+        assert_eq!(record("2", "model.safetensors"), Ok(2));
+        assert_eq!(record("3", "model.safetensors").unwrap_err(), "it says to be part 3 of 2");
+        for name in ["", ".", "..", "../a", "a/", "/dev/zero"] {
+            assert_eq!(record("1", name).unwrap_err(), format!("{name:?} is no name of a file"));
+        }
+    }
+}

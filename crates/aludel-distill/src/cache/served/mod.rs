@@ -15,6 +15,7 @@ mod pool;
 mod sglang;
 mod vllm;
 
+use aludel_cache::SparseRows;
 use aludel_checkpoint::Config;
 use aludel_document::Problem;
 use aludel_model::Tokenizer;
@@ -67,4 +68,19 @@ pub(super) fn vocabulary(run: &Run, tokenizer: &Tokenizer) -> Result<u32, Error>
         }
     }
     Ok(u32::try_from(columns).unwrap_or(u32::MAX))
+}
+
+/// The rows that bytes make as the answer of a server of any kind about so many tokens, for those who try readers without a server.
+#[doc(hidden)]
+pub fn read_answer(bytes: &[u8], tokens: usize, k: u32, vocabulary: u32) -> SparseRows {
+    let shape = alternatives::Shape { k, vocabulary };
+    let of_all = [vllm::answer(bytes, tokens), sglang::answer(bytes, tokens)];
+    let of_one = llama_cpp::answer(bytes).map(|said| vec![Some(said)]);
+    let mut rows = SparseRows::default();
+    for said in of_all.into_iter().chain([of_one]).flatten().flatten().flatten() {
+        // What is no row leaves the rows as they were.
+        let _ = shape.append(&mut rows, &said, 1);
+    }
+    let _ = llama_cpp::Properties::of(bytes).map(llama_cpp::Properties::room);
+    rows
 }
