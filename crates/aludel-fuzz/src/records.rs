@@ -125,7 +125,9 @@ pub(crate) fn part_seeds() -> Vec<Vec<u8>> {
     files.as_array_mut().expect("files").truncate(1);
     files[0]["name"] = "model.safetensors".into();
     record["files"] = files;
-    vec![record.to_string().into_bytes()]
+    let whole = record.to_string();
+    record["of"] = u64::MAX.into();
+    vec![whole.into_bytes(), record.to_string().into_bytes()]
 }
 
 /// The record of a training, `run.json` and `metrics.jsonl`, as a page.

@@ -4,6 +4,7 @@
 
 use std::alloc::System;
 use std::fs;
+use std::path::Path;
 
 use aludel_fuzz::{TARGETS, Target};
 use cap::Cap;
@@ -74,6 +75,19 @@ fn no_reader_panics_or_takes_more_memory_than_its_file_justifies() {
             assert!(work.join().unwrap() > 0, "`{name}` has no seeds");
         }
     });
+}
+
+#[test]
+fn readers_have_names_of_their_own_and_archives_have_readers() {
+    let mut names: Vec<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "two readers have one name: {names:?}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(names.iter().any(|own| own == name), "{} is of no reader", path.display());
+    }
 }
 
 #[test]
