@@ -43,23 +43,28 @@ const FARTHEST_START: usize = 400;
 
 /// Where the character at a byte of the expression stands in the recipe.
 fn place_of(recipe: &str, start: &Place, expression: &str, byte: usize) -> Option<Place> {
-    let from = recipe
-        .char_indices()
-        .map(|(at, _)| at)
-        .find(|&at| line_and_column(recipe, at) == (start.line, start.column));
-    let from = from?;
+    let from = byte_at(recipe, start)?;
     let wanted: Vec<char> = expression.chars().filter(|c| !c.is_whitespace()).collect();
     let before = expression.get(..byte)?.chars().filter(|c| !c.is_whitespace()).count();
-    let source = || recipe[from..].char_indices().filter(|(_, c)| !c.is_whitespace());
-    let skipped = (0..FARTHEST_START)
-        .find(|&skip| source().skip(skip).map(|(_, c)| c).take(wanted.len()).eq(wanted.iter().copied()))?;
+    let source = recipe[from..].char_indices().filter(|(_, c)| !c.is_whitespace());
+    let source: Vec<(usize, char)> = source.take(FARTHEST_START + wanted.len()).collect();
+    let begins = |source: &&[(usize, char)]| source.iter().map(|(_, c)| c).eq(&wanted);
+    let found = source.windows(wanted.len().max(1)).take(FARTHEST_START).find(begins)?;
     // The end of an expression is right behind its last character.
-    let at = match source().nth(skipped + before) {
-        Some((at, _)) if before < wanted.len() => from + at,
-        _ => source().nth((skipped + before).checked_sub(1)?).map(|(at, c)| from + at + c.len_utf8())?,
+    let at = match found.get(before) {
+        Some((at, _)) => from + at,
+        None => found.last().map(|(at, c)| from + at + c.len_utf8())?,
     };
     let (line, column) = line_and_column(recipe, at);
     Some(Place { line, column, path: start.path.clone() })
+}
+
+/// The byte at a place. It is looked for by its line: a recipe may be long.
+fn byte_at(text: &str, place: &Place) -> Option<usize> {
+    let mut lines = text.split_inclusive('\n');
+    let start: usize = lines.by_ref().take(place.line.checked_sub(1)?).map(str::len).sum();
+    let (within, _) = lines.next()?.char_indices().nth(place.column.checked_sub(1)?)?;
+    Some(start + within)
 }
 
 /// Both counted from 1, columns in characters.
@@ -94,6 +99,7 @@ mod tests {
             ("formula: \"base + é * wrong\"\n", (1, 10), (1, 22)),
             ("x: 1\nformula: >  # base\n  base + é\n  * wrong\n", (2, 10), (4, 5)),
             ("formula: |-\n    base + é * wrong\n", (2, 5), (2, 16)),
+            ("é: 1\n\n{é: 2, formula: base + é * wrong}\n", (3, 17), (3, 28)),
         ] {
             assert_eq!(place(recipe, start.0, start.1, expression, "wrong"), Some(expected), "{recipe}");
         }
@@ -104,5 +110,7 @@ mod tests {
     fn text_that_is_not_there_has_no_place() {
         assert_eq!(place("formula: base\n", 1, 10, "model[0]", "model"), None);
         assert_eq!(place("formula: base\n", 7, 1, "base", "base"), None);
+        assert_eq!(place("formula: base\n", 1, 20, "base", "base"), None);
+        assert_eq!(place("formula: ''\n", 1, 10, "", ""), None);
     }
 }
