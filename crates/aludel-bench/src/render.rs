@@ -251,8 +251,13 @@ fn step_seconds(case: &CaseRecord) -> Option<f64> {
 fn steps(case: &CaseRecord) -> Option<String> {
     let ours = step_seconds(case)?;
     let reference = case.summary.reference.and_then(|reference| reference.step_seconds);
-    let reference = reference.map_or(String::new(), |seconds| format!("; {seconds:.2} s"));
-    Some(format!("{ours:.2} s{reference}"))
+    let reference = reference.map_or(String::new(), |seconds| format!("; {}", short(seconds)));
+    Some(format!("{}{reference}", short(ours)))
+}
+
+/// Seconds, or milliseconds where there are few.
+fn short(seconds: f64) -> String {
+    if seconds < 0.1 { format!("{:.1} ms", 1e3 * seconds) } else { format!("{seconds:.2} s") }
 }
 
 fn passes(case: &CaseRecord) -> Option<String> {

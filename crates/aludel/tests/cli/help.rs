@@ -105,8 +105,8 @@ Options:
                                 where there is nothing
       --no-overlap              Read, compute and write in turn instead of all at once; slower, and
                                 for measuring by how much
-      --no-group                Merge small tensors one at a time instead of many at once; slower,
-                                and for measuring by how much
+      --no-group                Merge small tensors one at a time, and on a GPU all, instead of many
+                                at once; slower, and for measuring by how much
   -h, --help                    Print help
 
 Global options:
@@ -155,8 +155,8 @@ Options:
                            where there is nothing
       --no-overlap         Read, compute and write in turn instead of all at once; slower, and for
                            measuring by how much
-      --no-group           Merge small tensors one at a time instead of many at once; slower, and
-                           for measuring by how much
+      --no-group           Merge small tensors one at a time, and on a GPU all, instead of many at
+                           once; slower, and for measuring by how much
   -h, --help               Print help
 
 Global options:
