@@ -160,7 +160,8 @@ mod tests {
     #[test]
     fn differences_come_back_to_four_digits_in_a_quarter_of_the_bytes() {
         let base: Vec<f32> = (0..65_536).map(normal).collect();
-        let moved = |at: usize| base[at] + if at % 4 == 0 { 0.01 * normal(at + 65_536) } else { 0.0 };
+        let moved =
+            |at: usize| base[at] + if at.is_multiple_of(4) { 0.01 * normal(at + 65_536) } else { 0.0 };
         let model: Vec<f32> = (0..65_536).map(moved).collect();
         let (base_bytes, bytes) = (Element::F32.encode(&base), Element::F32.encode(&model));
         let coded = encode_fp8(&bytes, &base_bytes, Element::F32);
