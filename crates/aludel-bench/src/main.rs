@@ -44,7 +44,7 @@ struct Arguments {
 enum Command {
     /// Write the synthetic models of a spec: base, a, b and c
     Make {
-        /// llama-tiny, llama-163m, llama-wide-head, llama-1.1b, llama-3b, llama-5.5b, llama-7b, llama-405b-layer or experts-128; with -zero, files of zeros that take no room
+        /// llama-tiny, llama-163m, llama-wide-head, llama-1.1b, llama-3b, llama-5.5b, llama-7b, llama-405b-layer, llama-405b or experts-128; with -zero, files of zeros that take no room
         spec: ModelSpec,
         folder: PathBuf,
         #[arg(long, default_value_t = 1)]

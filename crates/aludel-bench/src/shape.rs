@@ -60,9 +60,10 @@ impl FromStr for ModelSpec {
             "llama-wide-head" => WIDE_HEAD,
             "experts-128" => EXPERTS,
             "llama-405b-layer" => LARGEST_LAYER,
+            "llama-405b" => Shape { layers: 126, ..LARGEST_LAYER },
             _ => bail!(
                 "unknown model `{name}`: there are llama-tiny, llama-163m, llama-wide-head, llama-0.3b, llama-0.6b, llama-1.1b, \
-                 llama-3b, llama-5.5b, llama-7b, llama-405b-layer and experts-128, each also with -zero"
+                 llama-3b, llama-5.5b, llama-7b, llama-405b-layer, llama-405b and experts-128, each also with -zero"
             ),
         };
         Ok(Self { name: name.to_owned(), shape, zero })
@@ -199,6 +200,7 @@ mod tests {
     #[test]
     fn the_large_shapes_hold_what_their_names_say() {
         assert_eq!(parameters("llama-1.1b"), 1_100_048_384, "the published count of TinyLlama");
+        assert_eq!(parameters("llama-405b"), 405_853_388_800, "the published count of Llama 3.1 405B");
         assert_eq!(parameters("llama-7b"), 6_738_415_616, "the published count of Llama 7B");
         assert_eq!(parameters("llama-163m"), 134_515_008 + 49_152 * 576, "SmolLM2-135M and one more matrix");
         let times = parameters("llama-5.5b") as f64 / parameters("llama-1.1b") as f64;
