@@ -99,8 +99,30 @@ aludel: 1 problem, nothing was written
     assert_eq!(sandbox.names("."), ["models", "r.yml"]);
 }
 
+#[test]
+fn parts_and_deltas_by_wgpu_are_those_of_the_cpu() {
+    let sandbox = sandbox();
+    if !has_adapter(&sandbox) {
+        return;
+    }
+    sandbox.write("r.yml", recipe("ties", "density: 0.4"));
+    let merge = |target: &str, more: &[&str]| {
+        let all = [&["merge", "r.yml", target, "-q", "--shard-size", "200000"], more].concat();
+        sandbox.aludel(&all).assert().code(0);
+    };
+    merge("whole", &[]);
+    for part in ["1/2", "2/2"] {
+        merge("out", &["--device", "wgpu", "--part", part]);
+    }
+    sandbox.aludel(&["join", "out", "-q"]).assert().code(0);
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
+    merge("delta", &["--output", "sparse-delta"]);
+    merge("delta-by-wgpu", &["--output", "sparse-delta", "--device", "wgpu"]);
+    assert_eq!(sandbox.contents("delta-by-wgpu"), sandbox.contents("delta"));
+}
+
 /// Whether there is an adapter, be it a program on the CPU; there must be where `ALUDEL_REQUIRE_VULKAN` says so.
-fn has_adapter(sandbox: &Sandbox) -> bool {
+pub(crate) fn has_adapter(sandbox: &Sandbox) -> bool {
     let adapters = sandbox.json(&["devices", "--json"])["wgpu"].as_array().unwrap().len();
     let is_required = std::env::var_os("ALUDEL_REQUIRE_VULKAN").is_some_and(|value| value == "1");
     assert!(adapters > 0 || !is_required, "ALUDEL_REQUIRE_VULKAN is set, and no driver shows an adapter");

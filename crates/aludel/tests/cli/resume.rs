@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::gpu::has_adapter;
 use crate::sandbox::Sandbox;
 use crate::weights::{Tensor, noise, write_model};
 
@@ -182,6 +183,23 @@ fn an_output_in_fp8_goes_on_with_whole_pairs() {
     ]);
     let resumed = report["tensors_resumed"].as_u64().unwrap();
     assert!(resumed > 2 && resumed.is_multiple_of(2), "{report}");
+    assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
+}
+
+/// What a run on the CPU has left, one on a GPU goes on with.
+#[test]
+fn a_run_goes_on_on_another_device() {
+    let sandbox = models();
+    if !has_adapter(&sandbox) {
+        return;
+    }
+    assert!(merge(&sandbox, "whole").status().unwrap().success());
+    killed_midway(&sandbox);
+    let resume = ["merge", "r.yml", "out", "--resume", "--shard-size", "5MB", "--json", "--device", "wgpu"];
+    let report = sandbox.json(&resume);
+    let (resumed, computed) =
+        (report["tensors_resumed"].as_u64().unwrap(), report["device"]["tensors"].as_u64().unwrap());
+    assert!(resumed > 0 && computed > 0 && resumed + computed == 40, "{report}");
     assert_eq!(sandbox.contents("out"), sandbox.contents("whole"));
 }
 
