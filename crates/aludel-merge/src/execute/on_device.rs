@@ -151,6 +151,8 @@ where
 
     /// Takes up the formulas of another merge of what is in memory; where somebody still holds an output, nothing is.
     fn again(&mut self, share: &Share) -> Result<(), MergeError> {
+        // Of what fails on the way nothing is held.
+        let subjects = std::mem::take(&mut self.subjects);
         let mut tensors = share.steps.iter().map(|(_, tensor, _)| tensor.clone());
         for Held { steps, batch } in std::mem::take(&mut self.batches) {
             let Some(batch) = Arc::into_inner(batch) else {
@@ -160,6 +162,7 @@ where
             let batch = Arc::new(batch.again(tensors.by_ref().take(steps.len()).collect())?);
             self.batches.push(Held { steps, batch });
         }
+        self.subjects = subjects;
         Ok(())
     }
 
