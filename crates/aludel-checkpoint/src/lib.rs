@@ -23,11 +23,12 @@
 //! - `quantised`: FP8 weights and their scales, and the refusal of other quantisations.
 //! - `encoded`: values of tensors that are not stored as plain numbers.
 //! - `adapter`: LoRA adapters in peft's layout, opened by headers, and the config of those that are written.
-//! - `map`: zero-copy windows over the weights; with `mapped_file`, one whole file of any kind, the only `unsafe` of this crate.
+//! - `map`: zero-copy windows over the weights; with `mapped_file`, one whole file of any kind, and `memory_file` the only `unsafe` of this crate.
 //! - `layout`: where every output tensor will lie.
 //! - `staging`: the hidden folder beside the target, and those of runs that died.
 //! - `folder`: the staged output folder.
 //! - `shards`: positioned writes into the planned shards, and the proof that no hole is left.
+//! - `memory_file`: the same into files on a RAM disk, by many threads at once.
 //! - `page_cache`: files that are passed over once leave it again.
 //! - `space`: the free space of a file system.
 //! - [`gguf`]: GGUF files, turned into model folders.
@@ -53,6 +54,7 @@ mod journal;
 mod layout;
 mod map;
 mod mapped_file;
+mod memory_file;
 mod names;
 mod page_cache;
 mod quantised;

@@ -1,7 +1,7 @@
 //! Writes tensors into the planned shards, in any order and in pieces, and proves that no byte was left out.
 //!
 //! In: a layout and, piece by piece, the bytes of its tensors. Out: shard files of exactly the planned content. It keeps
-//! no copy of the bytes and does not sync: [`crate::OutputFolder::finish`] does.
+//! no copy of the bytes and does not sync: [`crate::OutputFolder::finish`] does. Into files that lie in memory threads write side by side.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -9,11 +9,12 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::error::Error;
 use crate::journal::WrittenTensor;
 use crate::layout::{Layout, Placement};
+use crate::memory_file::{self, MemoryFile};
 use crate::page_cache;
 use crate::verify;
 
@@ -22,9 +23,11 @@ use crate::verify;
 pub struct ShardWriter {
     shards: Vec<PlannedShard>,
     /// Most recently used last.
-    open: Mutex<VecDeque<(usize, Arc<File>)>>,
+    open: Mutex<VecDeque<(usize, Arc<OpenShard>)>>,
     /// Whether pages that are written leave the page cache.
     leaves_cache: bool,
+    /// Whether the files lie in memory.
+    in_memory: bool,
     /// Writers of the folder that have not finished, this one among them.
     unfinished: Arc<AtomicUsize>,
 }
@@ -35,6 +38,39 @@ struct PlannedShard {
     path: PathBuf,
     bytes: u64,
     written: Mutex<Coverage>,
+}
+
+/// A shard file that is written to.
+#[derive(Debug)]
+struct OpenShard {
+    file: File,
+    /// The other way into it, where it lies in memory.
+    memory: Option<MemoryFile>,
+    /// Held by who writes through the system, which lets nobody else write meanwhile.
+    turn: Mutex<()>,
+}
+
+impl OpenShard {
+    fn open(path: &Path, in_memory: bool) -> Result<Self, Error> {
+        let file =
+            OpenOptions::new().read(in_memory).write(true).open(path).map_err(Error::io("open", path))?;
+        let memory = if in_memory { MemoryFile::of(&file) } else { None };
+        Ok(Self { file, memory, turn: Mutex::new(()) })
+    }
+
+    /// The system's way is the faster one, and who finds it taken goes the other way.
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let Some(memory) = &self.memory else { return write_all_at(&self.file, bytes, offset) };
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if turn.is_none() && memory.write(bytes, offset) {
+            return Ok(());
+        }
+        write_all_at(&self.file, bytes, offset)
+    }
 }
 
 impl PlannedShard {
@@ -64,7 +100,7 @@ impl ShardWriter {
             shards.push(PlannedShard::begun(path, shard.bytes, shard.header.len() as u64));
         }
         unfinished.fetch_add(1, Ordering::SeqCst);
-        Ok(Self::of(shards, unfinished))
+        Ok(Self::of(folder, shards, unfinished))
     }
 
     /// Takes the files of an earlier writer of the same layout over, with the tensors that it had written and whose bytes are
@@ -108,11 +144,17 @@ impl ShardWriter {
             }
         }
         unfinished.fetch_add(1, Ordering::SeqCst);
-        Ok((Self::of(shards, unfinished), found))
+        Ok((Self::of(folder, shards, unfinished), found))
     }
 
-    fn of(shards: Vec<PlannedShard>, unfinished: Arc<AtomicUsize>) -> Self {
-        Self { shards, open: Mutex::default(), leaves_cache: false, unfinished }
+    fn of(folder: &Path, shards: Vec<PlannedShard>, unfinished: Arc<AtomicUsize>) -> Self {
+        let in_memory = memory_file::is_place_for(folder);
+        Self { shards, open: Mutex::default(), leaves_cache: false, in_memory, unfinished }
+    }
+
+    /// Whether threads that write to one file at once do not wait for one another.
+    pub fn writes_at_once(&self) -> bool {
+        self.in_memory
     }
 
     /// From now on, what is written is sent to the disk soon and then leaves the page cache, so that an output larger than the memory
@@ -153,9 +195,9 @@ impl ShardWriter {
             return Err(not_as_planned(&planned.path, format!("bytes {range:?} are written twice")));
         }
         let file = self.file(shard)?;
-        write_all_at(&file, bytes, range.start).map_err(Error::io("write", &planned.path))?;
+        file.write(bytes, range.start).map_err(Error::io("write", &planned.path))?;
         if self.leaves_cache {
-            page_cache::leave_behind(&file, &range);
+            page_cache::leave_behind(&file.file, &range);
         }
         Ok(())
     }
@@ -174,12 +216,12 @@ impl ShardWriter {
     }
 
     /// The open file of a shard; opens it, and closes the one longest unused, where needed.
-    fn file(&self, shard: usize) -> Result<Arc<File>, Error> {
+    fn file(&self, shard: usize) -> Result<Arc<OpenShard>, Error> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let position = open.iter().position(|(open, _)| *open == shard);
         let (_, file) = match position.and_then(|position| open.remove(position)) {
             Some(entry) => entry,
-            None => (shard, Arc::new(open_file(&self.shards[shard].path)?)),
+            None => (shard, Arc::new(OpenShard::open(&self.shards[shard].path, self.in_memory)?)),
         };
         if open.len() == MOST_OPEN_FILES {
             open.pop_front();
@@ -240,10 +282,6 @@ fn create_file(path: &Path, header: &[u8], bytes: u64) -> Result<(), Error> {
     let file = File::create_new(path).map_err(Error::io("create", path))?;
     file.set_len(bytes).map_err(Error::io("set the length of", path))?;
     write_all_at(&file, header, 0).map_err(Error::io("write", path))
-}
-
-fn open_file(path: &Path) -> Result<File, Error> {
-    OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))
 }
 
 #[cfg(unix)]

@@ -296,10 +296,8 @@ where
         let tile = run.plan.work.tile as usize * batch.tensors()[piece.tensor].output.size();
         batch.download(lane, piece.tensor, start, (end - start) as usize, |bytes| {
             for (at, bytes) in (start..).step_by(tile).zip(bytes.chunks(tile)) {
-                let Some(mut buffer) = sink.buffer(bytes.len()) else { return Ok(false) };
-                buffer.copy_from_slice(bytes);
-                let span = Span { tensor: step, offset: at, length: buffer.len() };
-                if !sink.write(&[span], buffer)? {
+                let span = Span { tensor: step, offset: at, length: bytes.len() };
+                if !sink.write_from(span, bytes)? {
                     return Ok(false);
                 }
             }

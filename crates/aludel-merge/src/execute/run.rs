@@ -74,11 +74,11 @@ impl<'a> Run<'a> {
         let mut computing = 0.0;
         std::thread::scope(|scope| {
             let coder = Coder::of(self.plan, self.weights());
-            let overlaps = self.options.pipeline.overlaps;
-            let (outlet, sink) = writer.ends(coder, overlaps);
+            let has_threads = self.options.pipeline.overlaps && !writer.writes_at_once();
+            let (outlet, sink) = writer.ends(coder, has_threads);
             // One for each file at the most: who writes to a file waits for who else writes to it.
             let writers = work.writers().min(self.plan.layout.shards().len().max(1));
-            let count = if overlaps { writers } else { 0 };
+            let count = if has_threads { writers } else { 0 };
             let writing: Vec<_> = (0..count)
                 .map(|_| {
                     let outlet = outlet.clone();

@@ -133,7 +133,7 @@ impl<'p> Writer<'p> {
         let mut result = Ok(());
         for tile in &outlet.tiles {
             if result.is_ok() {
-                result = self.write(&tile);
+                result = self.write(&tile.bytes, &tile.pieces);
                 if result.is_err() {
                     stop();
                 }
@@ -162,15 +162,20 @@ impl<'p> Writer<'p> {
         Ok(done)
     }
 
-    fn write(&self, tile: &Tile) -> Result<(), MergeError> {
+    /// Whether who computes writes as well: nobody waits for who else writes.
+    pub(super) fn writes_at_once(&self) -> bool {
+        matches!(&self.output, Output::Shards(shards, _) if shards.writes_at_once())
+    }
+
+    fn write(&self, bytes: &[u8], pieces: &[Piece]) -> Result<(), MergeError> {
         let begin = Instant::now();
         match &self.output {
             Output::Shards(shards, journal) => {
-                if let Some(Piece { span, .. }) = tile.pieces.first() {
+                if let Some(Piece { span, .. }) = pieces.first() {
                     let placement = self.plan.layout.placement(span.tensor);
-                    shards.write_file(placement.shard, placement.offset + span.offset, &tile.bytes)?;
+                    shards.write_file(placement.shard, placement.offset + span.offset, bytes)?;
                 }
-                let whole = self.note(&tile.pieces);
+                let whole = self.note(pieces);
                 if !whole.is_empty() {
                     journal.lock().unwrap_or_else(PoisonError::into_inner).add(&whole)?;
                 }
@@ -178,7 +183,7 @@ impl<'p> Writer<'p> {
             Output::Delta(delta) => {
                 let mut delta = delta.lock().unwrap_or_else(PoisonError::into_inner);
                 let (delta, journal) = &mut *delta;
-                for piece in &tile.pieces {
+                for piece in pieces {
                     if let Some(whole) = self.add_chunks(delta, piece)? {
                         journal.add(&[whole])?;
                     }
@@ -263,6 +268,7 @@ impl<'a> Sink<'a> {
         let (free, empty) = buffers_in_turn(buffers);
         Self { coder: None, tiles, free: empty, direct: Some(Direct { to: To::Memory(memory), free }) }
     }
+
     /// An empty buffer of this length; `None` when the writers are gone.
     pub(super) fn buffer(&self, length: usize) -> Option<Vec<u8>> {
         let mut buffer = self.free.recv().ok()?;
@@ -276,6 +282,27 @@ impl<'a> Sink<'a> {
             memory.put(spans, &bytes);
             return Ok(free.send(bytes).is_ok());
         }
+        let pieces = self.pieces(spans, &bytes);
+        let Some(Direct { to: To::Files(writer), free }) = &self.direct else {
+            return Ok(self.tiles.send(Tile { bytes, pieces }).is_ok());
+        };
+        writer.write(&bytes, &pieces)?;
+        Ok(free.send(bytes).is_ok())
+    }
+
+    /// As [`Sink::write`], of bytes that stay their owner's: copied where another thread writes them.
+    pub(super) fn write_from(&self, span: Span, bytes: &[u8]) -> Result<bool, MergeError> {
+        if let Some(Direct { to: To::Files(writer), .. }) = &self.direct {
+            writer.write(bytes, &self.pieces(&[span], bytes))?;
+            return Ok(true);
+        }
+        let Some(mut buffer) = self.buffer(bytes.len()) else { return Ok(false) };
+        buffer.copy_from_slice(bytes);
+        self.write(&[span], buffer)
+    }
+
+    /// What is written of bytes that lie one after the other.
+    fn pieces(&self, spans: &[Span], bytes: &[u8]) -> Vec<Piece> {
         let mut at = 0;
         let piece = |&span: &Span| {
             let own = &bytes[at..at + span.length];
@@ -286,15 +313,10 @@ impl<'a> Sink<'a> {
             };
             Piece { span, content }
         };
-        let pieces = spans.iter().map(piece).collect();
-        let tile = Tile { bytes, pieces };
-        let Some(Direct { to: To::Files(writer), free }) = &self.direct else {
-            return Ok(self.tiles.send(tile).is_ok());
-        };
-        writer.write(&tile)?;
-        Ok(free.send(tile.bytes).is_ok())
+        spans.iter().map(piece).collect()
     }
 }
+
 /// The checksums of a tensor's tiles, by their offsets.
 #[derive(Default)]
 struct Pieces {
