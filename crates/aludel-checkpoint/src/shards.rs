@@ -9,12 +9,12 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::journal::WrittenTensor;
 use crate::layout::{Layout, Placement};
-use crate::memory_file::{self, MemoryFile};
+use crate::memory_file::{self, MemoryFile, Reserving};
 use crate::page_cache;
 use crate::verify;
 
@@ -26,8 +26,8 @@ pub struct ShardWriter {
     open: Mutex<VecDeque<(usize, Arc<OpenShard>)>>,
     /// Whether pages that are written leave the page cache.
     leaves_cache: bool,
-    /// Whether the files lie in memory.
-    in_memory: bool,
+    /// Where the files lie in memory: what makes their pages.
+    reserving: Option<Reserving>,
     /// Writers of the folder that have not finished, this one among them.
     unfinished: Arc<AtomicUsize>,
 }
@@ -44,29 +44,20 @@ struct PlannedShard {
 #[derive(Debug)]
 struct OpenShard {
     file: File,
-    /// The other way into it, where it lies in memory.
+    /// The way for threads that write side by side, where it lies in memory.
     memory: Option<MemoryFile>,
-    /// Held by who writes through the system, which lets nobody else write meanwhile.
-    turn: Mutex<()>,
 }
 
 impl OpenShard {
     fn open(path: &Path, in_memory: bool) -> Result<Self, Error> {
-        let file =
-            OpenOptions::new().read(in_memory).write(true).open(path).map_err(Error::io("open", path))?;
+        let file = OpenOptions::new().read(in_memory).write(true).open(path);
+        let file = file.map_err(Error::io("open", path))?;
         let memory = if in_memory { MemoryFile::of(&file) } else { None };
-        Ok(Self { file, memory, turn: Mutex::new(()) })
+        Ok(Self { file, memory })
     }
 
-    /// The system's way is the faster one, and who finds it taken goes the other way.
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let Some(memory) = &self.memory else { return write_all_at(&self.file, bytes, offset) };
-        let turn = match self.turn.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        if turn.is_none() && memory.write(bytes, offset) {
+        if self.memory.as_ref().is_some_and(|memory| memory.write(bytes, offset)) {
             return Ok(());
         }
         write_all_at(&self.file, bytes, offset)
@@ -148,13 +139,15 @@ impl ShardWriter {
     }
 
     fn of(folder: &Path, shards: Vec<PlannedShard>, unfinished: Arc<AtomicUsize>) -> Self {
-        let in_memory = memory_file::is_place_for(folder);
-        Self { shards, open: Mutex::default(), leaves_cache: false, in_memory, unfinished }
+        let unwritten = shards.iter().filter(|shard| shard.written().first_hole(shard.bytes).is_some());
+        let unwritten = unwritten.map(|shard| (shard.path.clone(), shard.bytes));
+        let reserving = memory_file::is_place_for(folder).then(|| Reserving::begin(unwritten.collect()));
+        Self { shards, open: Mutex::default(), leaves_cache: false, reserving, unfinished }
     }
 
     /// Whether threads that write to one file at once do not wait for one another.
     pub fn writes_at_once(&self) -> bool {
-        self.in_memory
+        self.reserving.is_some()
     }
 
     /// From now on, what is written is sent to the disk soon and then leaves the page cache, so that an output larger than the memory
@@ -221,7 +214,7 @@ impl ShardWriter {
         let position = open.iter().position(|(open, _)| *open == shard);
         let (_, file) = match position.and_then(|position| open.remove(position)) {
             Some(entry) => entry,
-            None => (shard, Arc::new(OpenShard::open(&self.shards[shard].path, self.in_memory)?)),
+            None => (shard, Arc::new(OpenShard::open(&self.shards[shard].path, self.writes_at_once())?)),
         };
         if open.len() == MOST_OPEN_FILES {
             open.pop_front();

@@ -294,15 +294,8 @@ where
         let step = self.share.steps[first + piece.tensor].0;
         let Range { start, end } = piece.bytes;
         let tile = run.plan.work.tile as usize * batch.tensors()[piece.tensor].output.size();
-        batch.download(lane, piece.tensor, start, (end - start) as usize, |bytes| {
-            for (at, bytes) in (start..).step_by(tile).zip(bytes.chunks(tile)) {
-                let span = Span { tensor: step, offset: at, length: bytes.len() };
-                if !sink.write_from(span, bytes)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })?
+        let span = Span { tensor: step, offset: start, length: (end - start) as usize };
+        batch.download(lane, piece.tensor, start, span.length, |bytes| sink.write_from(span, bytes, tile))?
     }
 
     /// Says that a piece is done; whether it was the last one.

@@ -290,15 +290,20 @@ impl<'a> Sink<'a> {
         Ok(free.send(bytes).is_ok())
     }
 
-    /// As [`Sink::write`], of bytes that stay their owner's: copied where another thread writes them.
-    pub(super) fn write_from(&self, span: Span, bytes: &[u8]) -> Result<bool, MergeError> {
+    /// As [`Sink::write`], of bytes that stay their owner's: copied, tile by tile, where another thread writes them.
+    pub(super) fn write_from(&self, span: Span, bytes: &[u8], tile: usize) -> Result<bool, MergeError> {
         if let Some(Direct { to: To::Files(writer), .. }) = &self.direct {
             writer.write(bytes, &self.pieces(&[span], bytes))?;
             return Ok(true);
         }
-        let Some(mut buffer) = self.buffer(bytes.len()) else { return Ok(false) };
-        buffer.copy_from_slice(bytes);
-        self.write(&[span], buffer)
+        for (at, bytes) in (span.offset..).step_by(tile).zip(bytes.chunks(tile)) {
+            let Some(mut buffer) = self.buffer(bytes.len()) else { return Ok(false) };
+            buffer.copy_from_slice(bytes);
+            if !self.write(&[Span { offset: at, length: bytes.len(), ..span }], buffer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What is written of bytes that lie one after the other.
