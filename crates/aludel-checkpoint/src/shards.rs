@@ -91,7 +91,7 @@ impl ShardWriter {
             shards.push(PlannedShard::begun(path, shard.bytes, shard.header.len() as u64));
         }
         unfinished.fetch_add(1, Ordering::SeqCst);
-        Ok(Self::of(folder, shards, unfinished))
+        Ok(Self::of(shards, unfinished))
     }
 
     /// Takes the files of an earlier writer of the same layout over, with the tensors that it had written and whose bytes are
@@ -135,18 +135,27 @@ impl ShardWriter {
             }
         }
         unfinished.fetch_add(1, Ordering::SeqCst);
-        Ok((Self::of(folder, shards, unfinished), found))
+        Ok((Self::of(shards, unfinished), found))
     }
 
-    fn of(folder: &Path, shards: Vec<PlannedShard>, unfinished: Arc<AtomicUsize>) -> Self {
-        let unwritten = shards.iter().filter(|shard| shard.written().first_hole(shard.bytes).is_some());
-        let unwritten = unwritten.map(|shard| (shard.path.clone(), shard.bytes));
-        let reserving = memory_file::is_place_for(folder).then(|| Reserving::begin(unwritten.collect()));
-        Self { shards, open: Mutex::default(), leaves_cache: false, reserving, unfinished }
+    fn of(shards: Vec<PlannedShard>, unfinished: Arc<AtomicUsize>) -> Self {
+        Self { shards, open: Mutex::default(), leaves_cache: false, reserving: None, unfinished }
     }
 
-    /// Whether threads that write to one file at once do not wait for one another.
-    pub fn writes_at_once(&self) -> bool {
+    /// From now on, threads that write to one file do not wait for one another, where the files lie in memory. Few threads take longer over a page so
+    /// than by turns, many take less.
+    pub fn write_side_by_side(&mut self) {
+        let folder = self.shards.first().and_then(|shard| shard.path.parent());
+        if self.reserving.is_none() && folder.is_some_and(memory_file::is_place_for) {
+            let unwritten =
+                self.shards.iter().filter(|shard| shard.written().first_hole(shard.bytes).is_some());
+            let unwritten = unwritten.map(|shard| (shard.path.clone(), shard.bytes));
+            self.reserving = Some(Reserving::begin(unwritten.collect()));
+        }
+    }
+
+    /// Whether they do.
+    pub fn writes_side_by_side(&self) -> bool {
         self.reserving.is_some()
     }
 
@@ -214,7 +223,7 @@ impl ShardWriter {
         let position = open.iter().position(|(open, _)| *open == shard);
         let (_, file) = match position.and_then(|position| open.remove(position)) {
             Some(entry) => entry,
-            None => (shard, Arc::new(OpenShard::open(&self.shards[shard].path, self.writes_at_once())?)),
+            None => (shard, Arc::new(OpenShard::open(&self.shards[shard].path, self.writes_side_by_side())?)),
         };
         if open.len() == MOST_OPEN_FILES {
             open.pop_front();

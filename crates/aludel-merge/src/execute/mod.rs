@@ -181,6 +181,9 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
             if leaves_cache {
                 shards.leave_cache();
             }
+            if plan.work.threads >= SIDE_BY_SIDE {
+                shards.write_side_by_side();
+            }
             let journal = folder.journal(&identity, &written)?;
             (Output::Shards(shards, Mutex::new(journal)), written)
         }
@@ -226,6 +229,9 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     let phases = Phases { finish: finishing.elapsed().as_secs_f64(), ..merged.phases };
     Ok(Report { output: target, seconds: start.elapsed().as_secs_f64(), phases, ..merged })
 }
+
+/// Threads from which on all of them write to a RAM disk, side by side.
+const SIDE_BY_SIDE: usize = 8;
 
 /// Everything that is neither weights nor the card: config, index, side files, the recipe.
 fn write_small_files(plan: &Plan, folder: &OutputFolder) -> Result<(), MergeError> {

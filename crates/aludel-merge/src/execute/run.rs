@@ -74,7 +74,7 @@ impl<'a> Run<'a> {
         let mut computing = 0.0;
         std::thread::scope(|scope| {
             let coder = Coder::of(self.plan, self.weights());
-            let has_threads = self.options.pipeline.overlaps && !writer.writes_at_once();
+            let has_threads = self.options.pipeline.overlaps && !writer.writes_side_by_side();
             let (outlet, sink) = writer.ends(coder, has_threads);
             // One for each file at the most: who writes to a file waits for who else writes to it.
             let writers = work.writers().min(self.plan.layout.shards().len().max(1));

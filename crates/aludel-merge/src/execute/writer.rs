@@ -163,8 +163,8 @@ impl<'p> Writer<'p> {
     }
 
     /// Whether who computes writes as well: nobody waits for who else writes.
-    pub(super) fn writes_at_once(&self) -> bool {
-        matches!(&self.output, Output::Shards(shards, _) if shards.writes_at_once())
+    pub(super) fn writes_side_by_side(&self) -> bool {
+        matches!(&self.output, Output::Shards(shards, _) if shards.writes_side_by_side())
     }
 
     fn write(&self, bytes: &[u8], pieces: &[Piece]) -> Result<(), MergeError> {
