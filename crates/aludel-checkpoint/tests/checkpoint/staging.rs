@@ -252,6 +252,44 @@ fn shards_hold_what_was_written_whatever_the_order() {
     }
 }
 
+/// Where there is a RAM disk: elsewhere threads take turns.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_threads_write_side_by_side_is_what_one_writes() {
+    let Ok(parent) = tempfile::tempdir_in("/dev/shm") else { return };
+    let lengths = [2_000_003, 40_000_000, 7];
+    let layout = layout_of(&lengths);
+    let bytes: Vec<u8> = (0..40_000_000u32).map(|at| (at / 3) as u8 ^ (at >> 11) as u8).collect();
+    let outputs = ["turns", "side"].map(|name| {
+        let folder = OutputFolder::create(&parent.path().join(name), false).unwrap();
+        let mut shards = folder.shards(&layout).unwrap();
+        if name == "side" {
+            shards.write_side_by_side();
+            assert!(shards.writes_side_by_side());
+        }
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (shards, layout, bytes) = (&shards, &layout, &bytes);
+                scope.spawn(move || {
+                    for (number, length) in lengths.into_iter().enumerate() {
+                        for start in (0..length).step_by(300_001).skip(thread).step_by(8) {
+                            let piece = &bytes[start..length.min(start + 300_001)];
+                            shards.write_at(&layout.placement(number), start as u64, piece).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        shards.finish().unwrap();
+        folder.finish().unwrap()
+    });
+    let read = |folder: &PathBuf| {
+        let names = listing(folder).into_iter();
+        names.map(|name| (fs::read(folder.join(&name)).unwrap(), name)).collect::<Vec<_>>()
+    };
+    assert!(read(&outputs[0]) == read(&outputs[1]), "the bytes differ");
+}
+
 /// More shards than the writer keeps open, visited in turn so that each is opened again.
 #[test]
 fn many_shards_need_few_open_files() {

@@ -181,7 +181,7 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
             if leaves_cache {
                 shards.leave_cache();
             }
-            if plan.work.threads >= SIDE_BY_SIDE {
+            if options.device.is_some() && plan.work.threads >= SIDE_BY_SIDE {
                 shards.write_side_by_side();
             }
             let journal = folder.journal(&identity, &written)?;
@@ -230,7 +230,7 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     Ok(Report { output: target, seconds: start.elapsed().as_secs_f64(), phases, ..merged })
 }
 
-/// Threads from which on all of them write to a RAM disk, side by side.
+/// Lanes of a device from which on all of them write to a RAM disk, side by side. Writing bounds them; who computes on a CPU has other things to do.
 const SIDE_BY_SIDE: usize = 8;
 
 /// Everything that is neither weights nor the card: config, index, side files, the recipe.

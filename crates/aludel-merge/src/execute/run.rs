@@ -74,11 +74,12 @@ impl<'a> Run<'a> {
         let mut computing = 0.0;
         std::thread::scope(|scope| {
             let coder = Coder::of(self.plan, self.weights());
-            let has_threads = self.options.pipeline.overlaps && !writer.writes_side_by_side();
-            let (outlet, sink) = writer.ends(coder, has_threads);
+            let overlaps = self.options.pipeline.overlaps;
+            let (outlet, sink) = writer.ends(coder, overlaps);
+            let of_lanes = writer.sink_of_lanes(&outlet, &sink);
             // One for each file at the most: who writes to a file waits for who else writes to it.
             let writers = work.writers().min(self.plan.layout.shards().len().max(1));
-            let count = if has_threads { writers } else { 0 };
+            let count = if overlaps { writers } else { 0 };
             let writing: Vec<_> = (0..count)
                 .map(|_| {
                     let outlet = outlet.clone();
@@ -95,7 +96,7 @@ impl<'a> Run<'a> {
                 .iter()
                 .flat_map(|lanes| (0..lanes.count(work.threads)).map(move |_| lanes))
                 .map(|lanes| {
-                    let (sink, queue) = (sink.clone(), &queue);
+                    let (sink, queue) = (of_lanes.clone(), &queue);
                     scope.spawn(move || lanes.work(self, queue, &sink))
                 })
                 .collect();
@@ -107,7 +108,7 @@ impl<'a> Run<'a> {
                     scope.spawn(|| self.work(&queue, Some(sink)))
                 })
                 .collect();
-            drop(sink);
+            drop((sink, of_lanes));
             self.report_progress(&queue, is_hashed);
             for worker in workers {
                 computing += joined(worker);

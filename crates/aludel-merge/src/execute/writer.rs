@@ -127,6 +127,13 @@ impl<'p> Writer<'p> {
         (Outlet { tiles: incoming, free }, Sink { coder, tiles, free: empty, direct })
     }
 
+    /// A sink for a device's lanes, which write themselves where nobody waits for who else writes.
+    pub(super) fn sink_of_lanes<'a>(&'a self, outlet: &Outlet, sink: &Sink<'a>) -> Sink<'a> {
+        let is_direct = matches!(&self.output, Output::Shards(shards, _) if shards.writes_side_by_side());
+        let direct = is_direct.then(|| Direct { to: To::Files(self), free: outlet.free.clone() });
+        Sink { direct: direct.or_else(|| sink.direct.clone()), ..sink.clone() }
+    }
+
     /// Writes until every sink is gone. After a failure, which `stop` is called for, buffers still go round, so that nobody waits for one
     /// forever.
     pub(super) fn run(&self, outlet: &Outlet, stop: impl Fn()) -> Result<(), MergeError> {
@@ -160,11 +167,6 @@ impl<'p> Writer<'p> {
             }
         }
         Ok(done)
-    }
-
-    /// Whether who computes writes as well: nobody waits for who else writes.
-    pub(super) fn writes_side_by_side(&self) -> bool {
-        matches!(&self.output, Output::Shards(shards, _) if shards.writes_side_by_side())
     }
 
     fn write(&self, bytes: &[u8], pieces: &[Piece]) -> Result<(), MergeError> {

@@ -173,25 +173,6 @@ fn bytes_do_not_depend_on_what_goes_on_at_once() {
 }
 
 /// What is computed on is not copied; what is only copied is, once between buffers and once to the system.
-/// Where there is a RAM disk, eight threads write to its files side by side.
-#[cfg(target_os = "linux")]
-#[test]
-fn bytes_do_not_depend_on_where_and_how_they_are_written() {
-    let Ok(ram) = tempfile::tempdir_in("/dev/shm") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    three_models(folder.path());
-    let recipe = recipe(folder.path(), "ties", "weight: 0.5, density: 0.4");
-    let output = |threads: usize, target: PathBuf| {
-        let options = PlanOptions { threads, tile: Some(65_536), ..PlanOptions::default() };
-        run(&plan(&recipe, &options).unwrap(), &target).unwrap();
-        weights(&target)
-    };
-    let expected = output(1, folder.path().join("out"));
-    for threads in [1, 8, 16] {
-        assert!(output(threads, ram.path().join("out")) == expected, "{threads} threads");
-    }
-}
-
 #[test]
 fn copies_are_counted() {
     let folder = tempfile::tempdir().unwrap();
