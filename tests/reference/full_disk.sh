@@ -35,7 +35,7 @@ for form in dense fp8 sparse-delta; do
     bytes=$(du -sb whole | cut -f1)
     "$aludel" merge r.yml disk/out --output $form --shard-size 8MB -j 1 "${flags[@]}" 2> said &
     run=$!
-    until ls -d disk/.out.partial-* > /dev/null 2>&1; do :; done
+    until [ -e disk/out ] || ls -d disk/.out.partial-* > /dev/null 2>&1; do :; done
     free=$(df --output=avail -B1 disk | tail -1)
     fallocate -l $((free - bytes / 3)) disk/other || head -c 100M /dev/zero > disk/other || true
     if wait $run; then
