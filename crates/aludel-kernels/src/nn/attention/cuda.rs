@@ -2,20 +2,27 @@
 //!
 //! Queries of a span are cut into tiles, and keys into others for their own gradient; tables of tiles are made once for the spans of a
 //! step. Tiles with the most work come first.
+//!
+//! Kernels are written twice. Those of `warpgroups/` are for Hopper's instructions, by which four warps multiply 64 rows from shared memory at
+//! once, and for heads of a width of 64 or 128. All others are for single warps, which any device from capability 8.0 on has.
 
 use crate::cuda::driver::{Argument, Block, Grid};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text, lock};
 use crate::nn::device::{Attention, Span};
 
+const SCORES: &str = include_str!("scores.cu");
 const TILES: &str = include_str!("tiles.cu");
 const DOTS: &str = include_str!("dots.cu");
+const WARPGROUP_TILES: &str = include_str!("warpgroups/tiles.cu");
 
-/// Lengths of tiles, in kernels of 4 warps: 16 rows a warp, `parts` times, against `across` at a time.
+/// Lengths of tiles: 64 rows to four warps, `parts` times, against `across` at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tiling {
     parts: usize,
     across: usize,
+    /// Blocks that a multiprocessor holds at once, which bounds a thread's registers; warpgroups only.
+    blocks: usize,
 }
 
 impl Tiling {
@@ -31,14 +38,42 @@ struct Tilings {
     keys: Tiling,
 }
 
-fn tilings(padded: usize) -> Tilings {
-    let tiling = |parts, across| Tiling { parts, across };
+const fn tiling(parts: usize, across: usize) -> Tiling {
+    Tiling { parts, across, blocks: 1 }
+}
+
+const fn tilings_of_warps(padded: usize) -> Tilings {
     if padded <= 64 {
         Tilings { forward: tiling(2, 64), queries: tiling(1, 64), keys: tiling(2, 32) }
     } else if padded <= 128 {
         Tilings { forward: tiling(1, 64), queries: tiling(1, 32), keys: tiling(1, 32) }
     } else {
         Tilings { forward: tiling(1, 32), queries: tiling(1, 16), keys: tiling(1, 16) }
+    }
+}
+
+/// The fastest of those tried on an H100.
+const fn tilings_of_warpgroups(width: usize) -> Tilings {
+    if width == 64 {
+        let pair = Tiling { parts: 2, across: 64, blocks: 2 };
+        Tilings { forward: pair, queries: pair, keys: tiling(2, 128) }
+    } else {
+        Tilings { forward: tiling(3, 64), queries: tiling(2, 64), keys: tiling(2, 64) }
+    }
+}
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Warps,
+    Warpgroups,
+}
+
+impl Unit {
+    /// Scores are compared before they are scaled, so that a scale must not turn them round.
+    fn of(cuda: &Cuda, attention: Attention) -> Self {
+        let fits = matches!(attention.width, 64 | 128) && attention.scale > 0.0;
+        if fits && cuda.has_warpgroups() { Self::Warpgroups } else { Self::Warps }
     }
 }
 
@@ -67,7 +102,7 @@ pub(in crate::nn) fn forward(
     let rows = check(attention, q, k, v);
     assert_eq!((y.len(), lse.len()), (q.len(), rows * attention.heads), "results of attention");
     let operands = [q.halves(), k.halves(), v.halves(), y.halves(), lse.floats()];
-    let [kernel, ..] = kernels(attention);
+    let [kernel, ..] = kernels(Unit::of(cuda, attention), attention);
     kernel.run(cuda, attention, spans, &operands);
 }
 
@@ -84,54 +119,71 @@ pub(in crate::nn) fn backward(
     let lengths = (y.len(), dy.len(), dq.len(), lse.len());
     assert_eq!(lengths, (q.len(), q.len(), q.len(), count), "operands of attention's gradient");
     assert_eq!((dk.len(), dv.len()), (k.len(), v.len()), "gradients of keys and values");
-    let Some(dots) = cuda.scratch(count, Element::F32) else { return };
-    let defines = format!("#define WIDTH {}\n", attention.width);
-    let name = format!("attention_dots {}", attention.width);
-    let text = Text { name: &name, defines: &defines, parts: &[DOTS] };
-    let grid = Grid { blocks: [count.div_ceil(8) as u32, 1, 1], threads: 256, shared: 0 };
-    let arguments = [y.halves(), dy.halves(), dots.argument(), Argument::Long(count as i64)];
-    cuda.run(text, "attention_dots", grid, &arguments);
-
-    let [_, of_queries, of_keys] = kernels(attention);
-    let given = [q.halves(), k.halves(), v.halves(), dy.halves(), lse.floats(), dots.floats()];
-    let operands: Vec<Argument> = given.into_iter().chain([dq.halves()]).collect();
-    of_queries.run(cuda, attention, spans, &operands);
-    let operands: Vec<Argument> = given.into_iter().chain([dk.halves(), dv.halves()]).collect();
-    of_keys.run(cuda, attention, spans, &operands);
+    let unit = Unit::of(cuda, attention);
+    let [_, of_queries, of_keys] = kernels(unit, attention);
+    let [q, k, v, dy] = [q, k, v, dy].map(Buffer::halves);
+    let (dq, dk, dv) = (dq.halves(), dk.halves(), dv.halves());
+    match unit {
+        Unit::Warpgroups => {
+            let Some(pairs) = cuda.scratch(2 * count, Element::F32) else { return };
+            let (pairs, rows) = (pairs.argument(), Argument::Long(rows as i64));
+            let operands = [q, k, v, y.halves(), dy, lse.floats(), pairs, rows, dq];
+            of_queries.run(cuda, attention, spans, &operands);
+            of_keys.run(cuda, attention, spans, &[q, k, v, dy, pairs, rows, dk, dv]);
+        }
+        Unit::Warps => {
+            let Some(dots) = cuda.scratch(count, Element::F32) else { return };
+            let defines = format!("#define WIDTH {}\n", attention.width);
+            let name = format!("attention_dots {}", attention.width);
+            let text = Text { name: &name, defines: &defines, parts: &[DOTS] };
+            let grid = Grid { blocks: [count.div_ceil(8) as u32, 1, 1], threads: 256, shared: 0 };
+            let (lse, dots) = (lse.floats(), dots.argument());
+            cuda.run(text, "attention_dots", grid, &[y.halves(), dy, dots, Argument::Long(count as i64)]);
+            of_queries.run(cuda, attention, spans, &[q, k, v, dy, lse, dots, dq]);
+            of_keys.run(cuda, attention, spans, &[q, k, v, dy, lse, dots, dk, dv]);
+        }
+    }
 }
 
 /// Forward, and both backward.
-fn kernels(attention: Attention) -> [Tiled; 3] {
-    let Tilings { forward, queries, keys } = tilings(padded(attention));
-    let pitch = 2 * pitch(attention);
-    [
-        Tiled {
-            name: "attention",
-            text: include_str!("forward.cu"),
-            is_of_keys: false,
-            tiling: forward,
-            shared: (forward.rows() + 4 * forward.across) * pitch,
-        },
-        Tiled {
-            name: "attention_queries",
-            text: include_str!("queries.cu"),
-            is_of_keys: false,
-            tiling: queries,
-            shared: (2 * queries.rows() + 4 * queries.across) * pitch,
-        },
-        Tiled {
-            name: "attention_keys",
-            text: include_str!("keys.cu"),
-            is_of_keys: true,
-            tiling: keys,
-            shared: (2 * keys.rows() + 4 * keys.across) * pitch + 16 * keys.across,
-        },
-    ]
+fn kernels(unit: Unit, attention: Attention) -> [Tiled; 3] {
+    let tiled =
+        |name, text, is_of_keys, tiling, shared| Tiled { name, unit, text, is_of_keys, tiling, shared };
+    match unit {
+        Unit::Warps => {
+            let Tilings { forward, queries, keys } = tilings_of_warps(padded(attention));
+            // Rows of tiles: of the block's own operands, and of two of the others', by turns.
+            let bytes =
+                |tiling: Tiling, own| (own * tiling.rows() + 4 * tiling.across) * 2 * pitch(attention);
+            let of_keys = bytes(keys, 2) + 16 * keys.across;
+            [
+                tiled("attention", include_str!("forward.cu"), false, forward, bytes(forward, 1)),
+                tiled("attention_queries", include_str!("queries.cu"), false, queries, bytes(queries, 2)),
+                tiled("attention_keys", include_str!("keys.cu"), true, keys, of_keys),
+            ]
+        }
+        Unit::Warpgroups => {
+            let Tilings { forward, queries, keys } = tilings_of_warpgroups(attention.width);
+            let bytes = |tiling: Tiling, own| (own * tiling.rows() + 4 * tiling.across) * 2 * attention.width;
+            let of_keys = bytes(keys, 2) + 16 * keys.across;
+            let [forward_text, queries_text, keys_text] = [
+                include_str!("warpgroups/forward.cu"),
+                include_str!("warpgroups/queries.cu"),
+                include_str!("warpgroups/keys.cu"),
+            ];
+            [
+                tiled("attention", forward_text, false, forward, bytes(forward, 1)),
+                tiled("attention_queries", queries_text, false, queries, bytes(queries, 2)),
+                tiled("attention_keys", keys_text, true, keys, of_keys),
+            ]
+        }
+    }
 }
 
 /// A kernel over tiles.
 struct Tiled {
     name: &'static str,
+    unit: Unit,
     text: &'static str,
     is_of_keys: bool,
     tiling: Tiling,
@@ -141,7 +193,7 @@ struct Tiled {
 
 impl Tiled {
     fn run(&self, cuda: &Cuda, attention: Attention, spans: &[Span], operands: &[Argument]) {
-        let &Self { name, text, is_of_keys, tiling, shared } = self;
+        let &Self { name, unit, is_of_keys, tiling, shared, .. } = self;
         let Attention { heads, key_heads, width, scale, window, soft_cap } = attention;
         let mut tables = lock(&cuda.tables);
         let rows = tiling.rows();
@@ -161,9 +213,10 @@ impl Tiled {
             }
         };
         let Tables { table, count, .. } = &tables[at];
-        let key = format!("{name} {width} {}", soft_cap.is_some());
-        let blocks = [*count as u32, if is_of_keys { key_heads } else { heads } as u32, 1];
-        let grid = Grid { blocks, threads: 128, shared: shared as u32 };
+        let key = format!("{name} {unit:?} {width} {}", soft_cap.is_some());
+        let blocks = [if is_of_keys { key_heads } else { heads } as u32, *count as u32, 1];
+        let threads = if unit == Unit::Warpgroups { 128 * tiling.parts as u32 } else { 128 };
+        let grid = Grid { blocks, threads, shared: shared as u32 };
         let arguments: Vec<Argument> = [Argument::Address(table.address())]
             .into_iter()
             .chain(operands.iter().copied())
@@ -175,21 +228,32 @@ impl Tiled {
                 Argument::Float(soft_cap.unwrap_or(0.0)),
             ])
             .collect();
-        let defines = self.defines(attention);
-        let text = Text { name: &key, defines: &defines, parts: &[TILES, text] };
+        let (defines, parts) = (self.defines(attention), self.parts());
+        let text = Text { name: &key, defines: &defines, parts: &parts };
         cuda.run(text, name, grid, &arguments);
     }
 
+    const fn parts(&self) -> [&'static str; 3] {
+        let tiles = match self.unit {
+            Unit::Warps => TILES,
+            Unit::Warpgroups => WARPGROUP_TILES,
+        };
+        [SCORES, tiles, self.text]
+    }
+
     fn defines(&self, attention: Attention) -> String {
-        let across = if self.is_of_keys { "SEEN" } else { "KEYS" };
-        format!(
-            "#define WIDTH {}\n#define PADDED {}\n#define SOFT_CAP {}\n#define PARTS {}\n#define {across} {}\n",
-            attention.width,
-            padded(attention),
-            u8::from(attention.soft_cap.is_some()),
-            self.tiling.parts,
-            self.tiling.across,
-        )
+        let Tiling { parts, across, blocks } = self.tiling;
+        let others = if self.is_of_keys { "SEEN" } else { "KEYS" };
+        let mut numbers = vec![
+            ("WIDTH", attention.width),
+            ("SOFT_CAP", usize::from(attention.soft_cap.is_some())),
+            (others, across),
+        ];
+        match self.unit {
+            Unit::Warps => numbers.extend([("PADDED", padded(attention)), ("PARTS", parts)]),
+            Unit::Warpgroups => numbers.extend([("GROUPS", parts), ("BLOCKS", blocks)]),
+        }
+        numbers.into_iter().map(|(name, number)| format!("#define {name} {number}\n")).collect()
     }
 }
 
@@ -249,13 +313,17 @@ mod tests {
 
     #[test]
     fn kernels_compile_for_heads_of_every_width() {
-        for width in [8, 64, 72, 128, 256] {
+        for (unit, width) in [8, 64, 72, 128, 256]
+            .map(|width| (Unit::Warps, width))
+            .into_iter()
+            .chain([64, 128].map(|width| (Unit::Warpgroups, width)))
+        {
             for soft_cap in [None, Some(30.0)] {
                 let attention =
                     Attention { heads: 4, key_heads: 2, width, scale: 0.1, window: None, soft_cap };
-                for kernel in kernels(attention) {
+                for kernel in kernels(unit, attention) {
                     let defines = kernel.defines(attention);
-                    Text { name: "", defines: &defines, parts: &[TILES, kernel.text] }.assert_compiles();
+                    Text { name: "", defines: &defines, parts: &kernel.parts() }.assert_compiles();
                 }
             }
             Text { name: "", defines: &format!("#define WIDTH {width}\n"), parts: &[DOTS] }.assert_compiles();

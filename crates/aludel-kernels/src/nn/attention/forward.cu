@@ -5,8 +5,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
     int heads, int key_heads, float scale, int window, float cap
 ) {
     const int QUERIES = 64 * PARTS, PIECES = PADDED / 8, STEPS = PADDED / 16, COLUMNS = KEYS / 8;
-    int4 tile = tiles[blockIdx.x];
-    int head = blockIdx.y, key_head = head / (heads / key_heads);
+    int4 tile = tiles[blockIdx.y];
+    int head = blockIdx.x, key_head = head / (heads / key_heads);
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     i64 q_stride = (i64)heads * WIDTH, k_stride = (i64)key_heads * WIDTH;
     q += (i64)tile.x * q_stride + head * WIDTH;

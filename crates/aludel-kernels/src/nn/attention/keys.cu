@@ -6,9 +6,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_keys(
     const float* dots, half_bits* dk, half_bits* dv, int heads, int key_heads, float scale, int window, float cap
 ) {
     const int OWN = 64 * PARTS, PIECES = PADDED / 8, STEPS = PADDED / 16, COLUMNS = SEEN / 8;
-    const int* tile = tiles + 8 * blockIdx.x;
+    const int* tile = tiles + 8 * blockIdx.y;
     int first_key = tile[0], rows = tile[1], place = tile[2], first_query = tile[3], queries = tile[4], shift = tile[5];
-    int key_head = blockIdx.y, group = heads / key_heads;
+    int key_head = blockIdx.x, group = heads / key_heads;
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     i64 q_stride = (i64)heads * WIDTH, k_stride = (i64)key_heads * WIDTH;
     i64 own = (i64)first_key * k_stride + key_head * WIDTH;

@@ -1,20 +1,9 @@
-// Tiles of attention: 4 warps multiply bf16 in pieces of 16 x 8 x 16. Defined before: WIDTH, E; PADDED, E rounded up to a multiple of 16;
-// SOFT_CAP, 0 or 1. A tile lies in shared memory row by row, PITCH elements from row to row, so that no two rows of a piece share banks.
+// Tiles of attention: 4 warps multiply bf16 in pieces of 16 x 8 x 16. Defined before: WIDTH, E; PADDED, E rounded up to a multiple of 16.
+// A tile lies in shared memory row by row, PITCH elements from row to row, so that no two rows of a piece share banks.
 #define PITCH (PADDED + 8)
 #define THREADS 128
-#define LOG2E 1.4426950408889634f
-#define LN2 0.6931471805599453f
-#define NONE (-__int_as_float(0x7f800000))
 
 extern __shared__ __align__(16) unsigned char shared_bytes[];
-
-__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 
 __device__ __forceinline__ void load_pieces(u32 r[4], u32 at) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
@@ -67,21 +56,6 @@ __device__ __forceinline__ void fetch(u32 tile, const half_bits* from, i64 strid
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                      :: "r"(tile + 2 * (row * PITCH + column)), "l"(source), "r"(bytes));
     }
-}
-
-__device__ __forceinline__ void fetched() { asm volatile("cp.async.commit_group;"); }
-template <int N> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N)); }
-
-// A score times log2(e), from a product of query and key; `slope` is what its derivative is multiplied by beside the scale.
-__device__ __forceinline__ float score(float product, float scale, float cap, float* slope) {
-#if SOFT_CAP
-    float t = tanhf(product * scale / cap);
-    *slope = 1.0f - t * t;
-    return cap * t * LOG2E;
-#else
-    *slope = 1.0f;
-    return product * (scale * LOG2E);
-#endif
 }
 
 // Writes 16 x 8 pieces of a warp's rows, from column 0 on; `factor` for rows of the upper and of the lower half.

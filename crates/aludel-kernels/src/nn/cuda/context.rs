@@ -18,6 +18,9 @@ const PRELUDE: &str = include_str!("prelude.cu");
 /// The first architecture that copies asynchronously and multiplies bf16, as two digits.
 const OLDEST: u32 = 80;
 
+/// The architecture of which warpgroups multiply. Their instructions are its own, which the letter at the end stands for: no younger one has them.
+const HOPPER: &str = "sm_90a";
+
 /// A CUDA device that models are computed on.
 pub struct Cuda {
     pub(super) driver: Driver,
@@ -47,7 +50,7 @@ impl Text<'_> {
     /// Needs the compiler's library, but no device.
     #[cfg(test)]
     pub(crate) fn assert_compiles(&self) {
-        Kernels::of_models("sm_90", Box::new(crate::gpu::NoStore)).assert_compiles(&self.source());
+        Kernels::of_models(HOPPER, Box::new(crate::gpu::NoStore)).assert_compiles(&self.source());
     }
 }
 
@@ -66,7 +69,8 @@ impl Cuda {
         }
         driver.keep_blocks()?;
         let stream = driver.stream()?;
-        let kernels = Kernels::of_models(&facts.architecture, store);
+        let architecture = if is_hopper(&facts) { HOPPER } else { &facts.architecture };
+        let kernels = Kernels::of_models(architecture, store);
         let products = Products::new(&stream)?;
         let (loaded, tables, failure) = (Mutex::default(), Mutex::default(), Mutex::default());
         let device = Self { driver, facts, kernels, loaded, stream, products, tables, failure };
@@ -79,6 +83,11 @@ impl Cuda {
     /// What the driver says of it.
     pub const fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Whether warpgroups multiply here.
+    pub(in crate::nn) fn has_warpgroups(&self) -> bool {
+        is_hopper(&self.facts)
     }
 
     /// Starts a kernel of a text.
@@ -215,6 +224,10 @@ impl Cuda {
         loaded.entry(text.name.to_owned()).or_default().insert(name, kernel.clone());
         Ok(kernel)
     }
+}
+
+fn is_hopper(facts: &Facts) -> bool {
+    facts.architecture == HOPPER.trim_end_matches('a')
 }
 
 /// A panic elsewhere leaves nothing half-done here.
