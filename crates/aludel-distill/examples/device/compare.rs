@@ -6,13 +6,27 @@ use std::error::Error;
 pub(crate) const TOLERANCE: f64 = 1e-2;
 
 /// What has been compared.
-#[derive(Default)]
 pub(crate) struct Findings {
     compared: usize,
     wrong: Vec<String>,
+    /// Comparisons met so far, and the process that does each, by turns: its own place, and how many there are.
+    met: usize,
+    part: [usize; 2],
 }
 
 impl Findings {
+    /// Of one of several processes that share out the comparisons.
+    pub(crate) fn of_part(part: [usize; 2]) -> Self {
+        Self { compared: 0, wrong: Vec::new(), met: 0, part }
+    }
+
+    /// Whether the next comparison is this process's.
+    pub(crate) fn is_next_own(&mut self) -> bool {
+        let [own, parts] = self.part;
+        self.met += 1;
+        self.met % parts.max(1) == own
+    }
+
     /// Compares values, and prints how far they are apart.
     pub(crate) fn add(&mut self, name: &str, got: &[f32], want: &[f32], tolerance: f64) {
         self.compared += 1;

@@ -1,6 +1,7 @@
 //! Holds a CUDA device to the CPU, and times it: what CI cannot, having no GPU.
 //!
-//! `device operations` compares every operation on random inputs; `device gradients MODEL...` whole models' gradients on the same weights;
+//! `device operations [PART PARTS]` compares every operation on random inputs, or one of so many parts of them: most of the time one thread compiles
+//! kernels. `device gradients MODEL...` compares whole models' gradients on the same weights;
 //! `device head ROWS STUDENT TEACHER VOCABULARY` times the fused head; `device dense ROWS VOCABULARY` losses of logits that are there; `device step
 //! DOCUMENTS LENGTH [TEACHER]` training steps of a Llama of 1.5 B parameters, distilled where a teacher (`3b` or `8b`) is named. The exit code says whether
 //! what was compared agrees.
@@ -23,9 +24,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let cuda = Arc::new(Cuda::open(0, Box::new(NoStore))?);
-    let mut findings = Findings::default();
+    let mut findings = Findings::of_part([0, 1]);
     match words.as_slice() {
-        ["operations"] => operations::compare(&Cpu::new(None)?, &cuda, &mut findings)?,
+        ["operations", part @ ..] => {
+            if !part.is_empty() {
+                findings = Findings::of_part(numbers(part)?);
+            }
+            operations::compare(&Cpu::new(None)?, &cuda, &mut findings)?;
+        }
         ["gradients", models @ ..] => {
             let cpu = Arc::new(Cpu::new(None)?);
             for model in models {

@@ -133,6 +133,11 @@ impl Driver {
         })
     }
 
+    /// Threads that wait for the device stay awake where there are cores enough: waking one takes longer than many a kernel.
+    pub(crate) fn wait_awake(&self) -> Result<(), CudaError> {
+        self.context.set_flags(sys::CUctx_flags::CU_CTX_SCHED_AUTO).map_err(driver("set up the device"))
+    }
+
     /// Lets blocks that streams give back stay at hand for the next ones.
     pub(crate) fn keep_blocks(&self) -> Result<(), CudaError> {
         let mut everything = u64::MAX;
@@ -259,6 +264,15 @@ impl Block {
         self.bytes
     }
 
+    /// Zeros it; not waited for.
+    pub(crate) fn clear(&self) -> Result<(), CudaError> {
+        let failed = driver("clear memory of the device");
+        self.stream.context().bind_to_thread().map_err(&failed)?;
+        // SAFETY: the range is the block.
+        unsafe { result::memset_d8_async(self.address, 0, self.bytes, self.stream.cu_stream()) }
+            .map_err(failed)
+    }
+
     /// The address of a range.
     ///
     /// # Panics
@@ -375,14 +389,6 @@ impl Stream {
             _ => driver("take memory of the device")(error),
         })?;
         Ok(Block { address, bytes, stream: Arc::clone(&self.stream) })
-    }
-
-    /// Zeros a block; not waited for.
-    pub(crate) fn clear(&self, block: &Block) -> Result<(), CudaError> {
-        self.bind()?;
-        // SAFETY: the range is the block.
-        unsafe { result::memset_d8_async(block.address, 0, block.bytes, self.stream.cu_stream()) }
-            .map_err(driver("clear memory of the device"))
     }
 
     /// Sends bytes into a block, in order with what is submitted before and after; the source is free when this returns.

@@ -20,7 +20,7 @@ const WORKSPACE: usize = 64 << 20;
 /// Shapes that are remembered at once.
 const PLANS: usize = 1024;
 
-/// `c[n, m] = alpha * b a (+ c)`, all rows one after another: `a` is `[k, m]`, or `[m, k]` where it is transposed, and `b` is `[n, k]`, or `[k, n]`
+/// `c[n, m] = alpha * b a (+ addend)`, all rows one after another: `a` is `[k, m]`, or `[m, k]` where it is transposed, and `b` is `[n, k]`, or `[k, n]`
 /// where it is transposed. `a` and `b` are bf16, sums f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Shape {
@@ -31,7 +31,7 @@ pub(crate) struct Shape {
     pub(crate) b_is_transposed: bool,
     /// The type of `c`.
     pub(crate) result: Element,
-    /// Whether `c` is added to.
+    /// Whether something is added.
     pub(crate) adds: bool,
 }
 
@@ -41,6 +41,8 @@ pub(crate) struct Operands {
     pub(crate) a: u64,
     pub(crate) b: u64,
     pub(crate) c: u64,
+    /// What is added to, where something is: `c` itself, or another matrix like it.
+    pub(crate) addend: u64,
 }
 
 /// The library, on one stream.
@@ -118,7 +120,7 @@ impl Products {
                 plan.a,
                 operands.b as *const c_void,
                 plan.b,
-                operands.c as *const c_void,
+                operands.addend as *const c_void,
                 plan.c,
                 operands.c as *mut c_void,
                 plan.c,

@@ -309,8 +309,8 @@ pub fn head_loss<D: LossDevice>(
     let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != IGNORED).collect();
     let mut report = HeadReport { terms: vec![0.0; objective.terms().len()], ..HeadReport::default() };
     let columns = objective.terms().len() + Column::COUNT;
-    let mut measured = Vec::new();
-    let mut chunk = None;
+    let (mut measured, mut chunk, mut done) = (Vec::new(), None, 0);
+    let mut all_values = device.zeros(rows.len() * columns, Element::F32)?;
     for rows in rows.chunks(chunk_rows(device, head, teacher, rows.len(), memory)) {
         // A last chunk of fewer rows gets buffers of its own, after the others are gone.
         let mut buffers = match chunk.take().filter(|chunk: &Chunk<D>| chunk.rows == rows.len()) {
@@ -357,13 +357,18 @@ pub fn head_loss<D: LossDevice>(
         if let Some(gradient) = &mut gradient {
             buffers.backward(device, head, rows, gradient);
         }
-        measured.push((values, labels, partners));
+        device.copy_rows(&values, 0, &mut all_values, done, Rows { rows: rows.len(), width: columns });
+        done += rows.len();
+        measured.push((labels, partners));
         chunk = Some(buffers);
     }
-    // Read after all chunks, so that the device is not waited for between them.
-    for (values, labels, partners) in measured {
-        let values = device.read(&values, 0..device.len(&values))?;
-        report.add_rows(objective.terms().len(), &values, &labels, |at| partners[at].is_some());
+    // Read once, after all chunks, so that the device is not waited for between them.
+    let all_values = device.read(&all_values, 0..done * columns)?;
+    let mut rest = all_values.as_slice();
+    for (labels, partners) in measured {
+        let (values, others) = rest.split_at(labels.len() * columns);
+        report.add_rows(objective.terms().len(), values, &labels, |at| partners[at].is_some());
+        rest = others;
     }
     Ok(report)
 }

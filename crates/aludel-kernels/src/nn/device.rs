@@ -349,6 +349,20 @@ pub trait Device: Send + Sync + 'static {
         into: Accumulate,
     );
 
+    /// `y = base + scale * x w^T (+ bias)`.
+    fn linear_onto(
+        &self,
+        product: Product,
+        x: &Self::Buffer,
+        w: &Self::Buffer,
+        bias: Option<&Self::Buffer>,
+        base: &Self::Buffer,
+        y: &mut Self::Buffer,
+    ) {
+        self.copy(base, y);
+        self.linear(product, x, w, bias, y, Accumulate::Add);
+    }
+
     /// `dx = scale * dy w`, or added to `dx`.
     fn linear_backward_input(
         &self,
@@ -419,11 +433,12 @@ pub trait Device: Send + Sync + 'static {
     /// `y = f(gate) * up`, element by element.
     fn gated(&self, activation: Activation, gate: &Self::Buffer, up: &Self::Buffer, y: &mut Self::Buffer);
 
-    /// Gradient of [`Device::gated`], in place: `gate` becomes `d_gate` and `up` becomes `d_up`.
+    /// Gradient of [`Device::gated`], in place: `gate` becomes `d_gate` and `up` becomes `d_up`. `dy` becomes what `y` was, which the weights
+    /// behind it need again.
     fn gated_backward(
         &self,
         activation: Activation,
-        dy: &Self::Buffer,
+        dy: &mut Self::Buffer,
         gate: &mut Self::Buffer,
         up: &mut Self::Buffer,
     );

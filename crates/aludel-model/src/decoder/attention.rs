@@ -81,7 +81,7 @@ impl<D: Device> Decoder<D> {
         rows: usize,
         trace: &AttentionTrace<D>,
         out: &mut D::Buffer,
-        into: Into,
+        into: Into<'_, D::Buffer>,
     ) -> Result<(), DeviceError> {
         self.linear(&self.places.layers[layer].output, rows, &trace.y, out, into)
     }

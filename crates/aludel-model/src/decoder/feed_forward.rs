@@ -81,7 +81,7 @@ impl<D: Device> Decoder<D> {
         rows: usize,
         trace: &FeedForwardTrace<D>,
         out: &mut D::Buffer,
-        into: Into,
+        into: Into<'_, D::Buffer>,
     ) -> Result<(), DeviceError> {
         match (trace, &self.places.layers[layer].feed_forward) {
             (FeedForwardTrace::Dense { .. }, FeedForwardPlaces::Dense { down, .. }) => {
@@ -95,7 +95,10 @@ impl<D: Device> Decoder<D> {
                     self.device.combine_experts(assignment, width, down, weights, y, accumulate);
                 };
                 if into.scale == 1.0 {
-                    combine(out, into.accumulate);
+                    if let Some(base) = into.base {
+                        self.device.copy(base, out);
+                    }
+                    combine(out, if into.base.is_some() { Accumulate::Add } else { Accumulate::Overwrite });
                 } else {
                     let mut sum = self.pool.take(rows * width)?;
                     combine(&mut sum, Accumulate::Overwrite);
@@ -165,15 +168,13 @@ impl<D: Device> Decoder<D> {
                 FeedForwardTrace::Dense { gate: mut d_gate, up: mut d_up },
                 FeedForwardPlaces::Dense { gate, up, down },
             ) => {
-                let activation = self.activation(layer);
-                let mut inner = self.pool.take(rows * down.inputs)?;
-                self.device.gated(activation, &d_gate, &d_up, &mut inner);
-                let mut d_inner = self.pool.take(rows * down.inputs)?;
                 let over = Accumulate::Overwrite;
-                self.linear_backward(down, rows, &inner, d_out, scale, &mut d_inner, over, gradients)?;
+                let mut d_inner = self.pool.take(rows * down.inputs)?;
+                self.linear_backward_input(down, rows, d_out, scale, &mut d_inner, over)?;
+                self.device.gated_backward(self.activation(layer), &mut d_inner, &mut d_gate, &mut d_up);
+                let inner = d_inner;
+                self.linear_backward_parameters(down, rows, &inner, d_out, scale, gradients)?;
                 drop(inner);
-                self.device.gated_backward(activation, &d_inner, &mut d_gate, &mut d_up);
-                drop(d_inner);
                 self.linear_backward(gate, rows, x, &d_gate, 1.0, dx, over, gradients)?;
                 self.linear_backward(up, rows, x, &d_up, 1.0, dx, Accumulate::Add, gradients)
             }
@@ -242,13 +243,12 @@ impl<D: Device> Decoder<D> {
         let mut rows = down;
         device.gather_experts(&assignment, hidden, x, &mut rows);
 
-        let mut inner = self.pool.take(slots * width)?;
-        device.gated(activation, &d_gate, &d_up, &mut inner);
-        self.grouped_weight(&assignment, wide, &d_down, &inner, experts.downs(), gradients);
-        let mut d_inner = inner;
+        let mut d_inner = self.pool.take(slots * width)?;
         let downs = self.of(experts.downs());
         device.grouped_linear_backward_input(&assignment, wide, &d_down, &downs, &mut d_inner, over);
-        device.gated_backward(activation, &d_inner, &mut d_gate, &mut d_up);
+        device.gated_backward(activation, &mut d_inner, &mut d_gate, &mut d_up);
+        let inner = d_inner;
+        self.grouped_weight(&assignment, wide, &d_down, &inner, experts.downs(), gradients);
 
         self.grouped_weight(&assignment, narrow, &d_gate, &rows, experts.gates(), gradients);
         self.grouped_weight(&assignment, narrow, &d_up, &rows, experts.ups(), gradients);

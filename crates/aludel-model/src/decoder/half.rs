@@ -49,16 +49,16 @@ impl<D: Device> Decoder<D> {
         norms: NormPlaces,
         rows: usize,
         h: &Held<D>,
-        inner: impl FnOnce(&mut D::Buffer, Into) -> Result<(), DeviceError>,
+        inner: impl FnOnce(&mut D::Buffer, Into<'_, D::Buffer>) -> Result<(), DeviceError>,
     ) -> Result<Left<D>, DeviceError> {
         let scale = self.config.residual_scale;
         let len = rows * self.config.hidden;
         let mut sum = self.pool.take(len)?;
-        self.device.copy(h, &mut sum);
         let Some(weight) = norms.after else {
-            inner(&mut sum, Into { scale, accumulate: Accumulate::Add })?;
+            inner(&mut sum, Into { scale, base: Some(h) })?;
             return Ok((Arc::new(sum), None));
         };
+        self.device.copy(h, &mut sum);
         let mut x = self.pool.take(len)?;
         inner(&mut x, Into::OVERWRITE)?;
         let mut y = self.pool.take(len)?;

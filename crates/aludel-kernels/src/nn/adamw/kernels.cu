@@ -1,39 +1,43 @@
 // AdamW: four elements to a thread. `stored` may be missing.
+struct Factors { float gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon; };
+
+__device__ __forceinline__ void renew(const Factors& f, float g, float& w, float& m, float& v) {
+    float x = g * f.gradient_scale;
+    m = f.beta1 * m + f.rest1 * x;
+    v = f.beta2 * v + f.rest2 * x * x;
+    w = w * f.keep - f.rate * m / (sqrtf(v) * f.correction + f.epsilon);
+}
+
 extern "C" __global__ void adamw(
     const float* gradient, float* master, float* first, float* second, void* stored, int type, i64 n,
     float gradient_scale, float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon
 ) {
+    Factors f = {gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon};
     i64 at = 4 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
-    if (at >= n) return;
-    int count = (int)min((i64)4, n - at);
-    __align__(16) float g[4], w[4], m[4], v[4];
-    if (count == 4) {
-        *(float4*)g = *(const float4*)(gradient + at);
-        *(float4*)w = *(const float4*)(master + at);
-        *(float4*)m = *(const float4*)(first + at);
-        *(float4*)v = *(const float4*)(second + at);
-    } else {
-        for (int i = 0; i < count; i++) {
-            g[i] = gradient[at + i]; w[i] = master[at + i]; m[i] = first[at + i]; v[i] = second[at + i];
+    if (at + 4 <= n) {
+        // Nothing of it is looked at again before the next step.
+        float4 g = __ldcs((const float4*)(gradient + at)), w = __ldcs((const float4*)(master + at));
+        float4 m = __ldcs((const float4*)(first + at)), v = __ldcs((const float4*)(second + at));
+        renew(f, g.x, w.x, m.x, v.x);
+        renew(f, g.y, w.y, m.y, v.y);
+        renew(f, g.z, w.z, m.z, v.z);
+        renew(f, g.w, w.w, m.w, v.w);
+        __stcs((float4*)(master + at), w);
+        __stcs((float4*)(first + at), m);
+        __stcs((float4*)(second + at), v);
+        if (stored && type == 2) {
+            __stcs((uint2*)((half_bits*)stored + at), make_uint2(pack(w.x, w.y), pack(w.z, w.w)));
+        } else if (stored) {
+            store(stored, at, type, w.x);
+            store(stored, at + 1, type, w.y);
+            store(stored, at + 2, type, w.z);
+            store(stored, at + 3, type, w.w);
         }
+        return;
     }
-    for (int i = 0; i < count; i++) {
-        float x = g[i] * gradient_scale;
-        m[i] = beta1 * m[i] + rest1 * x;
-        v[i] = beta2 * v[i] + rest2 * x * x;
-        w[i] = w[i] * keep - rate * m[i] / (sqrtf(v[i]) * correction + epsilon);
-    }
-    if (count == 4) {
-        *(float4*)(master + at) = *(float4*)w;
-        *(float4*)(first + at) = *(float4*)m;
-        *(float4*)(second + at) = *(float4*)v;
-        if (stored && type == 2) *(uint2*)((half_bits*)stored + at) = make_uint2(pack(w[0], w[1]), pack(w[2], w[3]));
-        else if (stored) for (int i = 0; i < 4; i++) store(stored, at + i, type, w[i]);
-    } else {
-        for (int i = 0; i < count; i++) {
-            master[at + i] = w[i]; first[at + i] = m[i]; second[at + i] = v[i];
-            if (stored) store(stored, at + i, type, w[i]);
-        }
+    for (; at < n; at++) {
+        renew(f, gradient[at], master[at], first[at], second[at]);
+        if (stored) store(stored, at, type, master[at]);
     }
 }
 

@@ -239,8 +239,8 @@ impl Device for Cpu {
         gated::cpu::forward(self, activation, gate.floats(), up.floats(), y.floats_mut());
     }
 
-    fn gated_backward(&self, activation: Activation, dy: &Buffer, gate: &mut Buffer, up: &mut Buffer) {
-        gated::cpu::backward(self, activation, dy.floats(), gate.floats_mut(), up.floats_mut());
+    fn gated_backward(&self, activation: Activation, dy: &mut Buffer, gate: &mut Buffer, up: &mut Buffer) {
+        gated::cpu::backward(self, activation, dy.floats_mut(), gate.floats_mut(), up.floats_mut());
     }
 
     fn sum_of_squares(&self, x: &Buffer) -> Result<f64, DeviceError> {

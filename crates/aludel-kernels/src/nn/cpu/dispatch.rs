@@ -154,8 +154,8 @@ compiled! {
     fn gated(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) = gated::cpu::forward_lanes;
 }
 compiled! {
-    /// `gate` and `up` become their gradients.
-    fn gated_backward(activation: Activation, dy: &[f32], gate: &mut [f32], up: &mut [f32])
+    /// `gate` and `up` become their gradients, and `dy` their product.
+    fn gated_backward(activation: Activation, dy: &mut [f32], gate: &mut [f32], up: &mut [f32])
         = gated::cpu::backward_lanes;
 }
 compiled! {

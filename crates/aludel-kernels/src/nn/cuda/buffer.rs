@@ -1,14 +1,22 @@
 //! Holds elements and small numbers in a device's memory.
+//!
+//! A buffer that is to be zero is not written until somebody asks where it is: most gradients are overwritten by the first product that would have
+//! been added to them.
 
+use std::sync::Mutex;
+
+use super::context::lock;
 use crate::cuda::driver::{Argument, Block};
 use crate::element::Element;
 
 /// A dense array of elements of one type in a device's memory.
 #[derive(Debug)]
 pub struct Buffer {
-    pub(super) block: Block,
+    block: Block,
     pub(super) len: usize,
     pub(super) element: Element,
+    /// Whether it counts as zero, whatever its block holds.
+    is_zero: Mutex<bool>,
 }
 
 /// Small numbers in a device's memory, and on the host.
@@ -19,10 +27,36 @@ pub struct Indices {
 }
 
 impl Buffer {
+    /// Elements as they lie in a block.
+    pub(super) fn new(block: Block, len: usize, element: Element) -> Self {
+        Self { block, len, element, is_zero: Mutex::new(false) }
+    }
+
+    /// Everything becomes zero.
+    pub(super) fn clear(&mut self) {
+        *lock(&self.is_zero) = true;
+    }
+
+    /// Whether everything is zero; asked by who then overwrites everything.
+    pub(crate) fn take_zero(&mut self) -> bool {
+        std::mem::take(&mut *lock(&self.is_zero))
+    }
+
+    /// The block that holds the elements, in the stream's order.
+    pub(super) fn block(&self) -> &Block {
+        let mut is_zero = lock(&self.is_zero);
+        if std::mem::take(&mut *is_zero) {
+            // A failure to clear is a failure of the context, which every later call reports.
+            let _ = self.block.clear();
+        }
+        &self.block
+    }
+
     /// Numbers as the bits of elements of 32 bits.
     pub(crate) fn of_numbers(numbers: Indices, element: Element) -> Self {
         assert_eq!(element.size(), 4, "numbers have 32 bits");
-        Self { len: numbers.host.len(), block: numbers.block, element }
+        let len = numbers.host.len();
+        Self::new(numbers.block, len, element)
     }
 
     /// The number of elements.
@@ -35,13 +69,13 @@ impl Buffer {
         self.element
     }
 
-    pub(crate) const fn address(&self) -> u64 {
-        self.block.address()
+    pub(crate) fn address(&self) -> u64 {
+        self.block().address()
     }
 
     /// Where it is, for a kernel.
-    pub(crate) const fn argument(&self) -> Argument {
-        Argument::Address(self.block.address())
+    pub(crate) fn argument(&self) -> Argument {
+        Argument::Address(self.address())
     }
 
     /// Its type, for a kernel.

@@ -68,6 +68,7 @@ impl Cuda {
             return Err(CudaError::TooOld { name: facts.name, architecture: facts.architecture });
         }
         driver.keep_blocks()?;
+        driver.wait_awake()?;
         let stream = driver.stream()?;
         let architecture = if is_hopper(&facts) { HOPPER } else { &facts.architecture };
         let kernels = Kernels::of_models(architecture, store);
@@ -86,7 +87,7 @@ impl Cuda {
     }
 
     /// Whether warpgroups multiply here.
-    pub(in crate::nn) fn has_warpgroups(&self) -> bool {
+    pub(crate) fn has_warpgroups(&self) -> bool {
         is_hopper(&self.facts)
     }
 
@@ -116,7 +117,7 @@ impl Cuda {
 
     /// A buffer of any content, or, where there is no memory, none: the failure is kept.
     pub(crate) fn scratch(&self, len: usize, element: Element) -> Option<Buffer> {
-        self.keep(self.stream.block(len * element.size())).map(|block| Buffer { block, len, element })
+        self.keep(self.stream.block(len * element.size())).map(|block| Buffer::new(block, len, element))
     }
 
     /// A buffer with a copy of elements that lie in a memory of the same device.
@@ -130,7 +131,7 @@ impl Cuda {
         let block = self.stream.block(len * element.size());
         self.told(block.and_then(|block| {
             self.stream.fetch(from, offset, &block)?;
-            Ok(Buffer { block, len, element })
+            Ok(Buffer::new(block, len, element))
         }))
     }
 
@@ -148,7 +149,7 @@ impl Cuda {
 
     /// The bytes of a buffer, after everything before.
     pub(crate) fn bytes(&self, buffer: &Buffer) -> Result<Vec<u8>, DeviceError> {
-        self.taken(&buffer.block)
+        self.taken(buffer.block())
     }
 
     /// The bytes of a block, after everything before.
@@ -169,7 +170,7 @@ impl Cuda {
         assert!(at + len <= from.len && to_at + len <= to.len, "lengths of a conversion");
         let size = from.element.size();
         if from.element == to.element {
-            let (from, to) = ((&from.block, at * size), (&to.block, to_at * size));
+            let (from, to) = ((from.block(), at * size), (to.block(), to_at * size));
             self.keep(self.stream.copy_between(from, to, len * size));
             return;
         }

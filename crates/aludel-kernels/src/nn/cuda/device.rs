@@ -10,6 +10,7 @@ use crate::nn::device::{
     Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Missing, Norm, Product,
     Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
+use crate::nn::linear::cuda::Onto;
 use crate::nn::{adamw, attention, elementwise, embed, gated, linear, rms_norm, rotate};
 
 /// What a device without the operation never has.
@@ -61,19 +62,19 @@ impl Device for Cuda {
     }
 
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
-        let made = || {
-            let block = self.stream.block(len * element.size())?;
-            self.stream.clear(&block)?;
-            Ok(Buffer { block, len, element })
-        };
-        self.told(made())
+        let block = self.stream.block(len * element.size());
+        self.told(block.map(|block| {
+            let mut buffer = Buffer::new(block, len, element);
+            buffer.clear();
+            buffer
+        }))
     }
 
     fn import(&self, bytes: SharedBytes, element: Element) -> Result<Buffer, DeviceError> {
         let raw = (*bytes).as_ref();
         let len = raw.len() / element.size();
         let block = self.sent_now(&raw[..len * element.size()]);
-        self.told(block.map(|block| Buffer { block, len, element }))
+        self.told(block.map(|block| Buffer::new(block, len, element)))
     }
 
     fn indices(&self, values: &[u32]) -> Result<Indices, DeviceError> {
@@ -91,13 +92,13 @@ impl Device for Cuda {
     fn read(&self, buffer: &Buffer, range: Range<usize>) -> Result<Vec<f32>, DeviceError> {
         let size = buffer.element.size();
         let mut bytes = vec![0; range.len() * size];
-        self.told(self.stream.take(&buffer.block, range.start * size, &mut bytes))?;
+        self.told(self.stream.take(buffer.block(), range.start * size, &mut bytes))?;
         Ok(buffer.element.decode(&bytes))
     }
 
     fn write(&self, buffer: &mut Buffer, at: usize, values: &[f32]) -> Result<(), DeviceError> {
         let bytes = buffer.element.encode(values);
-        self.told(self.stream.put(&bytes, &buffer.block, at * buffer.element.size()))
+        self.told(self.stream.put(&bytes, buffer.block(), at * buffer.element.size()))
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
@@ -116,7 +117,7 @@ impl Device for Cuda {
 
     fn fill(&self, buffer: &mut Buffer, value: f32) {
         if value.to_bits() == 0 {
-            self.keep(self.stream.clear(&buffer.block));
+            buffer.clear();
         } else {
             elementwise::cuda::fill(self, buffer, value);
         }
@@ -174,7 +175,19 @@ impl Device for Cuda {
         y: &mut Buffer,
         into: Accumulate,
     ) {
-        linear::cuda::forward(self, product, x, w, bias, y, into);
+        linear::cuda::forward(self, product, x, w, bias, y, Onto::Itself(into));
+    }
+
+    fn linear_onto(
+        &self,
+        product: Product,
+        x: &Buffer,
+        w: &Buffer,
+        bias: Option<&Buffer>,
+        base: &Buffer,
+        y: &mut Buffer,
+    ) {
+        linear::cuda::forward(self, product, x, w, bias, y, Onto::Other(base));
     }
 
     fn linear_backward_input(
@@ -246,7 +259,7 @@ impl Device for Cuda {
         gated::cuda::forward(self, activation, gate, up, y);
     }
 
-    fn gated_backward(&self, activation: Activation, dy: &Buffer, gate: &mut Buffer, up: &mut Buffer) {
+    fn gated_backward(&self, activation: Activation, dy: &mut Buffer, gate: &mut Buffer, up: &mut Buffer) {
         gated::cuda::backward(self, activation, dy, gate, up);
     }
 

@@ -11,8 +11,8 @@ pub(crate) const fn text() -> Text<'static> {
     Text { name: "elementwise", defines: "", parts: &[TEXT] }
 }
 
-/// Parts that the sum of squares of a buffer has.
-const PARTS: usize = 64;
+/// Elements whose squares a block sums; a multiple of four.
+const PIECE: usize = 1 << 18;
 
 pub(in crate::nn) fn fill(cuda: &Cuda, y: &mut Buffer, value: f32) {
     let arguments = [y.argument(), y.type_argument(), Argument::Float(value), Argument::Long(y.len() as i64)];
@@ -69,8 +69,18 @@ pub(in crate::nn) fn add_columns(
     let arguments =
         [dy.halves(), x, rstd, Argument::Long(rows as i64), Argument::Long(width as i64), sums.argument()];
     cuda.run(text(), "sum_columns", grid, &arguments);
-    let arguments = [sums.argument(), Argument::Int(parts as i32), Argument::Long(width as i64), y.floats()];
-    cuda.each(text(), "add_parts", width, &arguments);
+    add_parts(cuda, &sums, parts, y);
+}
+
+/// `y += ` the sum over rows of `sums`, in their order.
+pub(in crate::nn) fn add_parts(cuda: &Cuda, sums: &Buffer, parts: usize, y: &mut Buffer) {
+    let width = y.len();
+    assert_eq!(sums.len(), parts * width, "parts to add up");
+    let grid = Grid { blocks: [width.div_ceil(32) as u32, 1, 1], threads: 256, shared: 0 };
+    let adds = Argument::Int(i32::from(!y.take_zero()));
+    let numbers = [Argument::Int(parts as i32), Argument::Long(width as i64)];
+    let arguments = [sums.floats(), numbers[0], numbers[1], y.floats(), adds];
+    cuda.run(text(), "add_parts", grid, &arguments);
 }
 
 /// Of all buffers together, which are f32; the host waits once.
@@ -82,14 +92,17 @@ pub(in crate::nn) fn sum_of_squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<
         .iter()
         .flat_map(|buffer| {
             assert_eq!(buffer.element(), Element::F32, "squares are summed of f32");
-            [buffer.address(), buffer.len() as u64]
+            let (address, len) = (buffer.address(), buffer.len());
+            (0..len).step_by(PIECE).map(move |at| [address + 4 * at as u64, PIECE.min(len - at) as u64])
         })
+        .flatten()
         .flat_map(|number| [number as u32, (number >> 32) as u32])
         .collect();
+    let pieces = table.len() / 4;
     let table = cuda.told(cuda.numbers(&table))?;
-    let sums = cuda.scratch(2 * PARTS * buffers.len(), Element::F32);
+    let sums = cuda.scratch(2 * pieces, Element::F32);
     let Some(sums) = sums else { return cuda.told(Ok(0.0)) };
-    let grid = Grid { blocks: [PARTS as u32, buffers.len() as u32, 1], threads: 256, shared: 0 };
+    let grid = Grid { blocks: [pieces as u32, 1, 1], threads: 256, shared: 0 };
     cuda.run(text(), "sum_squares", grid, &[table.argument(), sums.argument()]);
     let bytes = cuda.bytes(&sums)?;
     Ok(bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).sum())

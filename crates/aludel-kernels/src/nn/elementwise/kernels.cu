@@ -87,27 +87,43 @@ extern "C" __global__ void sum_columns(const half_bits* dy, const half_bits* x, 
     }
 }
 
-// y[c] += sum over parts of sums[part, c]
-extern "C" __global__ void add_parts(const float* sums, int parts, i64 width, float* y) {
-    i64 c = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (c >= width) return;
+// y[c] = or += sum over parts of sums[part, c]. Blocks of 32 columns by 8 parts.
+extern "C" __global__ void add_parts(const float* sums, int parts, i64 width, float* y, int adds) {
+    __shared__ float room[8][32];
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    i64 c = 32 * (i64)blockIdx.x + lane;
     float sum = 0.0f;
-    for (int part = 0; part < parts; part++) sum += sums[part * width + c];
-    y[c] += sum;
+    if (c < width) {
+#pragma unroll 8
+        for (int part = warp; part < parts; part += 8) sum += sums[part * width + c];
+    }
+    room[warp][lane] = sum;
+    __syncthreads();
+    if (warp > 0 || c >= width) return;
+    for (int i = 1; i < 8; i++) sum += room[i][lane];
+    y[c] = adds ? y[c] + sum : sum;
 }
 
-// sums[buffer, part]: the sums of squares of f32 arrays, whose addresses and lengths stand in a table; 64 parts each.
+// sums[piece]: the sums of squares of f32 arrays, or of pieces of such, whose addresses and lengths stand in a table; one block each.
 extern "C" __global__ void sum_squares(const u64* table, double* sums) {
     __shared__ double room[32];
-    const float* x = (const float*)table[2 * blockIdx.y];
-    i64 n = (i64)table[2 * blockIdx.y + 1], vectors = n / 4;
-    i64 step = (i64)gridDim.x * blockDim.x;
+    const float* x = (const float*)table[2 * blockIdx.x];
+    int n = (int)table[2 * blockIdx.x + 1], vectors = n / 4;
     double sum = 0.0;
-    for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < vectors; i += step) {
+    int i = threadIdx.x;
+    // Four at a time, so that more is on its way.
+    for (; i + 3 * blockDim.x < vectors; i += 4 * blockDim.x) {
+        float4 v[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++) v[j] = ((const float4*)x)[i + j * blockDim.x];
+#pragma unroll
+        for (int j = 0; j < 4; j++) sum += (double)v[j].x * v[j].x + (double)v[j].y * v[j].y + (double)v[j].z * v[j].z + (double)v[j].w * v[j].w;
+    }
+    for (; i < vectors; i += blockDim.x) {
         float4 v = ((const float4*)x)[i];
         sum += (double)v.x * v.x + (double)v.y * v.y + (double)v.z * v.z + (double)v.w * v.w;
     }
-    if (blockIdx.x == 0 && threadIdx.x < n % 4) {
+    if (threadIdx.x < n % 4) {
         double v = x[4 * vectors + threadIdx.x];
         sum += v * v;
     }
@@ -115,8 +131,8 @@ extern "C" __global__ void sum_squares(const u64* table, double* sums) {
     if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = sum;
     __syncthreads();
     if (threadIdx.x == 0) {
-        for (int i = 1; i < blockDim.x / 32; i++) sum += room[i];
-        sums[blockIdx.y * gridDim.x + blockIdx.x] = sum;
+        for (int j = 1; j < blockDim.x / 32; j++) sum += room[j];
+        sums[blockIdx.x] = sum;
     }
 }
 

@@ -17,13 +17,14 @@ pub(in crate::nn) fn forward(cpu: &Cpu, activation: Activation, gate: &[f32], up
 pub(in crate::nn) fn backward(
     cpu: &Cpu,
     activation: Activation,
-    dy: &[f32],
+    dy: &mut [f32],
     gate: &mut [f32],
     up: &mut [f32],
 ) {
     assert_eq!((gate.len(), up.len()), (dy.len(), dy.len()), "lengths of a gate");
-    let pieces = dy.chunks(CHUNK).zip(gate.chunks_mut(CHUNK)).zip(up.chunks_mut(CHUNK));
-    cpu.each(pieces.collect(), 2 * OPERATIONS * dy.len(), |((dy, gate), up)| {
+    let operations = 2 * OPERATIONS * dy.len();
+    let pieces = dy.chunks_mut(CHUNK).zip(gate.chunks_mut(CHUNK)).zip(up.chunks_mut(CHUNK));
+    cpu.each(pieces.collect(), operations, |((dy, gate), up)| {
         dispatch::gated_backward(activation, dy, gate, up);
     });
 }
@@ -47,7 +48,7 @@ pub(in crate::nn) fn forward_lanes(
 pub(in crate::nn) fn backward_lanes(
     a: impl Arithmetic,
     activation: Activation,
-    dy: &[f32],
+    dy: &mut [f32],
     gate: &mut [f32],
     up: &mut [f32],
 ) {
@@ -66,11 +67,13 @@ fn apply(gate: &[f32], up: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
 }
 
 #[inline(always)]
-fn apply_backward(dy: &[f32], gate: &mut [f32], up: &mut [f32], f: impl Fn(f32) -> (f32, f32)) {
-    for ((&dy, gate), up) in dy.iter().zip(gate).zip(up) {
+fn apply_backward(dy: &mut [f32], gate: &mut [f32], up: &mut [f32], f: impl Fn(f32) -> (f32, f32)) {
+    for ((dy, gate), up) in dy.iter_mut().zip(gate).zip(up) {
         let (value, slope) = f(*gate);
-        *gate = dy * *up * slope;
-        *up = dy * value;
+        let product = value * *up;
+        *gate = *dy * *up * slope;
+        *up = *dy * value;
+        *dy = product;
     }
 }
 

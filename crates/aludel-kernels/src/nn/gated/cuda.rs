@@ -32,7 +32,7 @@ pub(in crate::nn) fn forward(
 pub(in crate::nn) fn backward(
     cuda: &Cuda,
     activation: Activation,
-    dy: &Buffer,
+    dy: &mut Buffer,
     gate: &mut Buffer,
     up: &mut Buffer,
 ) {

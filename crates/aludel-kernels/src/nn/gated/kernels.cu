@@ -36,7 +36,8 @@ extern "C" __global__ void gated(int kind, const half_bits* gate, const half_bit
     put(y, at, n, u);
 }
 
-extern "C" __global__ void gated_backward(int kind, const half_bits* dy, half_bits* gate, half_bits* up, i64 n) {
+// In place: dy becomes y.
+extern "C" __global__ void gated_backward(int kind, half_bits* dy, half_bits* gate, half_bits* up, i64 n) {
     i64 at = 8 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
     if (at >= n) return;
     float d[8], g[8], u[8];
@@ -44,10 +45,12 @@ extern "C" __global__ void gated_backward(int kind, const half_bits* dy, half_bi
     some(gate, at, n, g);
     some(up, at, n, u);
     for (int i = 0; i < 8; i++) {
-        float slope, f = activate(kind, g[i], &slope);
+        float slope, f = activate(kind, g[i], &slope), product = u[i] * f;
         g[i] = d[i] * u[i] * slope;
         u[i] = d[i] * f;
+        d[i] = product;
     }
     put(gate, at, n, g);
     put(up, at, n, u);
+    put(dy, at, n, d);
 }

@@ -23,8 +23,10 @@ fn value_and_gradients_are_the_reference() {
             let mut y = poison(&cpu, len);
             let [mut d_gate, mut d_up] = [&gate, &up].map(|v| floats(&cpu, v));
             cpu.gated(activation, &d_gate, &d_up, &mut y);
-            cpu.gated_backward(activation, &floats(&cpu, &dy), &mut d_gate, &mut d_up);
+            let mut again = floats(&cpu, &dy);
+            cpu.gated_backward(activation, &mut again, &mut d_gate, &mut d_up);
             let (y, d_gate, d_up) = (read(&cpu, &y), read(&cpu, &d_gate), read(&cpu, &d_up));
+            assert_eq!(read(&cpu, &again), y);
             for i in 0..len {
                 let [g, u, d] = [gate[i], up[i], dy[i]].map(f64::from);
                 let f = activate(activation, g);
@@ -64,7 +66,8 @@ fn threads_change_no_bit() {
         let mut y = poison(cpu, gate.len());
         let [mut d_gate, mut d_up] = [&gate, &up].map(|v| floats(cpu, v));
         cpu.gated(Activation::Silu, &d_gate, &d_up, &mut y);
-        cpu.gated_backward(Activation::Silu, &floats(cpu, &dy), &mut d_gate, &mut d_up);
-        [y, d_gate, d_up].iter().map(|b| read(cpu, b)).collect()
+        let mut again = floats(cpu, &dy);
+        cpu.gated_backward(Activation::Silu, &mut again, &mut d_gate, &mut d_up);
+        [y, again, d_gate, d_up].iter().map(|b| read(cpu, b)).collect()
     });
 }

@@ -30,6 +30,23 @@ impl<'a> Half<'a> {
     }
 }
 
+/// What a product is added to, if it is.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::nn) enum Onto<'a> {
+    Itself(Accumulate),
+    Other(&'a Buffer),
+}
+
+/// Of a product that is added to its own result, if it is.
+fn operands(a: &Half<'_>, b: &Half<'_>, c: &Buffer) -> Operands {
+    Operands { a: a.address(), b: b.address(), c: c.address(), addend: c.address() }
+}
+
+/// Whether a product has something to be added to: zeros are overwritten.
+fn adds(into: Accumulate, y: &mut Buffer) -> bool {
+    !y.take_zero() && into == Accumulate::Add
+}
+
 pub(in crate::nn) fn forward(
     cuda: &Cuda,
     product: Product,
@@ -37,12 +54,20 @@ pub(in crate::nn) fn forward(
     w: &Buffer,
     bias: Option<&Buffer>,
     y: &mut Buffer,
-    into: Accumulate,
+    onto: Onto<'_>,
 ) {
     let Product { rows, inputs, outputs, scale } = product;
     let lengths = (x.len(), w.len(), y.len());
     assert_eq!(lengths, (rows * inputs, outputs * inputs, rows * outputs), "operands of a product");
     let (Some(a), Some(b)) = (Half::of(cuda, w), Half::of(cuda, x)) else { return };
+    let adds = match onto {
+        Onto::Itself(into) => adds(into, y),
+        Onto::Other(base) => {
+            assert_eq!((base.len(), base.element()), (y.len(), y.element()), "what a product is added to");
+            y.take_zero();
+            true
+        }
+    };
     let shape = Shape {
         m: outputs,
         n: rows,
@@ -50,9 +75,14 @@ pub(in crate::nn) fn forward(
         a_is_transposed: true,
         b_is_transposed: false,
         result: y.element(),
-        adds: into == Accumulate::Add,
+        adds,
     };
-    cuda.multiply(shape, scale, Operands { a: a.address(), b: b.address(), c: y.address() });
+    let c = y.address();
+    let addend = match onto {
+        Onto::Itself(_) => c,
+        Onto::Other(base) => base.address(),
+    };
+    cuda.multiply(shape, scale, Operands { a: a.address(), b: b.address(), c, addend });
     if let Some(bias) = bias {
         assert_eq!(bias.len(), outputs, "a bias for every output");
         add_bias(cuda, bias, rows, y);
@@ -78,9 +108,9 @@ pub(in crate::nn) fn backward_input(
         a_is_transposed: false,
         b_is_transposed: false,
         result: dx.element(),
-        adds: into == Accumulate::Add,
+        adds: adds(into, dx),
     };
-    cuda.multiply(shape, scale, Operands { a: a.address(), b: b.address(), c: dx.address() });
+    cuda.multiply(shape, scale, operands(&a, &b, dx));
 }
 
 pub(in crate::nn) fn backward_weight(
@@ -102,9 +132,9 @@ pub(in crate::nn) fn backward_weight(
         a_is_transposed: false,
         b_is_transposed: true,
         result: dw.element(),
-        adds: true,
+        adds: adds(Accumulate::Add, dw),
     };
-    cuda.multiply(shape, scale, Operands { a: a.address(), b: b.address(), c: dw.address() });
+    cuda.multiply(shape, scale, operands(&a, &b, dw));
     if let Some(d_bias) = d_bias {
         add_columns(cuda, rows, dy, None, d_bias);
     }

@@ -21,16 +21,21 @@ pub(in crate::nn) fn rotate(
     assert_eq!((x.len(), positions.len()), (rows * heads * width, rows), "heads and positions");
     assert!(rotated <= width, "more is turned than there is");
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
+    let half = rotated / 2;
+    let is_eight = half.is_multiple_of(8) && width.is_multiple_of(8);
+    let pieces = rows * heads * half / if is_eight { 8 } else { 1 };
+    assert!(u32::try_from(pieces).is_ok(), "pieces that 32 bits count");
     let arguments = [
         x.halves(),
         cos.floats(),
         sin.floats(),
         positions.argument(),
-        Argument::Long(rows as i64),
+        Argument::Int(pieces as u32 as i32),
         Argument::Int(heads as i32),
         Argument::Int(width as i32),
-        Argument::Int((rotated / 2) as i32),
+        Argument::Int(half as i32),
         Argument::Float(sign),
+        Argument::Int(i32::from(is_eight)),
     ];
-    cuda.each(text(), "rotate", rows * heads * (rotated / 2), &arguments);
+    cuda.each(text(), "rotate", pieces, &arguments);
 }
