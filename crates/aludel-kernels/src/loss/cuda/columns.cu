@@ -15,7 +15,22 @@ struct Settings {
     float t, a, difficulty, label_factor, soft_cap;
 };
 
-__device__ __forceinline__ float exp_fast(float x) { return __expf(x); }
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float exp_fast(float x) { return exp2_fast(x * LOG2E); }
+
+__device__ __forceinline__ float log_fast(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y * LN2;
+}
 
 // Log-sum-exps at all temperatures, counted from the greatest logit, and where that is.
 struct Sums {
@@ -47,8 +62,9 @@ __device__ __forceinline__ void take(Sums& s, const float z[8], int first, const
     }
 #pragma unroll
     for (int stat = 0; stat < STATS; stat++) {
+        float factor = inverse[stat] * LOG2E, shift = s.most * factor;
 #pragma unroll
-        for (int i = 0; i < 8; i++) s.sum[stat] += exp_fast((z[i] - s.most) * inverse[stat]);
+        for (int i = 0; i < 8; i++) s.sum[stat] += exp2_fast(z[i] * factor - shift);
     }
 }
 
@@ -61,18 +77,50 @@ __device__ __forceinline__ void join(Sums& s, const Sums& o, const float* invers
     s.most = most;
 }
 
-__device__ void join_block(Sums& s, Sums* room, const float* inverse) {
-    for (int step = 16; step > 0; step >>= 1) {
-        Sums o;
-        o.most = __shfl_xor_sync(0xffffffffu, s.most, step);
-        o.at = __shfl_xor_sync(0xffffffffu, s.at, step);
-        for (int i = 0; i < STATS; i++) o.sum[i] = __shfl_xor_sync(0xffffffffu, s.sum[i], step);
-        join(s, o, inverse);
+// Where warps leave what N joins need of each other.
+template <int N>
+struct Room {
+    float most[N][THREADS / 32];
+    int at[N][THREADS / 32];
+    float sum[N][STATS][THREADS / 32];
+};
+
+__device__ __forceinline__ float greatest_of_warp(float x) {
+    for (int step = 16; step > 0; step >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+    return x;
+}
+
+// Of all threads of a block; every thread has the results. The greatest come first, so that a thread's sums are raised once.
+template <int N>
+__device__ __forceinline__ void join_block(Sums (&s)[N], Room<N>& room, const float* inverse) {
+    const int WARPS = THREADS / 32;
+    static_assert(WARPS <= 32, "a lane to a warp");
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, of = lane % WARPS;
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        float most = greatest_of_warp(s[n].most);
+        if (lane == 0) room.most[n][warp] = most;
     }
-    if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = s;
     __syncthreads();
-    s = room[0];
-    for (int i = 1; i < THREADS / 32; i++) join(s, room[i], inverse);
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        float most = greatest_of_warp(room.most[n][of]);
+        int at = __reduce_min_sync(0xffffffffu, s[n].most == most ? s[n].at : 0x7fffffff);
+        raise(s[n], most, inverse);
+        if (lane == 0) room.at[n][warp] = at;
+#pragma unroll
+        for (int i = 0; i < STATS; i++) {
+            float sum = sum_of_warp(s[n].sum[i]);
+            if (lane == 0) room.sum[n][i][warp] = sum;
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        s[n].at = __reduce_min_sync(0xffffffffu, room.at[n][of]);
+#pragma unroll
+        for (int i = 0; i < STATS; i++) s[n].sum[i] = sum_of_warp(lane < WARPS ? room.sum[n][i][lane] : 0.0f);
+    }
     __syncthreads();
 }
 
@@ -92,28 +140,29 @@ __device__ __forceinline__ void read8(const void* row, int type, int at, int end
     }
 }
 
-// One column: what it adds to the value of a term, and its slope, or its flow where the kind is balanced.
+// One column: what it adds to the value of a term, and its slope, or its flow where the kind is balanced. Logarithms are finite.
 struct Point { float p, q, log_p, log_q; };
+
+// Of both probabilities; where it is too small for a logarithm, whatever it is multiplied by is 0.
+__device__ __forceinline__ float mean(float parameter, Point x) { return fmaxf(parameter * x.p + (1.0f - parameter) * x.q, 1e-37f); }
 
 __device__ __forceinline__ constexpr bool is_balanced(int kind) { return kind == FORWARD || kind == SOFT_CROSS_ENTROPY || kind == LOGITS_MSE; }
 
 __device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
     switch (kind) {
-    case FORWARD: return x.p == 0.0f ? 0.0f : x.p * (x.log_p - x.log_q);
+    case FORWARD: return x.p * (x.log_p - x.log_q);
     case REVERSE: return x.log_p < EXCLUDED ? 0.0f : (x.q == 0.0f ? 0.0f : x.q * (x.log_q - x.log_p)) - x.q + x.p;
     case JENSEN_SHANNON: {
-        float m = parameter * x.p + (1.0f - parameter) * x.q;
-        if (m < 1e-37f) return 0.0f;
-        float log_m = __logf(m);
-        return parameter * (x.p == 0.0f ? 0.0f : x.p * (x.log_p - log_m)) + (1.0f - parameter) * (x.q == 0.0f ? 0.0f : x.q * (x.log_q - log_m));
+        float log_m = log_fast(mean(parameter, x));
+        return parameter * (x.p * (x.log_p - log_m)) + (1.0f - parameter) * (x.q * (x.log_q - log_m));
     }
     case SKEWED_FORWARD: {
         float m = parameter * x.p + (1.0f - parameter) * x.q;
-        return x.p < 1e-37f ? 0.0f : x.p * (x.log_p - __logf(m));
+        return x.p < 1e-37f ? 0.0f : x.p * (x.log_p - log_fast(m));
     }
     case SKEWED_REVERSE: {
         float m = (1.0f - parameter) * x.p + parameter * x.q;
-        return x.q < 1e-37f ? 0.0f : x.q * (x.log_q - __logf(m));
+        return x.q < 1e-37f ? 0.0f : x.q * (x.log_q - log_fast(m));
     }
     case TOTAL_VARIATION: return 0.5f * fabsf(x.p - x.q);
     case SOFT_CROSS_ENTROPY: return x.p == 0.0f ? 0.0f : -x.p * x.log_q;
@@ -124,17 +173,14 @@ __device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
 __device__ __forceinline__ float slope_of(int kind, float parameter, Point x) {
     switch (kind) {
     case REVERSE: return x.log_p < EXCLUDED ? 0.0f : x.log_q - x.log_p;
-    case JENSEN_SHANNON: {
-        float m = parameter * x.p + (1.0f - parameter) * x.q;
-        return m < 1e-37f ? 0.0f : (1.0f - parameter) * (x.log_q - __logf(m));
-    }
+    case JENSEN_SHANNON: return (1.0f - parameter) * (x.log_q - log_fast(mean(parameter, x)));
     case SKEWED_FORWARD: {
         float m = parameter * x.p + (1.0f - parameter) * x.q;
         return m < 1e-37f ? 0.0f : -(1.0f - parameter) * x.p / m;
     }
     case SKEWED_REVERSE: {
         float m = (1.0f - parameter) * x.p + parameter * x.q;
-        return m < 1e-37f ? 0.0f : x.log_q - __logf(m) + 1.0f - parameter * x.q / m;
+        return m < 1e-37f ? 0.0f : x.log_q - log_fast(m) + 1.0f - parameter * x.q / m;
     }
     case TOTAL_VARIATION: return x.q == x.p ? 0.0f : x.q > x.p ? 0.5f : -0.5f;
     }
@@ -144,5 +190,6 @@ __device__ __forceinline__ float slope_of(int kind, float parameter, Point x) {
 // `Q g`, which has a bound where the slope has none.
 __device__ __forceinline__ float flow_of(int kind, float parameter, Point x) {
     if (kind == FORWARD || kind == SOFT_CROSS_ENTROPY) return -x.p;
+    if (kind == JENSEN_SHANNON) return x.q * slope_of(kind, parameter, x);
     return x.q > 0.0f ? x.q * slope_of(kind, parameter, x) : 0.0f;
 }

@@ -2,7 +2,7 @@
 //!
 //! In and out: as [`LossDevice`] says, on buffers in the device's memory. The kernel of an objective is printed for its kinds of terms and
 //! the number of its temperatures; numbers are told it, so that an annealed target compiles nothing anew. A row is looked at two or three times, as on
-//! the CPU, of which most is found in the device's cache: rows kept in the memories of neighbouring multiprocessors (clusters) were slower.
+//! the CPU. On Hopper a cluster of blocks shares it and holds it in shared memory, so that it is read once.
 //!
 //! Modules: `printed` (objectives as kernels see them), `sparse` (teachers of which some columns are known). Sorted distances go over the host.
 
@@ -12,6 +12,7 @@ mod sparse;
 use super::device::{LossDevice, RowDistance, RowLoss};
 use super::sparse::SparseRows;
 use crate::cuda::driver::{Argument, Grid};
+use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
 use crate::nn::{DeviceError, Rows};
 use printed::Printed;
@@ -27,9 +28,40 @@ const fn text() -> Text<'static> {
     Text { name: "loss", defines: "", parts: &[include_str!("kernels.cu")] }
 }
 
-/// A block of as many threads as `columns.cu` says for each row.
+/// As many as `columns.cu` says.
+const THREADS: usize = 512;
+
+/// A block for each row.
 const fn of_rows(rows: usize) -> Grid {
-    Grid { blocks: [rows as u32, 1, 1], threads: 512, shared: 0 }
+    Grid { blocks: [rows as u32, 1, 1], threads: THREADS as u32, shared: 0 }
+}
+
+/// How blocks share a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sharing {
+    /// Blocks of a cluster.
+    blocks: usize,
+    /// How many times eight columns of each model a thread holds; 0 where rows are read again.
+    pieces: usize,
+    /// Bytes that a block holds.
+    shared: usize,
+}
+
+const NOT_SHARED: Sharing = Sharing { blocks: 1, pieces: 0, shared: 0 };
+
+/// Bytes that three blocks on a multiprocessor can have each.
+const MOST_SHARED: usize = 72 << 10;
+
+impl Sharing {
+    /// The fewest blocks that hold as many columns of both models, or of one.
+    fn of(columns: usize, models: usize) -> Self {
+        let of = |blocks| {
+            let pieces = columns.div_ceil(8 * THREADS * blocks);
+            Self { blocks, pieces, shared: pieces * models * THREADS * 16 }
+        };
+        let fitting = [1, 2, 4, 8].map(of).into_iter().find(|sharing| sharing.shared <= MOST_SHARED);
+        fitting.unwrap_or(NOT_SHARED)
+    }
 }
 
 impl LossDevice for Cuda {
@@ -56,9 +88,14 @@ impl LossDevice for Cuda {
         let is_aligned = [stored, teacher.map_or(0, |(shape, _)| shape.stored)]
             .iter()
             .all(|stored| stored.is_multiple_of(8));
-        let printed = Printed::of_rows(&loss, teacher.map(|(_, logits)| logits.element()), is_aligned);
-        let Some(settings) = self.sent(bytemuck::cast_slice(&printed.settings)) else { return };
         let common = teacher.map_or(valid, |(shape, _)| shape.valid.min(valid));
+        let element = teacher.map(|(_, logits)| logits.element());
+        let can_hold =
+            is_aligned && self.has_warpgroups() && element.is_none_or(|element| element == Element::BF16);
+        let sharing =
+            if can_hold { Sharing::of(common, 1 + usize::from(teacher.is_some())) } else { NOT_SHARED };
+        let printed = Printed::of_rows(&loss, element, is_aligned, sharing);
+        let Some(settings) = self.sent(bytemuck::cast_slice(&printed.settings)) else { return };
         let arguments = [
             Argument::Address(settings.address()),
             labels.argument(),
@@ -72,7 +109,8 @@ impl LossDevice for Cuda {
         ];
         let name = format!("loss_rows {}", printed.defines);
         let text = Text { name: &name, defines: &printed.defines, parts: ROWS };
-        self.run(text, "loss_rows", of_rows(loss.rows), &arguments);
+        let grid = Grid { shared: sharing.shared as u32, ..of_rows(loss.rows * sharing.blocks) };
+        self.run(text, "loss_rows", grid, &arguments);
     }
 
     fn sparse_rows(
@@ -125,5 +163,18 @@ impl LossDevice for Cuda {
         let numbers = [Argument::Long(rows as i64), Argument::Long(width as i64)];
         let arguments = [factors.floats(), x.halves(), y.halves(), numbers[0], numbers[1]];
         self.each(crate::nn::elementwise::cuda::text(), "add_rows", rows * width, &arguments);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_shared_by_as_few_blocks_as_hold_them() {
+        let blocks = |columns, models| Sharing::of(columns, models).blocks;
+        assert_eq!([blocks(1000, 2), blocks(16_384, 2), blocks(49_152, 2), blocks(128_256, 2)], [1, 1, 4, 8]);
+        assert_eq!(Sharing::of(128_256, 1), Sharing { blocks: 4, pieces: 8, shared: 64 << 10 });
+        assert_eq!(Sharing::of(262_144, 2), NOT_SHARED);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::Sharing;
 use crate::element::Element;
 use crate::loss::device::{Mode, RowLoss};
 use crate::loss::objective::{Divergence, Target};
@@ -68,7 +69,12 @@ impl Printed {
     }
 
     /// Against whole rows of a teacher with logits of a type, or without one.
-    pub(super) fn of_rows(loss: &RowLoss<'_>, teacher: Option<Element>, is_aligned: bool) -> Self {
+    pub(super) fn of_rows(
+        loss: &RowLoss<'_>,
+        teacher: Option<Element>,
+        is_aligned: bool,
+        sharing: Sharing,
+    ) -> Self {
         let mut printed = Self::new(loss, is_aligned);
         let target = match loss.objective.target() {
             Target::Teacher => 0,
@@ -79,6 +85,8 @@ impl Printed {
             ("TARGET", target),
             ("TEACHER", usize::from(teacher.is_some())),
             ("TEACHER_TYPE", code(teacher.unwrap_or(Element::BF16)) as usize),
+            ("CLUSTER", sharing.blocks),
+            ("HELD", sharing.pieces),
         ]);
         printed
     }
@@ -136,7 +144,7 @@ fn kind_of(divergence: Divergence) -> (usize, f32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ROWS, SPARSE, text};
+    use super::super::{NOT_SHARED, ROWS, SPARSE, Sharing, text};
     use super::*;
     use crate::loss::{Columns, LabelTerm, Objective, Term};
     use crate::nn::cuda::Text;
@@ -167,7 +175,7 @@ mod tests {
     }
 
     fn printed(objective: &Objective, mode: Mode, teacher: Option<Element>) -> Printed {
-        Printed::of_rows(&loss(objective, mode, teacher), teacher, true)
+        Printed::of_rows(&loss(objective, mode, teacher), teacher, true, NOT_SHARED)
     }
 
     #[test]
@@ -180,6 +188,13 @@ mod tests {
                 let printed = printed(&objective, mode, Some(Element::F32));
                 Text { name: "", defines: &printed.defines, parts: ROWS }.assert_compiles();
             }
+        }
+        for blocks in [1, 2, 4, 8] {
+            let objective = objective(Target::InterpolatedLogits { t: 0.5 }, None);
+            let loss = loss(&objective, Mode::Gradient, Some(Element::BF16));
+            let sharing = Sharing { blocks, pieces: 4, shared: 64 << 10 };
+            let printed = Printed::of_rows(&loss, Some(Element::BF16), true, sharing);
+            Text { name: "", defines: &printed.defines, parts: ROWS }.assert_compiles();
         }
         let labels = Objective::new(vec![], Some(LabelTerm { weight: 1.0 }), Target::Teacher).unwrap();
         let printed = printed(&labels, Mode::Gradient, None);

@@ -1,11 +1,61 @@
-// Values and gradient of an objective for rows of logits against whole rows of a teacher, or none; a block to a row. Printed besides: TARGET, 0 the
-// teacher, 1 interpolated logits, 2 a mixture; TEACHER, whether there is one, and TEACHER_TYPE.
+// Values and gradient of an objective for rows of logits against whole rows of a teacher, or none; CLUSTER blocks to a row. Printed besides: TARGET, 0
+// the teacher, 1 interpolated logits, 2 a mixture; TEACHER, whether there is one, and TEACHER_TYPE.
+//
+// A row is looked at two or three times. Where HELD is not 0, the shared memories of a cluster hold both rows between, so many times eight columns of each
+// for a thread.
+#define MEMBERS (THREADS * CLUSTER)
+
+__device__ __forceinline__ u32 rank_of_block() {
+    u32 rank = 0;
+#if CLUSTER > 1
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+    return rank;
+}
+
+// Blocks of a cluster say that they have come so far, and wait until all have: what they have written before is seen.
+__device__ __forceinline__ void come() {
+#if CLUSTER > 1
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void meet() {
+#if CLUSTER > 1
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#else
+    __syncthreads();
+#endif
+}
+
+// Puts what the first thread has of a block into every block's list, and says so; `meet` follows.
+template <typename T>
+__device__ __forceinline__ void tell(const T& own, T (&all)[CLUSTER], u32 rank) {
+#if CLUSTER > 1
+    const u32 WORDS = sizeof(T) / 4;
+    if (threadIdx.x == 0) {
+        u32 at = (u32)__cvta_generic_to_shared(&all[rank]);
+#pragma unroll 1
+        for (u32 block = 0; block < CLUSTER; block++) {
+            u32 there;
+            asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(block));
+#pragma unroll
+            for (u32 word = 0; word < WORDS; word++)
+                asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(there + 4 * word), "r"(((const u32*)&own)[word]) : "memory");
+        }
+    }
+#else
+    if (threadIdx.x == 0) all[0] = own;
+#endif
+    come();
+}
+
 __device__ __forceinline__ float interpolate(float t, float s, float z) { return t == 0.0f ? s : (1.0f - t) * s + t * z; }
 
 // What a row's columns are seen by, once its sums are known.
 struct Scene {
     const float* inverse;
-    float s_most, t_most, x_most;
+    // Log-sum-exps of what is divided by the temperatures.
     float s_log[STATS], t_log[STATS], x_log[STATS];
     float t, a;
 };
@@ -13,17 +63,17 @@ struct Scene {
 __device__ __forceinline__ Point point(const Scene& scene, int stat, int target, float s, float z) {
     Point x;
     float inverse = scene.inverse[stat];
-    x.log_q = (s - scene.s_most) * inverse - scene.s_log[stat];
+    x.log_q = s * inverse - scene.s_log[stat];
     x.q = exp_fast(x.log_q);
     if (target == 1) {
-        x.log_p = (interpolate(scene.t, s, z) - scene.x_most) * inverse - scene.x_log[stat];
+        x.log_p = interpolate(scene.t, s, z) * inverse - scene.x_log[stat];
         x.p = exp_fast(x.log_p);
     } else {
-        x.log_p = (z - scene.t_most) * inverse - scene.t_log[stat];
+        x.log_p = z * inverse - scene.t_log[stat];
         x.p = exp_fast(x.log_p);
         if (target == 2) {
             x.p = scene.a * x.p + (1.0f - scene.a) * x.q;
-            x.log_p = __logf(x.p);
+            x.log_p = log_fast(fmaxf(x.p, 1e-37f));
         }
     }
     return x;
@@ -37,75 +87,163 @@ __device__ __forceinline__ float difference(const Scene& scene, int stat, float 
     return z <= FLOOR ? 0.0f : (s - z) * scene.inverse[stat];
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) loss_rows(
+// Pieces of both rows, which only the thread that has brought them looks at again.
+extern __shared__ uint4 held[];
+
+__device__ __forceinline__ uint4* place(int piece, int of_teacher) { return held + (piece * (1 + TEACHER) + of_teacher) * THREADS + threadIdx.x; }
+
+__device__ __forceinline__ void hold(int piece, int of_teacher, const void* row, int at, int end) {
+#if HELD
+    if (at + 8 <= end)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                     :: "r"((u32)__cvta_generic_to_shared(place(piece, of_teacher))), "l"((const half_bits*)row + at));
+#endif
+}
+
+__device__ __forceinline__ void see(int piece, int of_teacher, const void* row, int type, int at, int end, float z[8]) {
+#if HELD
+    if (at + 8 <= end) {
+        unpack8(*place(piece, of_teacher), z);
+#pragma unroll
+        for (int i = 0; i < 8; i++) z[i] = fmaxf(z[i], FLOOR);
+        return;
+    }
+#endif
+    read8(row, type, at, end, z);
+}
+
+// All pieces of a row that are a thread's: `f(piece, first column)`. Where they are read again they are gone through backwards: what was read last is still
+// in the cache.
+template <typename F>
+__device__ __forceinline__ void each_piece(int member, int end, bool backwards, F f) {
+    int pieces = (end + 8 * MEMBERS - 1) / (8 * MEMBERS);
+    for (int i = 0; i < pieces; i++) {
+        int piece = backwards ? pieces - 1 - i : i, at = 8 * (member + piece * MEMBERS);
+        if (at < end) f(piece, at);
+    }
+}
+
+// The student's, the teacher's, and what lies between.
+#define JOINED (1 + TEACHER + (TEACHER && TARGET == 1))
+struct Reduced { Sums sums[JOINED]; };
+struct Flows { float flow[TERMS + 1]; };
+struct Values { float value[TERMS + 1], forward, reverse; };
+
+// As many at once on a multiprocessor that one waits for memory, one for its cluster, and one computes.
+#define RESIDENT 3
+#if CLUSTER > 1
+#define BLOCKS __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, RESIDENT)
+#else
+#define BLOCKS __launch_bounds__(THREADS, RESIDENT)
+#endif
+
+extern "C" __global__ void BLOCKS loss_rows(
     const Settings* settings, const u32* labels, half_bits* student, i64 stored, int valid,
     const void* teacher, i64 teacher_stored, int common, float* values
 ) {
     const int COLUMNS = TERMS + 5;
-    __shared__ Sums room[THREADS / 32];
+    __shared__ Room<JOINED> room;
+    __shared__ Room<1> rest_room;
     __shared__ float sums_room[32];
-    half_bits* s_row = student + (i64)blockIdx.x * stored;
-    const void* t_row = (const char*)teacher + (i64)blockIdx.x * teacher_stored * (TEACHER_TYPE == 0 ? 4 : 2);
-    u32 label = labels[blockIdx.x];
-    values += (i64)blockIdx.x * COLUMNS;
+    __shared__ Reduced all_sums[CLUSTER], all_rests[CLUSTER];
+    __shared__ Flows all_flows[CLUSTER];
+    __shared__ Values all_values[CLUSTER];
+    i64 row = blockIdx.x / CLUSTER;
+    u32 rank = rank_of_block();
+    int member = rank * THREADS + threadIdx.x;
+    // Nobody writes into a block that has not begun.
+    come();
+    half_bits* s_row = student + row * stored;
+    const void* t_row = (const char*)teacher + row * teacher_stored * (TEACHER_TYPE == 0 ? 4 : 2);
+    u32 label = labels[row];
+    values += row * COLUMNS;
     if (label == 0xffffffffu) {
-        if (threadIdx.x < COLUMNS) values[threadIdx.x] = 0.0f;
+        if (member < COLUMNS) values[member] = 0.0f;
 #if GRADIENT
-        for (i64 i = threadIdx.x; i < stored; i += THREADS) s_row[i] = 0;
+        for (i64 i = member; i < stored; i += MEMBERS) s_row[i] = 0;
 #endif
+        meet();
         return;
     }
     float inverse[STATS];
     for (int i = 0; i < STATS; i++) inverse[i] = settings->inverse[i];
     float t = settings->t;
 
-    Sums s, z, x, rest;
-    begin(s); begin(z); begin(x); begin(rest);
-    for (int at = 8 * threadIdx.x; at < common; at += 8 * THREADS) {
-        float a[8], b[8];
-        read8(s_row, 2, at, common, a);
+    // Before anybody writes the gradient there.
+    float at_label = from_bf16(s_row[label]);
+    if (at_label < FLOOR) at_label = FLOOR;
+
+    // Where there is no teacher, or nothing between, what is said of them is not looked at.
+    Sums sums[JOINED], of_rest[1], &s = sums[0], &z = sums[TEACHER], &x = sums[JOINED - 1], &rest = of_rest[0];
+    for (int i = 0; i < JOINED; i++) begin(sums[i]);
+    begin(rest);
+    auto look = [&](const float a[8], float b[8], int at) {
         take(s, a, at, inverse);
 #if TEACHER
-        read8(t_row, TEACHER_TYPE, at, common, b);
         take(z, b, at, inverse);
 #if TARGET == 1
         for (int i = 0; i < 8; i++) b[i] = a[i] <= FLOOR && at + i >= common ? FLOOR : interpolate(t, a[i], b[i]);
         take(x, b, at, inverse);
 #endif
 #endif
-    }
-    for (int at = common + threadIdx.x; at < valid; at += THREADS) {
+    };
+#if HELD
+    each_piece(member, common, false, [&](int piece, int at) {
+        hold(piece, 0, s_row, at, common);
+        if (TEACHER) hold(piece, 1, t_row, at, common);
+    });
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+    each_piece(member, common, false, [&](int piece, int at) {
+        float a[8], b[8];
+        see(piece, 0, s_row, 2, at, common, a);
+        if (TEACHER) see(piece, 1, t_row, TEACHER_TYPE, at, common, b);
+        look(a, b, at);
+    });
+    for (int at = common + member; at < valid; at += MEMBERS) {
         float a[8] = {from_bf16(s_row[at]), FLOOR, FLOOR, FLOOR, FLOOR, FLOOR, FLOOR, FLOOR};
         take(rest, a, at, inverse);
     }
-    join_block(s, room, inverse);
-#if TEACHER
-    join_block(z, room, inverse);
-#if TARGET == 1
-    join_block(x, room, inverse);
-#endif
-#endif
+    join_block(sums, room, inverse);
+    Reduced reduced;
+#pragma unroll
+    for (int n = 0; n < JOINED; n++) reduced.sums[n] = sums[n];
+    meet();
+    tell(reduced, all_sums, rank);
+    meet();
+    auto gather = [&](Sums& joined, const Reduced (&all)[CLUSTER], int n) {
+        joined = all[0].sums[n];
+#pragma unroll 1
+        for (int i = 1; i < CLUSTER; i++) join(joined, all[i].sums[n], inverse);
+    };
+#pragma unroll
+    for (int n = 0; n < JOINED; n++) gather(sums[n], all_sums, n);
     Sums whole = s;
     if (valid > common) {
-        join_block(rest, room, inverse);
+        join_block(of_rest, rest_room, inverse);
+        reduced.sums[0] = rest;
+        tell(reduced, all_rests, rank);
+        meet();
+        gather(rest, all_rests, 0);
         join(whole, rest, inverse);
     }
-    float whole_log = logf(whole.sum[0]);
-    float at_label = from_bf16(s_row[label]);
-    if (at_label < FLOOR) at_label = FLOOR;
-    float cross_entropy = whole.most - at_label + whole_log;
-    // Before anybody writes the gradient there.
-    __syncthreads();
+    float whole_log = whole.most + logf(whole.sum[0]), cross_entropy = whole_log - at_label;
 
     Scene scene;
     scene.inverse = inverse;
-    scene.s_most = s.most; scene.t_most = z.most; scene.x_most = x.most;
     scene.t = t;
     scene.a = settings->a * (1.0f - settings->difficulty * (1.0f - expf(-cross_entropy)));
     for (int i = 0; i < STATS; i++) {
-        scene.s_log[i] = logf(s.sum[i]);
-        scene.t_log[i] = logf(z.sum[i]);
-        scene.x_log[i] = logf(x.sum[i]);
+        scene.s_log[i] = s.most * inverse[i] + logf(s.sum[i]);
+        scene.t_log[i] = z.most * inverse[i] + logf(z.sum[i]);
+        scene.x_log[i] = x.most * inverse[i] + logf(x.sum[i]);
+    }
+    // The compiler does not know that settings stay as they are while rows are written.
+    float factor[TERMS + 1], parameter[TERMS + 1];
+#pragma unroll
+    for (int term = 0; term < TERMS; term++) {
+        factor[term] = settings->gradient_factor[term] * inverse[stat_of(term)];
+        parameter[term] = settings->parameter[term];
     }
     float value[TERMS + 1] = {}, flow[TERMS + 1] = {}, forward = 0.0f, reverse = 0.0f;
     bool needs_flows = !GRADIENT;
@@ -113,25 +251,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) loss_rows(
     for (int term = 0; term < TERMS; term++) needs_flows |= !is_balanced(kind_of(term));
 #if TEACHER
     if (needs_flows) {
-        for (int at = 8 * threadIdx.x; at < common; at += 8 * THREADS) {
+        each_piece(member, common, true, [&](int piece, int at) {
             float a[8], b[8];
-            read8(s_row, 2, at, common, a);
-            read8(t_row, TEACHER_TYPE, at, common, b);
+            see(piece, 0, s_row, 2, at, common, a);
+            see(piece, 1, t_row, TEACHER_TYPE, at, common, b);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                if (at + i >= common) break;
 #pragma unroll
                 for (int term = 0; term < TERMS; term++) {
                     int kind = kind_of(term);
                     if (GRADIENT && is_balanced(kind)) continue;
                     if (kind == LOGITS_MSE) {
-                        float d = difference(scene, stat_of(term), a[i], b[i]);
+                        float d = at + i < common ? difference(scene, stat_of(term), a[i], b[i]) : 0.0f;
                         value[term] += d * d;
                         continue;
                     }
                     Point x = point(scene, stat_of(term), TARGET, a[i], b[i]);
-                    value[term] += value_of(kind, settings->parameter[term], x);
-                    if (!is_balanced(kind)) flow[term] += flow_of(kind, settings->parameter[term], x);
+                    value[term] += value_of(kind, parameter[term], x);
+                    if (!is_balanced(kind)) flow[term] += flow_of(kind, parameter[term], x);
                 }
                 if (!GRADIENT) {
                     Point x = point(scene, 0, 0, a[i], b[i]);
@@ -139,70 +276,97 @@ extern "C" __global__ void __launch_bounds__(THREADS) loss_rows(
                     reverse += value_of(REVERSE, 0.0f, x);
                 }
             }
-        }
+        });
+        Flows own_flows;
 #pragma unroll
-        for (int term = 0; term < TERMS; term++) if (!is_balanced(kind_of(term))) flow[term] = sum_of_block(flow[term], sums_room);
+        for (int term = 0; term < TERMS; term++) {
+            if (is_balanced(kind_of(term))) continue;
+            own_flows.flow[term] = sum_of_block(flow[term], sums_room);
+        }
+        tell(own_flows, all_flows, rank);
+        meet();
+#pragma unroll
+        for (int term = 0; term < TERMS; term++) {
+            if (is_balanced(kind_of(term))) continue;
+            flow[term] = 0.0f;
+            for (int i = 0; i < CLUSTER; i++) flow[term] += all_flows[i].flow[term];
+        }
     }
 #endif
 #if GRADIENT
     float label_factor = LABELS ? settings->label_factor : 0.0f, cap = settings->soft_cap;
-    for (int at = 8 * threadIdx.x; at < stored; at += 8 * THREADS) {
+    each_piece(member, (int)stored, !needs_flows, [&](int piece, int at) {
         float a[8], b[8], g[8];
-        read8(s_row, 2, at, valid, a);
+        // What is held ends with the columns that both have. Columns beyond the valid ones have the lowest of logits and add nothing.
+        int within = valid == common ? 8 : common - at;
+        if (valid == common) see(piece, 0, s_row, 2, at, common, a);
+        else read8(s_row, 2, at, valid, a);
 #if TEACHER
-        read8(t_row, TEACHER_TYPE, at, common, b);
+        see(piece, 1, t_row, TEACHER_TYPE, at, common, b);
 #endif
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             g[i] = 0.0f;
-            if (at + i >= valid) continue;
             if (LABELS) {
-                g[i] = label_factor * exp_fast(a[i] - whole.most - whole_log);
+                g[i] = label_factor * exp_fast(a[i] - whole_log);
                 if (at + i == label) g[i] -= label_factor;
             }
 #if TEACHER
-            if (at + i < common) {
+            if (i < within) {
 #pragma unroll
                 for (int term = 0; term < TERMS; term++) {
                     int kind = kind_of(term), stat = stat_of(term);
-                    float factor = settings->gradient_factor[term] * inverse[stat];
                     if (kind == LOGITS_MSE) {
-                        float d = difference(scene, stat, a[i], b[i]);
+                        float d = at + i < common ? difference(scene, stat, a[i], b[i]) : 0.0f;
                         value[term] += d * d;
-                        g[i] += factor * 2.0f * d / (float)common;
+                        g[i] += factor[term] * 2.0f * d / (float)common;
                         continue;
                     }
                     Point x = point(scene, stat, TARGET, a[i], b[i]);
                     if (is_balanced(kind)) {
-                        value[term] += value_of(kind, settings->parameter[term], x);
-                        g[i] += factor * (x.q - x.p);
-                    } else if (x.q > 0.0f) {
-                        g[i] += factor * x.q * (slope_of(kind, settings->parameter[term], x) - flow[term]);
+                        value[term] += value_of(kind, parameter[term], x);
+                        g[i] += factor[term] * (x.q - x.p);
+                    } else {
+                        g[i] += factor[term] * x.q * (slope_of(kind, parameter[term], x) - flow[term]);
                     }
                 }
             }
 #endif
-            if (cap > 0.0f) g[i] *= 1.0f - (a[i] / cap) * (a[i] / cap);
+            if (cap > 0.0f && at + i < valid) g[i] *= 1.0f - (a[i] / cap) * (a[i] / cap);
         }
 #if ALIGNED
         store8(s_row, at, 2, g);
 #else
         for (int i = 0; i < 8; i++) if (at + i < stored) s_row[at + i] = to_bf16(g[i]);
 #endif
-    }
+    });
 #endif
+    Values own_values;
 #pragma unroll
-    for (int term = 0; term < TERMS; term++) {
-        float sum = sum_of_block(value[term], sums_room);
-        if (kind_of(term) == LOGITS_MSE) sum /= (float)common;
-        if (sum > 1e20f) sum = __int_as_float(0x7f800000);
-        if (threadIdx.x == 0) values[term] = sum * settings->value_factor[term];
-    }
+    for (int term = 0; term < TERMS; term++) own_values.value[term] = sum_of_block(value[term], sums_room);
     if (!GRADIENT && TEACHER) {
         forward = sum_of_block(forward, sums_room);
         reverse = sum_of_block(reverse, sums_room);
     }
-    if (threadIdx.x == 0) {
+    own_values.forward = forward;
+    own_values.reverse = reverse;
+    tell(own_values, all_values, rank);
+    // Blocks stay until nobody writes into them any more.
+    meet();
+    if (member == 0) {
+#pragma unroll
+        for (int term = 0; term < TERMS; term++) {
+            float sum = 0.0f;
+            for (int i = 0; i < CLUSTER; i++) sum += all_values[i].value[term];
+            if (kind_of(term) == LOGITS_MSE) sum /= (float)common;
+            if (sum > 1e20f) sum = __int_as_float(0x7f800000);
+            values[term] = sum * settings->value_factor[term];
+        }
+        forward = reverse = 0.0f;
+        for (int i = 0; i < CLUSTER; i++) {
+            forward += all_values[i].forward;
+            reverse += all_values[i].reverse;
+        }
         values[TERMS] = cross_entropy;
         values[TERMS + 1] = whole.at == (int)label ? 1.0f : 0.0f;
         values[TERMS + 2] = TEACHER && z.at == s.at ? 1.0f : 0.0f;

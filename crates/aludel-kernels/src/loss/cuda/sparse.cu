@@ -13,7 +13,8 @@ __device__ __forceinline__ Point known_point(Shares s, float z, float log_p) {
     Point x;
     x.log_q = (z - s.most) * s.inverse - s.log_sum;
     x.q = exp_fast(x.log_q);
-    x.log_p = log_p * s.scale - s.shift;
+    // A tail that has everything leaves nothing to the columns.
+    x.log_p = fmaxf(log_p * s.scale - s.shift, 2.0f * FLOOR);
     x.p = exp_fast(x.log_p);
     return x;
 }
@@ -25,7 +26,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
     const float* entropies, const u32* likeliest, half_bits* student, i64 stored, int valid, int common, float* aside, float* slopes, float* values
 ) {
     const int COLUMNS = TERMS + 5;
-    __shared__ Sums room[THREADS / 32];
+    __shared__ Room<1> room;
     __shared__ float sums_room[32];
     half_bits* row = student + (i64)blockIdx.x * stored;
     u32 label = labels[blockIdx.x];
@@ -45,7 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
     float at_label = floored(from_bf16(row[label]));
     __syncthreads();
 
-    Sums known, others, rest;
+    Sums of_known[1], of_others[1], of_rest[1], &known = of_known[0], &others = of_others[0], &rest = of_rest[0];
     begin(known); begin(others); begin(rest);
     for (int j = threadIdx.x; j < count; j += THREADS) {
         float z = from_bf16(row[ids[j]]);
@@ -65,13 +66,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
         float a[8] = {floored(from_bf16(row[at])), FLOOR, FLOOR, FLOOR, FLOOR, FLOOR, FLOOR, FLOOR};
         take(rest, a, at, inverse);
     }
-    join_block(known, room, inverse);
-    join_block(others, room, inverse);
+    join_block(of_known, room, inverse);
+    join_block(of_others, room, inverse);
     Sums s = known;
     join(s, others, inverse);
     Sums whole = s;
     if (valid > common) {
-        join_block(rest, room, inverse);
+        join_block(of_rest, room, inverse);
         join(whole, rest, inverse);
     }
     float whole_log = logf(whole.sum[0]);
