@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::cache::CachedTeacher;
 use crate::error::Error;
+use crate::group::most;
 use crate::prepare::Models;
 use crate::run::{Checkpointing, Moments, Run};
 use crate::step::Trainer;
@@ -81,18 +82,18 @@ impl Memory {
     }
 }
 
-/// Predicts what a run takes.
+/// Predicts what one of so many processes takes for a run; the speed is that of one alone.
 ///
 /// # Errors
 /// [`Error::Problems`] as the run itself would; what computing fails by.
-pub fn forecast<D: LossDevice>(device: &Arc<D>, run: &Run) -> Result<Forecast, Error> {
+pub fn forecast<D: LossDevice>(device: &Arc<D>, run: &Run, processes: usize) -> Result<Forecast, Error> {
     let free = device.free_memory();
     // What the process holds is in the host's memory, which a device with its own leaves alone.
     let process = if free.is_some() { 0 } else { resident::now().unwrap_or(0) };
     let models = Models::load(device, run)?;
     let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
     let steps = corpus.steps();
-    let memory = Memory { process, ..plan(run, &models) };
+    let memory = Memory { process, ..plan(run, &models, processes) };
     let (parameters, trained) = (count(&models.student, false), count(&models.student, true));
     let fits = free.or_else(available).is_none_or(|free| memory.total() - process <= free);
     let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?;
@@ -130,16 +131,21 @@ fn time<D: LossDevice>(
 }
 
 /// Bytes of the buffers of a run.
-fn plan<D: LossDevice>(run: &Run, models: &Models<D>) -> Memory {
+fn plan<D: LossDevice>(run: &Run, models: &Models<D>, processes: usize) -> Memory {
     let device = models.student.device();
     let trained = count(&models.student, true);
     let stored = |decoder: &Decoder<D>| {
         let parameters = decoder.parameters().iter();
         parameters.map(|p| (p.elements() * device.element(&p.buffer).size()) as u64).sum::<u64>()
     };
-    let masters =
-        models.student.parameters().trainable().filter(|p| device.element(&p.buffer) != Element::F32);
-    let masters: u64 = masters.map(|p| 4 * p.elements() as u64).sum();
+    let trainable = || models.student.parameters().trainable();
+    // Of processes that share the optimizer's state out, the one that has most.
+    let held = match run.train.zero {
+        0 => trained,
+        _ => most(&trainable().map(|p| p.elements()).collect::<Vec<_>>(), processes),
+    };
+    let has_masters = trainable().any(|p| device.element(&p.buffer) != Element::F32);
+    let masters = if has_masters { 4 * held } else { 0 };
     let rows = (run.train.micro_batch * run.data.sequence_length) as u64;
     let activation = device.activation().size() as u64;
     let student = activations(models.student.config(), run.train.checkpointing);
@@ -148,9 +154,9 @@ fn plan<D: LossDevice>(run: &Run, models: &Models<D>) -> Memory {
         weights: stored(&models.student) + masters,
         gradients: 4 * trained,
         moments: match run.train.moments {
-            Moments::Float32 => 8 * trained,
+            Moments::Float32 => 8 * held,
             // A code for each element, and a scale for each block of a few hundred.
-            Moments::Int8 => 2 * trained + trained / 32,
+            Moments::Int8 => 2 * held + held / 32,
         },
         teacher: models.teacher.as_ref().map_or(0, stored),
         activations: rows * activation * (student + teacher),

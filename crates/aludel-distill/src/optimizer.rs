@@ -2,11 +2,14 @@
 //!
 //! In: trained parameters and their gradients, always in the same order, and a learning rate. Out: parameters changed in
 //! place. Masters are f32: the weights themselves where they are f32, else a copy that the weights are rounded from after
-//! every step. Gradients come with every factor of theirs applied; here they are only clipped.
+//! every step. Gradients come with every factor of theirs applied; here they are only clipped. Of several processes each may hold the
+//! state of some parameters only and update those; what the others have made of theirs is then handed round.
 
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::{Device, DeviceError, Update};
 
+use crate::error::Error;
+use crate::group::{Group, owners};
 use crate::run::{Moments as MomentType, Train};
 use crate::state::{Content, ContentMut, Item};
 
@@ -33,6 +36,8 @@ pub struct AdamW {
     pub clip: Option<f64>,
     /// The type of the moments.
     pub moments: MomentType,
+    /// Whether each of several processes holds the state of some parameters only.
+    pub is_shared: bool,
 }
 
 impl AdamW {
@@ -44,6 +49,7 @@ impl AdamW {
             weight_decay: train.weight_decay,
             clip: train.clip,
             moments: train.moments,
+            is_shared: train.zero > 0,
         }
     }
 }
@@ -55,10 +61,20 @@ pub struct Optimizer<D: Device> {
     steps: u64,
 }
 
-/// The state of one parameter.
+/// One parameter.
 struct Slot<D: Device> {
     len: usize,
-    /// `None` where the weights are f32 and so their own master.
+    /// The weights are f32 and so their own master.
+    is_own_master: bool,
+    /// The process that updates it; `None` where each does.
+    owner: Option<usize>,
+    /// `None` where another process holds it.
+    state: Option<State<D>>,
+}
+
+/// What an update of a parameter needs beside its gradient.
+struct State<D: Device> {
+    /// `None` where the weights are their own master.
     master: Option<D::Buffer>,
     moments: Moments<D>,
 }
@@ -69,7 +85,7 @@ enum Moments<D: Device> {
 }
 
 impl<D: Device> Optimizer<D> {
-    /// Moments of zero and masters equal to the weights.
+    /// Moments of zero and masters equal to the weights; of processes that share them, this one's.
     ///
     /// # Errors
     /// What the device reports.
@@ -77,12 +93,33 @@ impl<D: Device> Optimizer<D> {
         device: &D,
         settings: AdamW,
         weights: impl IntoIterator<Item = &'a D::Buffer>,
+        group: Option<&Group<D>>,
     ) -> Result<Self, DeviceError>
     where
         D::Buffer: 'a,
     {
-        let slot = |weights: &D::Buffer| Slot::new(device, settings.moments, weights);
-        Ok(Self { settings, slots: weights.into_iter().map(slot).collect::<Result<_, _>>()?, steps: 0 })
+        let weights: Vec<&D::Buffer> = weights.into_iter().collect();
+        let owners = match group.filter(|_| settings.is_shared) {
+            None => vec![None; weights.len()],
+            Some(group) => {
+                let lens: Vec<usize> = weights.iter().map(|weights| device.len(weights)).collect();
+                owners(&lens, group.size()).into_iter().map(Some).collect()
+            }
+        };
+        let own = group.map(Group::rank);
+        let slot = |(weights, owner): (&&D::Buffer, Option<usize>)| {
+            let is_here = owner.is_none() || owner == own;
+            let state = is_here.then(|| State::new(device, settings.moments, weights)).transpose()?;
+            let is_own_master = device.element(weights) == Element::F32;
+            Ok(Slot { len: device.len(weights), is_own_master, owner, state })
+        };
+        let slots = weights.iter().zip(owners).map(slot).collect::<Result<_, DeviceError>>()?;
+        Ok(Self { settings, slots, steps: 0 })
+    }
+
+    /// Whether other processes hold a part of the state.
+    pub fn is_shared(&self) -> bool {
+        self.slots.iter().any(|slot| slot.owner.is_some())
     }
 
     /// Steps taken.
@@ -91,10 +128,10 @@ impl<D: Device> Optimizer<D> {
     }
 
     /// Takes a step; returns the norm of all gradients together, before clipping. When that is not finite, nothing
-    /// is changed and no step is counted.
+    /// is changed and no step is counted. All processes of a group take it together, with the same gradients.
     ///
     /// # Errors
-    /// What the device reports.
+    /// What the device reports, and what processes that share the state say.
     ///
     /// # Panics
     /// Where the parameters are not as many as at the start: a bug of the caller.
@@ -102,8 +139,9 @@ impl<D: Device> Optimizer<D> {
         &mut self,
         device: &D,
         learning_rate: f64,
-        trained: Vec<Trained<'_, D>>,
-    ) -> Result<f64, DeviceError> {
+        mut trained: Vec<Trained<'_, D>>,
+        group: Option<&Group<D>>,
+    ) -> Result<f64, Error> {
         assert_eq!(trained.len(), self.slots.len(), "the parameters in training have changed");
         let gradients: Vec<&D::Buffer> = trained.iter().map(|parameter| parameter.gradient).collect();
         let norm = device.sum_of_all_squares(&gradients)?.sqrt();
@@ -121,22 +159,39 @@ impl<D: Device> Optimizer<D> {
             step: self.steps,
             gradient_scale: clipping(norm, clip) as f32,
         };
-        for (parameter, slot) in trained.into_iter().zip(&mut self.slots) {
-            slot.step(device, update(parameter.decays), parameter);
+        for (parameter, slot) in trained.iter_mut().zip(&mut self.slots) {
+            if let Some(state) = &mut slot.state {
+                state.step(device, update(parameter.decays), parameter);
+            }
+        }
+        if let Some(group) = group.filter(|_| self.is_shared()) {
+            let owned = trained.into_iter().zip(&self.slots);
+            let owned = owned.filter_map(|(parameter, slot)| Some((slot.owner?, parameter.weights)));
+            group.spread_buffers(device, owned.collect())?;
         }
         Ok(norm)
     }
 
     /// The state in order to be saved: masters and moments of the parameters, which have these names.
     pub fn items<'a>(&'a self, names: &[String]) -> Vec<Item<Content<'a, D>>> {
-        let of_slot = |(slot, name): (&'a Slot<D>, &String)| slot.items(name);
+        let moments = self.settings.moments;
+        let of_slot = |(slot, name): (&'a Slot<D>, &String)| slot.items(moments, name);
         self.slots.iter().zip(names).flat_map(of_slot).collect()
     }
 
-    /// The state in order to be restored.
-    pub fn items_mut<'a>(&'a mut self, names: &[String]) -> Vec<Item<ContentMut<'a, D>>> {
-        let of_slot = |(slot, name): (&'a mut Slot<D>, &String)| slot.items_mut(name);
-        self.slots.iter_mut().zip(names).flat_map(of_slot).collect()
+    /// The state, and the weights that are restored with it, in order to be restored: those that are their own masters, and those whose masters another
+    /// process holds.
+    pub fn items_mut<'a>(
+        &'a mut self,
+        names: &[String],
+        weights: impl IntoIterator<Item = &'a mut D::Buffer>,
+    ) -> Vec<Item<ContentMut<'a, D>>>
+    where
+        D::Buffer: 'a,
+    {
+        let slots = self.slots.iter_mut().zip(weights).zip(names);
+        let moments = self.settings.moments;
+        slots.flat_map(|((slot, weights), name)| slot.items_mut(moments, weights, name)).collect()
     }
 
     /// Takes up a restored state: `steps` have been taken, and weights that are not their own masters are rounded from
@@ -147,7 +202,7 @@ impl<D: Device> Optimizer<D> {
     {
         self.steps = steps;
         for (slot, weights) in self.slots.iter().zip(weights) {
-            if let Some(master) = &slot.master {
+            if let Some(master) = slot.state.as_ref().and_then(|state| state.master.as_ref()) {
                 device.copy(master, weights);
             }
         }
@@ -159,7 +214,7 @@ fn clipping(norm: f64, clip: Option<f64>) -> f64 {
     clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0))
 }
 
-impl<D: Device> Slot<D> {
+impl<D: Device> State<D> {
     fn new(device: &D, moments: MomentType, weights: &D::Buffer) -> Result<Self, DeviceError> {
         let len = device.len(weights);
         let zeros = || device.zeros(len, Element::F32);
@@ -174,11 +229,12 @@ impl<D: Device> Slot<D> {
             device.copy(weights, &mut master);
             Some(master)
         };
-        Ok(Self { len, master, moments })
+        Ok(Self { master, moments })
     }
 
-    fn step(&mut self, device: &D, update: Update, parameter: Trained<'_, D>) {
+    fn step(&mut self, device: &D, update: Update, parameter: &mut Trained<'_, D>) {
         let Trained { weights, gradient, .. } = parameter;
+        let weights: &mut D::Buffer = weights;
         let (master, stored) = match &mut self.master {
             Some(master) => (master, Some(weights)),
             None => (weights, None),
@@ -190,26 +246,62 @@ impl<D: Device> Slot<D> {
             Moments::Eight(moments) => device.adamw8(update, gradient, master, moments, stored),
         }
     }
+}
 
-    fn items<'a>(&'a self, name: &str) -> Vec<Item<Content<'a, D>>> {
+impl<D: Device> Slot<D> {
+    fn items<'a>(&'a self, moments: MomentType, name: &str) -> Vec<Item<Content<'a, D>>> {
         let item = |part: &str, content| Item { name: format!("{part}/{name}"), content };
-        let mut items: Vec<_> =
-            self.master.iter().map(|master| item("master", Content::Buffer(master))).collect();
-        match &self.moments {
+        let mut items = Vec::new();
+        let Some(state) = &self.state else {
+            let owner = self.owner.unwrap_or_default();
+            let elsewhere = |is_eight| Content::Elsewhere { owner, len: self.len, is_eight };
+            if !self.is_own_master {
+                items.push(item("master", elsewhere(false)));
+            }
+            match moments {
+                MomentType::Float32 => {
+                    items.extend(["first", "second"].map(|part| item(part, elsewhere(false))));
+                }
+                MomentType::Int8 => items.push(item("moments", elsewhere(true))),
+            }
+            return items;
+        };
+        items.extend(state.master.iter().map(|master| item("master", Content::Buffer(master))));
+        match &state.moments {
             Moments::Whole { first, second } => {
                 items.push(item("first", Content::Buffer(first)));
                 items.push(item("second", Content::Buffer(second)));
             }
-            Moments::Eight(moments) => items.push(item("moments", Content::Moments(moments))),
+            Moments::Eight(moments) => items.push(item("moments", Content::Moments(moments, self.len))),
         }
         items
     }
 
-    fn items_mut<'a>(&'a mut self, name: &str) -> Vec<Item<ContentMut<'a, D>>> {
+    fn items_mut<'a>(
+        &'a mut self,
+        moments: MomentType,
+        weights: &'a mut D::Buffer,
+        name: &str,
+    ) -> Vec<Item<ContentMut<'a, D>>> {
         let item = |part: &str, content| Item { name: format!("{part}/{name}"), content };
-        let mut items: Vec<_> =
-            self.master.iter_mut().map(|master| item("master", ContentMut::Buffer(master))).collect();
-        match &mut self.moments {
+        let mut items = Vec::new();
+        let is_here = self.state.is_some();
+        if self.is_own_master {
+            items.push(item("weights", ContentMut::Buffer(weights)));
+        } else if !is_here {
+            items.push(item("master", ContentMut::Buffer(weights)));
+        }
+        let Some(state) = &mut self.state else {
+            match moments {
+                MomentType::Float32 => {
+                    items.extend(["first", "second"].map(|part| item(part, ContentMut::Skipped(self.len))));
+                }
+                MomentType::Int8 => items.push(item("moments", ContentMut::SkippedMoments(self.len))),
+            }
+            return items;
+        };
+        items.extend(state.master.iter_mut().map(|master| item("master", ContentMut::Buffer(master))));
+        match &mut state.moments {
             Moments::Whole { first, second } => {
                 items.push(item("first", ContentMut::Buffer(first)));
                 items.push(item("second", ContentMut::Buffer(second)));
@@ -241,13 +333,13 @@ mod tests {
     fn after(clip: Option<f64>, steps: &[[f32; 2]]) -> (Vec<f32>, Vec<f64>) {
         let device = Cpu::new(None).unwrap();
         let mut weights = [1.0, 2.0].map(|value| buffer(&device, &[value], Element::F32));
-        let mut optimizer = Optimizer::new(&device, settings(clip), &weights).unwrap();
+        let mut optimizer = Optimizer::new(&device, settings(clip), &weights, None).unwrap();
         let mut norms = Vec::new();
         for step in steps {
             let gradients = step.map(|value| buffer(&device, &[value], Element::F32));
             let trained = weights.iter_mut().zip(&gradients).zip([true, false]);
             let trained = trained.map(|((weights, gradient), decays)| Trained { weights, gradient, decays });
-            norms.push(optimizer.step(&device, 0.1, trained.collect()).unwrap());
+            norms.push(optimizer.step(&device, 0.1, trained.collect(), None).unwrap());
         }
         (weights.iter().map(|weights| device.read(weights, 0..1).unwrap()[0]).collect(), norms)
     }
@@ -299,11 +391,11 @@ mod tests {
     fn masters_keep_what_rounded_weights_lose() {
         let device = Cpu::new(None).unwrap();
         let mut weights = buffer(&device, &[1.0], Element::BF16);
-        let mut optimizer = Optimizer::new(&device, settings(None), [&weights]).unwrap();
+        let mut optimizer = Optimizer::new(&device, settings(None), [&weights], None).unwrap();
         let gradient = buffer(&device, &[1.0], Element::F32);
         for _ in 0..10 {
             let trained = vec![Trained { weights: &mut weights, gradient: &gradient, decays: false }];
-            optimizer.step(&device, 0.001, trained).unwrap();
+            optimizer.step(&device, 0.001, trained, None).unwrap();
         }
         assert_eq!(optimizer.steps(), 10);
         // 0.99 rounded to eight bits; alone, each step would have been rounded away.

@@ -23,7 +23,7 @@ use crate::hidden::HiddenTerms;
 use crate::optimizer::{AdamW, Optimizer, Trained};
 use crate::run::{Checkpointing, Run};
 use crate::schedule::LearningRate;
-use crate::state::{Content, ContentMut, Item};
+use crate::state::{Content, ContentMut, Item, give};
 
 /// A training between two steps.
 pub struct Trainer<D: LossDevice> {
@@ -117,7 +117,7 @@ pub struct StepReport {
 }
 
 impl<D: LossDevice> Trainer<D> {
-    /// A training of `steps` steps that has not begun.
+    /// A training of `steps` steps that has not begun, by one process.
     ///
     /// # Errors
     /// [`Error::Objective`], [`Error::Layers`]; what the device reports.
@@ -129,6 +129,23 @@ impl<D: LossDevice> Trainer<D> {
         teacher: Option<Decoder<D>>,
         run: &Run,
         steps: u64,
+    ) -> Result<Self, Error> {
+        Self::of_group(student, teacher, run, steps, None)
+    }
+
+    /// As [`Trainer::new`], with processes that each take a share of every step.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    ///
+    /// # Panics
+    /// As [`Trainer::new`].
+    pub fn of_group(
+        student: Decoder<D>,
+        teacher: Option<Decoder<D>>,
+        run: &Run,
+        steps: u64,
+        group: Option<Arc<Group<D>>>,
     ) -> Result<Self, Error> {
         let is_taught = teacher.is_some() || run.cache.is_some();
         assert!(is_taught || !run.objective.needs_teacher(), "an objective without its teacher");
@@ -142,8 +159,8 @@ impl<D: LossDevice> Trainer<D> {
             None => HiddenTerms::none(),
         };
         let weights = student.parameters().trainable().map(|parameter| &parameter.buffer);
-        let optimizer =
-            Optimizer::new(device.as_ref(), AdamW::of(&run.train), weights.chain(hidden.weights()))?;
+        let weights = weights.chain(hidden.weights());
+        let optimizer = Optimizer::new(device.as_ref(), AdamW::of(&run.train), weights, group.as_deref())?;
         Ok(Self {
             objective: objective(run, annealing)?,
             annealing,
@@ -158,13 +175,8 @@ impl<D: LossDevice> Trainer<D> {
             student,
             teacher,
             cache: None,
-            group: None,
+            group,
         })
-    }
-
-    /// With processes that each take a share of every step.
-    pub fn with_group(self, group: Option<Arc<Group<D>>>) -> Self {
-        Self { group, ..self }
     }
 
     /// With a teacher that spoke before in the place of a live one.
@@ -180,6 +192,19 @@ impl<D: LossDevice> Trainer<D> {
     /// Tells the other processes, where there are any, what is next.
     pub(crate) fn tell(&self, command: Command) -> Result<(), Error> {
         self.group.as_ref().map_or(Ok(()), |group| group.tell(command))
+    }
+
+    /// The processes that have to give what they hold before this one can save everything.
+    pub(crate) fn holders(&self) -> Option<&Group<D>> {
+        self.group.as_deref().filter(|_| self.optimizer.is_shared())
+    }
+
+    /// Gives the first process what it lacks of a checkpoint.
+    pub(crate) fn give(&self) -> Result<(), Error> {
+        match self.holders() {
+            Some(group) => give(group, self.device.as_ref(), &self.optimizer.items(&self.names())),
+            None => Ok(()),
+        }
     }
 
     /// Steps taken.
@@ -334,7 +359,8 @@ impl<D: LossDevice> Trainer<D> {
             })
             .collect();
         trained.extend(self.hidden.trained());
-        report.gradient_norm = self.optimizer.step(&self.device, report.learning_rate, trained)?;
+        report.gradient_norm =
+            self.optimizer.step(&self.device, report.learning_rate, trained, self.group.as_deref())?;
         if !report.gradient_norm.is_finite() {
             return Err(Error::Diverged { step: self.done + 1, loss: report.loss });
         }
@@ -392,14 +418,8 @@ impl<D: LossDevice> Trainer<D> {
     /// Every array of the training, in order to be restored; [`Trainer::resume`] follows.
     pub fn items_mut(&mut self) -> Vec<Item<ContentMut<'_, D>>> {
         let names = self.names();
-        let mut items = self.optimizer.items_mut(&names);
         let weights = self.student.parameters_mut().trainable_mut().map(|parameter| &mut parameter.buffer);
-        for (buffer, name) in weights.chain(self.hidden.weights_mut()).zip(&names) {
-            if is_own_master::<D>(&self.device, buffer) {
-                items.push(Item { name: format!("weights/{name}"), content: ContentMut::Buffer(buffer) });
-            }
-        }
-        items
+        self.optimizer.items_mut(&names, weights.chain(self.hidden.weights_mut()))
     }
 
     /// Takes up the training after `done` steps, of which `updates` changed the student; its arrays have been restored.

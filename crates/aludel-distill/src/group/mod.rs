@@ -8,9 +8,11 @@
 //! ([`Device::meeting`]), and over TCP elsewhere, which is for few processes on one machine.
 
 mod place;
+mod share;
 mod wire;
 
 pub use place::Place;
+pub(crate) use share::{most, owners};
 
 use std::sync::{Mutex, PoisonError};
 
@@ -35,6 +37,8 @@ pub(crate) enum Command {
     Step,
     /// Score the held-out micro-batches of this turn, one for each process.
     Evaluate(u64),
+    /// Give the first process what it lacks of a checkpoint.
+    Save,
     /// End.
     End,
 }
@@ -45,6 +49,7 @@ impl Command {
             Self::Step => (0, 0),
             Self::Evaluate(turn) => (1, turn),
             Self::End => (2, 0u64),
+            Self::Save => (3, 0),
         };
         [&[kind], turn.to_le_bytes().as_slice()].concat()
     }
@@ -56,6 +61,7 @@ impl Command {
             0 => Some(Self::Step),
             1 => Some(Self::Evaluate(turn)),
             2 => Some(Self::End),
+            3 => Some(Self::Save),
             _ => None,
         }
     }
@@ -80,6 +86,11 @@ impl<D: Device> Group<D> {
     /// How many processes there are.
     pub fn size(&self) -> usize {
         self.place.size
+    }
+
+    /// Which of them this is.
+    pub(crate) fn rank(&self) -> usize {
+        self.place.rank
     }
 
     /// Whether this process is the first, which writes and decides.
@@ -140,6 +151,58 @@ impl<D: Device> Group<D> {
         Ok(())
     }
 
+    /// Every buffer becomes that of its owner, which is the number of a process: the same bits in each. [`Group::sum`] goes before, as above.
+    pub(crate) fn spread_buffers(
+        &self,
+        device: &D,
+        mut buffers: Vec<(usize, &mut D::Buffer)>,
+    ) -> Result<(), Error> {
+        if let Some(devices) = &self.devices {
+            return Ok(device.spread_over(devices, &mut buffers)?);
+        }
+        let (mut links, own) = (self.links(), self.place.rank);
+        for (owner, buffer) in buffers {
+            let (len, element) = (device.len(buffer), device.element(buffer));
+            for at in (0..len).step_by(PIECE) {
+                let range = at..len.min(at + PIECE);
+                let count = range.len();
+                let bytes =
+                    if owner == own { element.encode(&device.read(buffer, range)?) } else { Vec::new() };
+                let bytes = links.spread(own, owner, bytes)?;
+                if bytes.len() != count * element.size() {
+                    return Err(Error::group(format!("process {owner} has other weights")));
+                }
+                if owner != own {
+                    device.write(buffer, at, &element.decode(&bytes))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends bytes to the first process, in frames of [`FRAME`]; of the others.
+    pub(crate) fn give(&self, bytes: &[u8]) -> Result<(), Error> {
+        let mut links = self.links();
+        bytes.chunks(FRAME).try_for_each(|frame| links.give(frame))
+    }
+
+    /// So many bytes that a process has sent by [`Group::give`], frame by frame; of the first.
+    pub(crate) fn take(
+        &self,
+        owner: usize,
+        len: usize,
+        mut put: impl FnMut(usize, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for at in (0..len).step_by(FRAME) {
+            let bytes = self.links().take(owner)?;
+            if bytes.len() != FRAME.min(len - at) {
+                return Err(Error::group(format!("process {owner} has another share of the optimizer")));
+            }
+            put(at, &bytes)?;
+        }
+        Ok(())
+    }
+
     fn links(&self) -> std::sync::MutexGuard<'_, Links> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,3 +210,6 @@ impl<D: Device> Group<D> {
 
 /// Elements that go over TCP at once.
 const PIECE: usize = 1 << 20;
+
+/// Bytes of a share of a checkpoint that go over TCP at once.
+const FRAME: usize = 4 << 20;

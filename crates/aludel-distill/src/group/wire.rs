@@ -121,6 +121,43 @@ impl Links {
         }
     }
 
+    /// Sends bytes to the first process; of another.
+    pub(super) fn give(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::First(_) => Err(Error::internal("the first process gives itself something")),
+            Self::Other(link) => send(link, bytes).map_err(|error| lost(0, &error)),
+        }
+    }
+
+    /// What process `rank` has sent to the first; of the first.
+    pub(super) fn take(&mut self, rank: usize) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::First(links) => match links.get_mut(rank.wrapping_sub(1)) {
+                Some(link) => receive(link).map_err(|error| lost(rank, &error)),
+                None => Err(Error::internal(format!("there is no process {rank} to take from"))),
+            },
+            Self::Other(_) => Err(Error::internal("only the first process takes")),
+        }
+    }
+
+    /// The bytes of process `owner`, in all, by way of the first; `own` is this process's number.
+    pub(super) fn spread(&mut self, own: usize, owner: usize, mut bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::First(_) => {
+                if owner != own {
+                    bytes = self.take(owner)?;
+                }
+                let Self::First(links) = self else { return Ok(bytes) };
+                for (place, link) in links.iter_mut().enumerate().filter(|(place, _)| place + 1 != owner) {
+                    send(link, &bytes).map_err(|error| lost(place + 1, &error))?;
+                }
+                Ok(bytes)
+            }
+            Self::Other(_) if owner == own => self.give(&bytes).map(|()| bytes),
+            Self::Other(link) => receive(link).map_err(|error| lost(0, &error)),
+        }
+    }
+
     /// Sums over all processes, in their order.
     pub(super) fn sum<T: bytemuck::Pod + AddAssign>(&mut self, numbers: &mut [T]) -> Result<(), Error> {
         match self {

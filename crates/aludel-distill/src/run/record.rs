@@ -24,13 +24,14 @@ pub struct Difference {
 }
 
 /// Settings that change neither the weights after a step nor their order: a resumed run may have others.
-const FREE: [&str; 6] = [
+const FREE: [&str; 7] = [
     "output",
     "train.checkpointing",
     "train.early_stopping",
     "train.evaluate_every",
     "train.keep",
     "train.save_every",
+    "train.zero",
 ];
 
 impl Run {

@@ -36,6 +36,8 @@ pub struct Train {
     pub weights: Weights,
     /// Type of AdamW's moments.
     pub moments: Moments,
+    /// The stage of ZeRO: 1 shares AdamW's state and masters out among processes.
+    pub zero: u64,
     /// Low-rank adapters instead of full fine-tuning.
     pub lora: Option<Lora>,
     /// Which activations are computed again in the backward pass.
@@ -168,6 +170,7 @@ const KEYS: &[Key] = &[
     Key::read("clip"),
     Key::read("weights"),
     Key::read("moments"),
+    Key::read("zero"),
     Key::read("lora"),
     Key::read("checkpointing"),
     Key::read("evaluate_every"),
@@ -195,6 +198,7 @@ impl Default for Train {
             clip: Some(1.0),
             weights: Weights::Float32,
             moments: Moments::Float32,
+            zero: 0,
             lora: None,
             checkpointing: Checkpointing::None,
             evaluate_every: None,
@@ -225,6 +229,7 @@ pub(super) fn read(cursor: Cursor<'_>, problems: &mut Problems) -> Option<Train>
         clip: fields.read("clip", clip).unwrap_or(default.clip),
         weights: fields.choice("weights", WEIGHTS, default.weights),
         moments: fields.choice("moments", MOMENTS, default.moments),
+        zero: zero(&mut fields, default.zero),
         lora: lora(&mut fields),
         checkpointing: fields.read("checkpointing", checkpointing).unwrap_or(default.checkpointing),
         evaluate_every: fields.optional_count("evaluate_every", 1),
@@ -247,6 +252,16 @@ const WEIGHTS: &[(&str, Weights)] = &[
 ];
 const MOMENTS: &[(&str, Moments)] =
     &[("float32", Moments::Float32), ("int8", Moments::Int8), ("f32", Moments::Float32)];
+
+/// 0 or 1.
+fn zero(fields: &mut Fields<'_, '_>, default: u64) -> u64 {
+    let stage = fields.count("zero", default, 0);
+    if stage > 1 {
+        let message = format!("stage {stage} of ZeRO would share out more than AdamW's state and masters");
+        fields.report("zero", message, "write `zero: 1`, which shares those out, or `zero: 0`");
+    }
+    stage.min(1)
+}
 
 fn length(fields: &mut Fields<'_, '_>, default: Length) -> Length {
     if fields.has("steps") && fields.has("epochs") {

@@ -5,6 +5,7 @@
 
 mod tensors;
 
+pub(crate) use tensors::give;
 pub use tensors::{Content, ContentMut, Item};
 
 use std::fs;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::group::Group;
 use crate::record::Positions;
 
 /// What a run knows between two steps, apart from its arrays.
@@ -118,19 +120,21 @@ impl States {
         self.folder.join(format!("{PREFIX}{step:08}"))
     }
 
-    /// Writes a checkpoint, then removes those that are no longer kept: all but the newest `keep` and the best one.
+    /// Writes a checkpoint, then removes those that are no longer kept: all but the newest `keep` and the best one. What other processes of the group
+    /// hold, they give.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`], [`Error::Device`], [`Error::Io`]. Former checkpoints are as they were then.
+    /// [`Error::Checkpoint`], [`Error::Device`], [`Error::Group`], [`Error::Io`]. Former checkpoints are as they were then.
     pub fn write<D: Device>(
         &self,
         device: &D,
         progress: &Progress,
         items: &[Item<Content<'_, D>>],
         keep: usize,
+        group: Option<&Group<D>>,
     ) -> Result<(), Error> {
         let folder = OutputFolder::create(&self.path(progress.step), true)?;
-        tensors::write(&folder, device, items)?;
+        tensors::write(&folder, device, items, group)?;
         let text = serde_json::to_vec_pretty(progress).map_err(|error| Error::internal(error.to_string()))?;
         folder.write(STATE, &text)?;
         folder.finish()?;

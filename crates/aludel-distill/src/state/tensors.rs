@@ -1,7 +1,8 @@
 //! Writes arrays of a device into a safetensors file and reads them back, bit for bit.
 //!
 //! In: named arrays. Out: one tensor each, or four for moments in eight bits. A file is opened with the checks that model
-//! files get; a tensor that is missing or of another size is an error, and so is one that nobody asked for.
+//! files get; a tensor that is missing or of another size is an error, and so is one that nobody asked for. What another process of a group holds
+//! comes from there as it is written: the file is the same whoever holds what.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,6 +13,7 @@ use aludel_kernels::nn::Device;
 use aludel_kernels::nn::device::StoredMoments;
 
 use crate::error::Error;
+use crate::group::Group;
 
 /// A named array.
 pub struct Item<C> {
@@ -25,9 +27,26 @@ pub struct Item<C> {
 pub enum Content<'a, D: Device> {
     /// f32 elements.
     Buffer(&'a D::Buffer),
-    /// Moments in eight bits.
-    Moments(&'a D::Moments),
+    /// Moments in eight bits, of so many elements.
+    Moments(&'a D::Moments, usize),
+    /// What another process holds: f32 elements, or moments in eight bits.
+    Elsewhere {
+        /// The process.
+        owner: usize,
+        /// Elements.
+        len: usize,
+        /// Whether they are moments in eight bits.
+        is_eight: bool,
+    },
 }
+
+impl<D: Device> Clone for Content<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Device> Copy for Content<'_, D> {}
 
 /// An array to be restored.
 pub enum ContentMut<'a, D: Device> {
@@ -35,6 +54,10 @@ pub enum ContentMut<'a, D: Device> {
     Buffer(&'a mut D::Buffer),
     /// Moments in eight bits, of so many elements.
     Moments(&'a mut D::Moments, usize),
+    /// So many f32 elements that another process restores.
+    Skipped(usize),
+    /// Moments in eight bits of so many elements that another process restores.
+    SkippedMoments(usize),
 }
 
 /// Elements that are moved between device and file at a time: 4 MiB.
@@ -48,11 +71,9 @@ pub(super) fn write<D: Device>(
     folder: &OutputFolder,
     device: &D,
     items: &[Item<Content<'_, D>>],
+    group: Option<&Group<D>>,
 ) -> Result<(), Error> {
-    let mut planned = Vec::new();
-    for item in items {
-        planned.extend(tensors(device, item)?);
-    }
+    let planned = items.iter().flat_map(|item| tensors(device, item)).collect();
     // All in one file: a state is read whole.
     let layout = Layout::plan(planned, u64::MAX)?;
     let shards = folder.shards(&layout)?;
@@ -71,37 +92,78 @@ pub(super) fn write<D: Device>(
                     put(name, 4 * start as u64, &Element::F32.encode(&values))?;
                 }
             }
-            Content::Moments(moments) => {
-                let StoredMoments { first, first_scales, second, second_scales } =
-                    device.read_moments(moments)?;
-                let names = moment_names(name);
-                put(&names[0], 0, &first)?;
-                put(&names[1], 0, &Element::F32.encode(&first_scales))?;
-                put(&names[2], 0, &second)?;
-                put(&names[3], 0, &Element::F32.encode(&second_scales))?;
+            Content::Moments(moments, _) => {
+                for (name, bytes) in moment_names(name).iter().zip(moment_bytes(device, moments)?) {
+                    put(name, 0, &bytes)?;
+                }
+            }
+            Content::Elsewhere { owner, .. } => {
+                let group =
+                    group.ok_or_else(|| Error::internal("a share of a checkpoint without its group"))?;
+                for tensor in tensors(device, &Item { name: name.clone(), content: *content }) {
+                    let bytes = tensor.shape[0] * aludel_checkpoint::element_bytes(tensor.dtype) as usize;
+                    group.take(*owner, bytes, |at, bytes| Ok(put(&tensor.name, at as u64, bytes)?))?;
+                }
             }
         }
     }
     Ok(shards.finish()?)
 }
 
+/// Sends what this process holds of a checkpoint to the first, which asks in the same order.
+///
+/// # Errors
+/// [`Error::Device`], [`Error::Group`].
+pub(crate) fn give<D: Device>(
+    group: &Group<D>,
+    device: &D,
+    items: &[Item<Content<'_, D>>],
+) -> Result<(), Error> {
+    for Item { content, .. } in items {
+        match content {
+            Content::Buffer(buffer) => {
+                let len = device.len(buffer);
+                for start in (0..len).step_by(PIECE) {
+                    let values = device.read(buffer, start..len.min(start + PIECE))?;
+                    group.give(&Element::F32.encode(&values))?;
+                }
+            }
+            Content::Moments(moments, _) => {
+                for bytes in moment_bytes(device, moments)? {
+                    group.give(&bytes)?;
+                }
+            }
+            Content::Elsewhere { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+/// The four tensors of moments in eight bits.
+fn moment_bytes<D: Device>(device: &D, moments: &D::Moments) -> Result<[Vec<u8>; 4], Error> {
+    let StoredMoments { first, first_scales, second, second_scales } = device.read_moments(moments)?;
+    Ok([first, Element::F32.encode(&first_scales), second, Element::F32.encode(&second_scales)])
+}
+
 /// The tensors that an item becomes.
-fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Result<Vec<OutputTensor>, Error> {
+fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Vec<OutputTensor> {
     let tensor =
         |name: &str, dtype, len: usize| OutputTensor { name: name.to_owned(), dtype, shape: vec![len] };
-    Ok(match item.content {
+    let eight = |len: usize| {
+        let [first, first_scales, second, second_scales] = moment_names(&item.name);
+        let scales = StoredMoments::scales(len);
+        vec![
+            tensor(&first, Dtype::U8, len),
+            tensor(&first_scales, Dtype::F32, scales),
+            tensor(&second, Dtype::U8, len),
+            tensor(&second_scales, Dtype::F32, scales),
+        ]
+    };
+    match item.content {
         Content::Buffer(buffer) => vec![tensor(&item.name, Dtype::F32, device.len(buffer))],
-        Content::Moments(moments) => {
-            let stored = device.read_moments(moments)?;
-            let [first, first_scales, second, second_scales] = moment_names(&item.name);
-            vec![
-                tensor(&first, Dtype::U8, stored.first.len()),
-                tensor(&first_scales, Dtype::F32, stored.first_scales.len()),
-                tensor(&second, Dtype::U8, stored.second.len()),
-                tensor(&second_scales, Dtype::F32, stored.second_scales.len()),
-            ]
-        }
-    })
+        Content::Moments(_, len) | Content::Elsewhere { len, is_eight: true, .. } => eight(len),
+        Content::Elsewhere { len, is_eight: false, .. } => vec![tensor(&item.name, Dtype::F32, len)],
+    }
 }
 
 fn moment_names(name: &str) -> [String; 4] {
@@ -137,6 +199,23 @@ pub(super) fn read<D: Device>(
                     .restore_moments(len, &stored)?
                     .ok_or_else(|| file.damaged(&name, "has another number of scales"))?;
                 known += 4;
+            }
+            ContentMut::Skipped(len) => {
+                file.entry(&name, Dtype::F32, Some(len))?;
+                known += 1;
+            }
+            ContentMut::SkippedMoments(len) => {
+                let [first, first_scales, second, second_scales] = moment_names(&name);
+                let scales = StoredMoments::scales(len);
+                for (name, dtype, len) in [
+                    (first, Dtype::U8, len),
+                    (first_scales, Dtype::F32, scales),
+                    (second, Dtype::U8, len),
+                    (second_scales, Dtype::F32, scales),
+                ] {
+                    file.entry(&name, dtype, Some(len))?;
+                    known += 1;
+                }
             }
         }
     }

@@ -45,8 +45,9 @@ pub fn follow<D: LossDevice>(
     let group = Arc::new(Group::join(place, &digest(run, &inputs)?, device.as_ref())?);
     let last = group.share(Vec::new())?;
     let last = last.try_into().ok().map(u64::from_le_bytes).filter(|&step| step > 0);
-    let trainer = Trainer::new(models.student, models.teacher, run, corpus.steps())?;
-    let mut trainer = trainer.with_cache(cache).with_group(Some(Arc::clone(&group)));
+    let shared = Some(Arc::clone(&group));
+    let trainer = Trainer::of_group(models.student, models.teacher, run, corpus.steps(), shared)?;
+    let mut trainer = trainer.with_cache(cache);
     if let Some(step) = last {
         let states = RunFolder::states_of(&run.output);
         let progress = states.read(step)?;
@@ -66,6 +67,7 @@ pub fn follow<D: LossDevice>(
                 let turn = turn.ok_or_else(|| Error::group("the first process has other data"))?;
                 trainer.evaluate(turn)?;
             }
+            Command::Save => trainer.give()?,
             Command::End => return Ok(()),
         }
     }

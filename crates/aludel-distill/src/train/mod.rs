@@ -101,8 +101,8 @@ pub fn distil<D: LossDevice>(
     let mut summary = summary::of(run, text, &models, &inputs, steps, &options.environment);
     summary.write(folder.path())?;
     let stored = models.stored;
-    let trainer = Trainer::new(models.student, models.teacher, run, steps)?;
-    let mut trainer = trainer.with_cache(cache).with_group(group);
+    let trainer = Trainer::of_group(models.student, models.teacher, run, steps, group)?;
+    let mut trainer = trainer.with_cache(cache);
     let (record, standing) = match &progress {
         None => (Record::create(folder.path())?, Standing::default()),
         Some(progress) => {
@@ -130,16 +130,15 @@ pub fn distil<D: LossDevice>(
         cancel: options.cancel,
         on_event: options.on_event,
     };
-    let ended = session.run();
-    // Those that follow end; where this process fails they find it gone.
-    let told = session.trainer.tell(Command::End);
-    let outcome = ended.and_then(|ending| told.map(|()| ending)).and_then(|ending| match ending {
+    let outcome = session.run().and_then(|ending| match ending {
         Ending::Interrupted => session.interrupted_outcome(&folder, start),
         ending => session.finish(ending, &folder, (text, &inputs), options, start),
     });
     if let Err(failure) = &outcome {
         session.rescue(failure);
     }
+    // Those that follow end, now that nothing they hold is wanted any more; where this process fails they find it gone.
+    let _ = session.trainer.tell(Command::End);
     if let Ok(outcome) = &outcome {
         summary.outcome = match outcome.ending {
             Ending::Complete => "complete".to_owned(),

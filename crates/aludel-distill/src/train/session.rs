@@ -234,7 +234,11 @@ impl<D: LossDevice, S: Source> Session<'_, D, S> {
             waited: self.standing.waited,
         };
         let trainer = &self.trainer;
-        self.states.write(trainer.device(), &progress, &trainer.items(), self.run.train.keep)?;
+        let holders = trainer.holders();
+        if holders.is_some() {
+            trainer.tell(Command::Save)?;
+        }
+        self.states.write(trainer.device(), &progress, &trainer.items(), self.run.train.keep, holders)?;
         self.standing.saved = Some(step);
         (self.on_event)(Event::Saved { step });
         Ok(())

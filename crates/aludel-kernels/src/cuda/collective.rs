@@ -54,13 +54,9 @@ impl Collective {
 
     /// Replaces f32 arrays, by their addresses and lengths, by their sums over all processes, in the order of a stream.
     pub(crate) fn sum(&self, stream: &Stream, arrays: &[(u64, usize)]) -> Result<(), CudaError> {
-        stream.bind()?;
-        let failed = failed("add up gradients");
-        result::group_start().map_err(&failed)?;
-        let mut submitted = Ok(());
-        for &(address, len) in arrays {
+        let sum = |&(address, len): &(u64, usize)| {
             // SAFETY: the array has this length, belongs to the caller, and is given back in the stream's order.
-            let one = unsafe {
+            unsafe {
                 result::all_reduce(
                     address as *const c_void,
                     address as *mut c_void,
@@ -70,11 +66,28 @@ impl Collective {
                     self.communicator,
                     stream.raw().cast(),
                 )
-            };
-            submitted = submitted.and(one.map(|_| ()));
-        }
-        let ended = result::group_end().map(|_| ());
-        submitted.and(ended).map_err(failed)
+            }
+        };
+        together(stream, arrays, sum).map_err(failed("add up gradients"))
+    }
+
+    /// Replaces arrays, by their addresses and bytes, by those of their owners, in the order of a stream.
+    pub(crate) fn spread(&self, stream: &Stream, arrays: &[(usize, (u64, usize))]) -> Result<(), CudaError> {
+        let spread = |&(owner, (address, bytes)): &(usize, (u64, usize))| {
+            // SAFETY: as in `sum`.
+            unsafe {
+                result::broadcast(
+                    address as *const c_void,
+                    address as *mut c_void,
+                    bytes,
+                    sys::ncclDataType_t::ncclUint8,
+                    owner as i32,
+                    self.communicator,
+                    stream.raw().cast(),
+                )
+            }
+        };
+        together(stream, arrays, spread).map_err(failed("hand weights round"))
     }
 }
 
@@ -83,6 +96,23 @@ impl Drop for Collective {
         // SAFETY: made by `Collective::meet`, and destroyed once. An abort does not wait for processes that have gone.
         let _ = unsafe { result::comm_abort(self.communicator) };
     }
+}
+
+/// Submits one call for each array as one piece of work.
+fn together<T>(
+    stream: &Stream,
+    arrays: &[T],
+    call: impl Fn(&T) -> Result<result::NcclStatus, result::NcclError>,
+) -> Result<(), result::NcclError> {
+    // A device that cannot be used is told by the calls.
+    let _ = stream.bind();
+    result::group_start()?;
+    let mut submitted = Ok(());
+    for array in arrays {
+        submitted = submitted.and(call(array).map(drop));
+    }
+    let ended = result::group_end().map(drop);
+    submitted.and(ended)
 }
 
 fn is_there() -> bool {

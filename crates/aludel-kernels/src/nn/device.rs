@@ -192,6 +192,13 @@ pub struct StoredMoments {
     pub second_scales: Vec<f32>,
 }
 
+impl StoredMoments {
+    /// The number of scales that each moment of so many elements has.
+    pub fn scales(len: usize) -> usize {
+        len.div_ceil(super::adamw::blockwise::BLOCK)
+    }
+}
+
 /// A place that holds buffers and computes on them.
 pub trait Device: Send + Sync + 'static {
     /// A dense array of elements of one type on the device.
@@ -242,6 +249,13 @@ pub trait Device: Send + Sync + 'static {
         &self,
         collective: &Self::Collective,
         buffers: &mut [&mut Self::Buffer],
+    ) -> Result<(), DeviceError>;
+
+    /// Every buffer becomes that of its owner, a number of those that have met, who give as many of the same lengths and types in the same order.
+    fn spread_over(
+        &self,
+        collective: &Self::Collective,
+        buffers: &mut [(usize, &mut Self::Buffer)],
     ) -> Result<(), DeviceError>;
 
     /// `len` zeros.

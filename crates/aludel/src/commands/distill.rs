@@ -30,11 +30,11 @@ pub(super) fn run(arguments: &DistillArguments, printer: &Printer) -> anyhow::Re
     let hub = hub::open(printer);
     let run = file.parse()?.with_models(|model| hub::locate(&hub, model))?;
     let run = run.with_cache(|cache| storage::local(cache, printer))?;
-    let place = if arguments.dry_run {
-        None
-    } else {
-        Place::of_environment().map_err(|error| file.failure(error, None, None))?
-    };
+    let place = Place::of_environment().map_err(|error| file.failure(error, None, None))?;
+    // What is predicted is the same in all processes: the first says it.
+    if arguments.dry_run && place.as_ref().is_some_and(|place| place.rank > 0) {
+        return Ok(());
+    }
     let device = device::open_for(&arguments.computing, place.as_ref().map_or(0, |place| place.local))?;
     let mut environment = device.facts();
     environment.extend(place.as_ref().map(|place| Fact::new("processes", place.size)));
@@ -53,7 +53,8 @@ fn train_on<D: LossDevice>(
     printer: &Printer,
 ) -> anyhow::Result<()> {
     if arguments.dry_run {
-        let forecast = forecast::forecast(device, run);
+        let processes = place.as_ref().map_or(1, |place| place.size);
+        let forecast = forecast::forecast(device, run, processes);
         return print_forecast(&forecast.map_err(|error| file.failure(error, None, None))?, printer);
     }
     let signals = Signals::listen()?;

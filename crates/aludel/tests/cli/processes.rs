@@ -110,6 +110,67 @@ fn a_run_of_two_processes_goes_on_with_one_and_one_of_one_with_two() {
     halves(&one, &two);
 }
 
+/// The student that a sandbox's run has written.
+fn student(sandbox: &Sandbox) -> Vec<u8> {
+    fs::read(sandbox.path("out/model.safetensors")).unwrap()
+}
+
+/// Everything that the checkpoint of a step holds.
+fn checkpoint(sandbox: &Sandbox, step: u64) -> Vec<u8> {
+    fs::read(sandbox.path(&format!("out.run/checkpoints/step-{step:08}/model.safetensors"))).unwrap()
+}
+
+#[test]
+fn who_holds_the_optimizers_state_changes_no_bit_of_student_or_checkpoint() {
+    for types in ["", ", weights: bfloat16, moments: int8", ", weights: bfloat16"] {
+        let settings = format!(", save_every: 12{types}");
+        let [each, shared] = ["", ", zero: 1"].map(|zero| {
+            let sandbox = shared(&format!("{settings}{zero}"));
+            succeed(&sandbox, &["run.yml", "-q"]);
+            sandbox
+        });
+        assert!(student(&each) == student(&shared), "{types}: the student differs");
+        assert!(checkpoint(&each, 12) == checkpoint(&shared, 12), "{types}: the checkpoint differs");
+        assert_eq!(measured(&each), measured(&shared));
+    }
+}
+
+#[test]
+fn a_checkpoint_goes_on_with_and_without_shares_to_the_same_bits() {
+    let settings = ", save_every: 6, weights: bfloat16, moments: int8";
+    let whole = shared(settings);
+    succeed(&whole, &["run.yml", "-q"]);
+    for (first, second) in [("", ", zero: 1"), (", zero: 1", ""), (", zero: 1", ", zero: 1")] {
+        let sandbox = shared(&format!("{settings}{first}"));
+        succeed(&sandbox, &["run.yml", "-q"]);
+        fs::remove_dir_all(sandbox.path("out.run/checkpoints/step-00000012")).unwrap();
+        fs::remove_dir_all(sandbox.path("out")).unwrap();
+        let run = fs::read_to_string(sandbox.path("run.yml")).unwrap();
+        let [before, now] = [first, second].map(|zero| format!("{settings}{zero}"));
+        sandbox.write("run.yml", run.replace(&before, &now));
+        succeed(&sandbox, &["run.yml", "--resume", "-q"]);
+        assert!(student(&sandbox) == student(&whole), "{first:?} and then {second:?}");
+    }
+    // One process takes up what two have shared, and holds all of it.
+    let sandbox = shared(&format!("{settings}, zero: 1"));
+    succeed(&sandbox, &["run.yml", "-q"]);
+    fs::remove_dir_all(sandbox.path("out.run/checkpoints/step-00000012")).unwrap();
+    fs::remove_dir_all(sandbox.path("out")).unwrap();
+    sandbox.aludel(&["distill", "run.yml", "--resume", "-q"]).assert().code(0);
+    assert_near(&measured(&sandbox), &measured(&whole));
+}
+
+#[test]
+fn the_weights_of_the_best_evaluation_come_from_a_checkpoint_of_shares() {
+    let settings = ", early_stopping: {patience: 1, minimum_improvement: 10}, weights: bfloat16";
+    let [each, shared] = ["", ", zero: 1"].map(|zero| {
+        let sandbox = shared(&format!("{settings}{zero}"));
+        succeed(&sandbox, &["run.yml", "-q"]);
+        sandbox
+    });
+    assert!(student(&each) == student(&shared));
+}
+
 #[test]
 fn processes_of_different_runs_do_not_train_together() {
     let sandbox = shared("");

@@ -63,6 +63,7 @@ train:
   clip: none
   weights: bfloat16
   moments: int8
+  zero: 1
   lora: {rank: 8, alpha: 32, targets: [q_proj, v_proj]}
   checkpointing: every-4
   evaluate_every: 50
@@ -93,6 +94,7 @@ train:
             clip: None,
             weights: Weights::Bfloat16,
             moments: Moments::Int8,
+            zero: 1,
             lora: Some(lora),
             checkpointing: Checkpointing::Every(4),
             evaluate_every: Some(50),

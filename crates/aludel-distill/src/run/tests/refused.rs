@@ -136,6 +136,10 @@ fn settings_of_the_training_are_checked() {
             "5:18 train.weights: expected one of `float32`, `bfloat16`, `f32`, `bf16`, found `float16` (did you mean `bfloat16`?)",
         ),
         (
+            "train: {zero: 3}",
+            "5:15 train.zero: stage 3 of ZeRO would share out more than AdamW's state and masters (write `zero: 1`, which shares those out, or `zero: 0`)",
+        ),
+        (
             "train: {moments: int4}",
             "5:18 train.moments: expected one of `float32`, `int8`, `f32`, found `int4` (did you mean `int8`?)",
         ),

@@ -40,6 +40,14 @@ impl Device for Cpu {
         match *collective {}
     }
 
+    fn spread_over(
+        &self,
+        collective: &Infallible,
+        _: &mut [(usize, &mut Buffer)],
+    ) -> Result<(), DeviceError> {
+        match *collective {}
+    }
+
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
         self.ask(len, element.size())?;
         Ok(Buffer::zeros(len, element))

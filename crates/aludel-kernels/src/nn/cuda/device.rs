@@ -61,6 +61,16 @@ impl Device for Cuda {
         self.told(collective.sum(&self.stream, &arrays))
     }
 
+    fn spread_over(
+        &self,
+        collective: &Collective,
+        buffers: &mut [(usize, &mut Buffer)],
+    ) -> Result<(), DeviceError> {
+        let bytes = |buffer: &Buffer| (buffer.address(), buffer.len * buffer.element.size());
+        let arrays: Vec<_> = buffers.iter().map(|(owner, buffer)| (*owner, bytes(buffer))).collect();
+        self.told(collective.spread(&self.stream, &arrays))
+    }
+
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
         let block = self.stream.block(len * element.size());
         self.told(block.map(|block| {

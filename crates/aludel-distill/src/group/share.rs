@@ -1,0 +1,42 @@
+//! Shares parameters out among processes, so that each holds the optimizer's state of some (ZeRO, stage 1: Rajbhandari et al. 2020).
+//!
+//! In: lengths of the parameters. Out: the owner of each. A parameter has one owner: its update is then that of a process which holds everything, to the
+//! bit. The price is that the longest one, mostly the embedding, bounds how evenly they are shared.
+
+/// The owner of each parameter: the longest first, each to whoever has least.
+pub(crate) fn owners(lens: &[usize], processes: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..lens.len()).collect();
+    order.sort_by_key(|&place| std::cmp::Reverse(lens[place]));
+    let mut owners = vec![0; lens.len()];
+    let mut loads = vec![0u64; processes.max(1)];
+    for place in order {
+        let owner = (0..loads.len()).min_by_key(|&owner| loads[owner]).unwrap_or(0);
+        loads[owner] += lens[place] as u64;
+        owners[place] = owner;
+    }
+    owners
+}
+
+/// Elements that the process with most of them owns.
+pub(crate) fn most(lens: &[usize], processes: usize) -> u64 {
+    let mut loads = vec![0u64; processes.max(1)];
+    for (owner, &len) in owners(lens, processes).into_iter().zip(lens) {
+        loads[owner] += len as u64;
+    }
+    loads.into_iter().max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_go_first_to_whoever_has_least() {
+        assert_eq!(owners(&[1, 8, 3, 3, 2], 2), [1, 0, 1, 1, 1]);
+        assert_eq!(most(&[1, 8, 3, 3, 2], 2), 9);
+        assert_eq!(owners(&[4, 4, 4], 1), [0, 0, 0]);
+        assert_eq!(owners(&[2, 2, 2, 2], 4), [0, 1, 2, 3]);
+        assert_eq!((owners(&[], 3), most(&[], 3)), (Vec::new(), 0));
+        assert_eq!(owners(&[5], 4), [0]);
+    }
+}
