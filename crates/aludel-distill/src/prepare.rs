@@ -68,25 +68,42 @@ impl<D: LossDevice> Models<D> {
                 .into());
         }
         let tokenizers = Tokenizers::of(run)?;
-        let teacher = match &run.teacher {
-            Some(path) => Some(Decoder::open(path, Arc::clone(device), Use::Frozen)?),
-            None => None,
-        };
-        let mut student = student(device, run, teacher.as_ref())?;
-        if let Some(lora) = &run.train.lora {
-            student.add_adapters(&AdapterSpec {
-                rank: lora.rank,
-                alpha: lora.alpha,
-                rank_stabilised: false,
-                targets: match &lora.targets {
-                    LoraTargets::AllLinear => vec!["all-linear".to_owned()],
-                    LoraTargets::Named(names) => names.clone(),
-                },
-                seed: run.train.seed,
-            })?;
-        }
+        let (student, teacher) = decoders(device, run)?;
         Ok(Self { student, teacher, tokenizers, stored: stored(run)? })
     }
+}
+
+/// The student of a run, ready to be trained, and its teacher.
+pub(crate) fn decoders<D: LossDevice>(
+    device: &Arc<D>,
+    run: &Run,
+) -> Result<(Decoder<D>, Option<Decoder<D>>), Error> {
+    let teacher = match &run.teacher {
+        Some(path) => {
+            let purpose = if run.train.offload.teacher { Use::FrozenAside } else { Use::Frozen };
+            Some(Decoder::open(path, Arc::clone(device), purpose)?)
+        }
+        None => None,
+    };
+    let mut student = student(device, run, teacher.as_ref())?;
+    if let Some(lora) = &run.train.lora {
+        student.add_adapters(&AdapterSpec {
+            rank: lora.rank,
+            alpha: lora.alpha,
+            rank_stabilised: false,
+            targets: match &lora.targets {
+                LoraTargets::AllLinear => vec!["all-linear".to_owned()],
+                LoraTargets::Named(names) => names.clone(),
+            },
+            seed: run.train.seed,
+        })?;
+    }
+    Ok((student, teacher))
+}
+
+/// Whether it is known where the tokenizer of the teacher is.
+pub(crate) fn has_teachers_tokenizer(run: &Run) -> bool {
+    teachers_path(run).is_some()
 }
 
 /// The student's tokenizer, which has to mean the same as the teacher's unless sorted probabilities are compared.

@@ -18,9 +18,9 @@ use aludel_model::{Decoder, Gradients, Keep, Pass};
 use crate::cache::{CachedRows, CachedTeacher};
 use crate::data::MicroBatch;
 use crate::error::Error;
-use crate::group::{Command, Group};
+use crate::group::{Buckets, Command, Group, Reduction};
 use crate::hidden::HiddenTerms;
-use crate::optimizer::{AdamW, Optimizer, Trained};
+use crate::optimizer::{AdamW, Held, Optimizer, Trained};
 use crate::run::{Checkpointing, Run};
 use crate::schedule::LearningRate;
 use crate::state::{Content, ContentMut, Item, give};
@@ -38,6 +38,8 @@ pub struct Trainer<D: LossDevice> {
     pub(crate) annealing: Option<Annealing>,
     pub(crate) hidden: HiddenTerms<D>,
     pub(crate) gradients: Gradients<D>,
+    /// How gradients are added up over processes.
+    pub(crate) buckets: Buckets,
     pub(crate) optimizer: Optimizer<D>,
     pub(crate) rate: LearningRate,
     pub(crate) keep: Keep,
@@ -147,6 +149,19 @@ impl<D: LossDevice> Trainer<D> {
         steps: u64,
         group: Option<Arc<Group<D>>>,
     ) -> Result<Self, Error> {
+        let held = Held::of(&run.train, group.as_deref());
+        Self::build(student, teacher, run, steps, group, held)
+    }
+
+    /// As [`Trainer::of_group`], with the state of these parameters.
+    pub(crate) fn build(
+        student: Decoder<D>,
+        teacher: Option<Decoder<D>>,
+        run: &Run,
+        steps: u64,
+        group: Option<Arc<Group<D>>>,
+        held: Held,
+    ) -> Result<Self, Error> {
         let is_taught = teacher.is_some() || run.cache.is_some();
         assert!(is_taught || !run.objective.needs_teacher(), "an objective without its teacher");
         let device = Arc::clone(student.device());
@@ -160,8 +175,15 @@ impl<D: LossDevice> Trainer<D> {
         };
         let weights = student.parameters().trainable().map(|parameter| &parameter.buffer);
         let weights = weights.chain(hidden.weights());
-        let optimizer = Optimizer::new(device.as_ref(), AdamW::of(&run.train), weights, group.as_deref())?;
+        let optimizer = Optimizer::new(device.as_ref(), AdamW::of(&run.train), weights, held)?;
+        let stages = student.stages();
+        let parameters = student.parameters().iter().zip(stages).enumerate();
+        let trained = parameters.filter(|(_, (parameter, _))| parameter.trainable);
+        let buckets = Buckets::new(
+            trained.map(|(position, (parameter, stage))| (position, stage, parameter.elements())),
+        );
         Ok(Self {
+            buckets,
             objective: objective(run, annealing)?,
             annealing,
             hidden,
@@ -276,16 +298,22 @@ impl<D: LossDevice> Trainer<D> {
         let compared: u64 = micro_batches.iter().map(|micro| micro.compared() as u64).sum();
         let factors = Factors { rows: 1.0 / valid as f64, compared: 1.0 / compared.max(1) as f64 };
         let group = self.group.clone();
-        let learned = micro_batches.iter().filter(|micro| micro.targets() > 0);
-        for (_, micro) in learned.enumerate().filter(|(place, _)| is_own(group.as_deref(), *place)) {
+        let learned = micro_batches.iter().filter(|micro| micro.targets() > 0).enumerate();
+        let own = learned.filter(|(place, _)| is_own(group.as_deref(), *place)).map(|(_, micro)| micro);
+        let mut own = own.peekable();
+        let mut reduction = None;
+        while let Some(micro) = own.next() {
             if group.is_none() && cancelled() {
                 return Ok(None);
             }
-            self.accumulate(micro, factors, &mut report)?;
+            if let Some(group) = group.as_ref().filter(|_| own.peek().is_none()) {
+                reduction = Some(Reduction::begin(group, &self.device, &self.buckets)?);
+            }
+            self.accumulate(micro, factors, &mut report, reduction.as_mut())?;
         }
         if valid > 0 {
             if let Some(group) = &group {
-                self.unite(group, &mut report)?;
+                self.unite(group, reduction, &mut report)?;
             }
             let begin = Instant::now();
             self.update(&mut report)?;
@@ -296,19 +324,30 @@ impl<D: LossDevice> Trainer<D> {
     }
 
     /// Adds up what the processes of a group have made of their micro-batches.
-    fn unite(&mut self, group: &Group<D>, report: &mut StepReport) -> Result<(), Error> {
+    fn unite(
+        &mut self,
+        group: &Arc<Group<D>>,
+        begun: Option<Reduction<D>>,
+        report: &mut StepReport,
+    ) -> Result<(), Error> {
+        // Who had no micro-batch has not begun.
+        let reduction = match begun {
+            Some(reduction) => reduction,
+            None => Reduction::begin(group, &self.device, &self.buckets)?,
+        };
+        reduction.finish(&mut self.gradients)?;
         report.head = united(group, &report.head, self.objective.terms().len())?;
         group.sum(&mut report.hidden)?;
-        let gradients = self.gradients.iter_mut().chain(self.hidden.gradients_mut());
-        group.sum_buffers(self.device.as_ref(), gradients)
+        group.sum_buffers(self.device.as_ref(), self.hidden.gradients_mut())
     }
 
-    /// Adds the gradient of one micro-batch.
+    /// Adds the gradient of one micro-batch; of the last one, also those of the other processes.
     fn accumulate(
         &mut self,
         micro: &MicroBatch,
         factors: Factors,
         report: &mut StepReport,
+        mut reduction: Option<&mut Reduction<D>>,
     ) -> Result<(), Error> {
         let MicroBatch { batch, labels, .. } = micro;
         let states = self.hidden.teacher_states();
@@ -344,7 +383,13 @@ impl<D: LossDevice> Trainer<D> {
             _ => Vec::new(),
         };
         drop(said);
-        Ok(self.student.backward(pass, &d_hidden, &d_states, &mut self.gradients)?)
+        let mut passed = |stage, gradients: &mut Gradients<D>| {
+            if let Some(reduction) = &mut reduction {
+                reduction.passed(stage, gradients);
+            }
+        };
+        let gradients = &mut self.gradients;
+        Ok(self.student.backward_in_stages(pass, &d_hidden, &d_states, gradients, &mut passed)?)
     }
 
     /// Changes the student by what has been accumulated.
@@ -429,8 +474,7 @@ impl<D: LossDevice> Trainer<D> {
         let target = annealing.map_or(Target::Teacher, |annealing| annealing.target(done, self.steps));
         self.objective = self.objective.clone().with_target(target)?;
         let weights = self.student.parameters_mut().trainable_mut().map(|parameter| &mut parameter.buffer);
-        self.optimizer.resume(&self.device, updates, weights.chain(self.hidden.weights_mut()));
-        Ok(())
+        Ok(self.optimizer.resume(&self.device, updates, weights.chain(self.hidden.weights_mut()))?)
     }
 }
 

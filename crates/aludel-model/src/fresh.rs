@@ -60,6 +60,9 @@ fn fill<D: Device>(
     seed: u64,
     buffer: &mut D::Buffer,
 ) -> Result<(), DeviceError> {
+    if device.is_blank() {
+        return Ok(());
+    }
     if named.shape.len() == 1 {
         let is_bias = named.name.ends_with(".bias");
         device.fill(buffer, if is_bias || config.norm.one_plus { 0.0 } else { 1.0 });

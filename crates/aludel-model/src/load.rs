@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use aludel_checkpoint::{Checkpoint, Config, Dtype, TensorEntry, WeightMap};
 use aludel_kernels::element::Element;
+use aludel_kernels::nn::device::LayerWeights;
 use aludel_kernels::nn::{Device, DeviceError, Missing, SharedBytes};
 
 use crate::config::{FeedForward, LayerConfig, ModelConfig};
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, layer_of};
 use crate::error::{Error, Problems};
 use crate::gguf::model_folder;
 use crate::names::{HEAD, Inventory, Stored};
@@ -26,6 +27,8 @@ use crate::source::Source;
 pub enum Use {
     /// It stays as it is: a teacher, an evaluation, a generation.
     Frozen,
+    /// As frozen, with the weights of its layers in the host's memory, of which a device with its own has two layers at a time.
+    FrozenAside,
     /// Its parameters are trained, stored in this type.
     Trainable(WeightType),
 }
@@ -70,7 +73,7 @@ impl<D: Device> Decoder<D> {
         check_device(&*device, &config)?;
         let inventory = Inventory::new(&config);
         check(tensors, &inventory, config.tied)?;
-        let parameters = load(tensors, Use::Frozen, &*device, &inventory)?;
+        let (parameters, _) = load(tensors, Use::Frozen, &*device, &inventory)?;
         let source = Source { config: json, folder: None, side_files: Vec::new() };
         Ok(Self::assemble(device, config, inventory, parameters, source))
     }
@@ -81,9 +84,9 @@ impl<D: Device> Decoder<D> {
         let inventory = Inventory::new(&config);
         let mapped = Mapped { checkpoint, map: Arc::new(WeightMap::open(checkpoint)?) };
         check::<D>(&mapped, &inventory, config.tied)?;
-        let parameters = load(&mapped, purpose, &*device, &inventory)?;
+        let (parameters, layers) = load(&mapped, purpose, &*device, &inventory)?;
         let source = Source::of(checkpoint, json);
-        Ok(Self::assemble(device, config, inventory, parameters, source))
+        Ok(Self::assemble(device, config, inventory, parameters, source).with_layers(layers))
     }
 }
 
@@ -138,28 +141,74 @@ pub trait Tensors<D: Device> {
         element: Element,
     ) -> Result<D::Buffer, DeviceError>;
 
+    /// The bytes of elements as they are stored, where they are at hand.
+    fn bytes(&self, name: &str, range: Range<usize>, element: Element) -> Option<SharedBytes> {
+        let _ = (name, range, element);
+        None
+    }
+
     /// Says that a tensor's bytes have been copied.
     fn release(&self, name: &str) {
         let _ = name;
     }
 }
 
-/// All parameters of a model whose tensors were checked.
+/// All parameters of a model whose tensors were checked, and its layers where they lie aside.
 fn load<D: Device>(
     tensors: &impl Tensors<D>,
     purpose: Use,
     device: &D,
     inventory: &Inventory,
-) -> Result<Vec<Parameter<D>>, Error> {
+) -> Result<(Vec<Parameter<D>>, Option<D::Layers>), Error> {
     let mut parameters: Vec<Option<D::Buffer>> = inventory.parameters.iter().map(|_| None).collect();
+    let layers = match purpose {
+        Use::FrozenAside => load_aside(tensors, device, inventory, &mut parameters)?,
+        _ => None,
+    };
     for stored in &inventory.stored {
-        load_parts(tensors, purpose, device, inventory, stored, &mut parameters)?;
+        if stored.parts.iter().any(|&part| parameters[part].is_none()) {
+            load_parts(tensors, purpose, device, inventory, stored, &mut parameters)?;
+        }
     }
+    let is_trained = matches!(purpose, Use::Trainable(_));
     let parameters = inventory.parameters.iter().zip(parameters).filter_map(|(named, buffer)| {
         let (name, shape) = (named.name.clone(), named.shape.clone());
-        Some(Parameter { name, shape, buffer: buffer?, trainable: purpose != Use::Frozen })
+        Some(Parameter { name, shape, buffer: buffer?, trainable: is_trained })
     });
-    Ok(parameters.collect())
+    Ok((parameters.collect(), layers))
+}
+
+/// The parameters of all layers, in the host's memory; none where the device's is the host's.
+fn load_aside<D: Device>(
+    tensors: &impl Tensors<D>,
+    device: &D,
+    inventory: &Inventory,
+    parameters: &mut [Option<D::Buffer>],
+) -> Result<Option<D::Layers>, Error> {
+    let count = inventory.places.layers.len();
+    let mut weights: Vec<LayerWeights> = (0..count).map(|_| Vec::new()).collect();
+    let mut parts: Vec<Vec<usize>> = vec![Vec::new(); count];
+    for stored in &inventory.stored {
+        let Some(layer) = layer_of(&stored.name).filter(|&layer| layer < count) else { continue };
+        let facts = tensors.facts(&stored.name);
+        let Some(element) = facts.and_then(|(dtype, _)| element_of(dtype)) else { continue };
+        let mut start = 0;
+        for &part in &stored.parts {
+            let elements: usize = inventory.parameters[part].shape.iter().product();
+            let Some(bytes) = tensors.bytes(&stored.name, start..start + elements, element) else {
+                return Ok(None);
+            };
+            start += elements;
+            weights[layer].push((bytes, element));
+            parts[layer].push(part);
+        }
+    }
+    let Some((layers, buffers)) = device.layers(&weights)? else { return Ok(None) };
+    for (part, buffer) in parts.into_iter().flatten().zip(buffers.into_iter().flatten()) {
+        parameters[part] = Some(buffer);
+    }
+    inventory.stored.iter().for_each(|stored| tensors.release(&stored.name));
+    Ok(Some(layers))
 }
 
 /// Loads the parameters that one tensor joins.
@@ -179,7 +228,7 @@ fn load_parts<D: Device>(
         let imported = tensors.elements(device, &stored.name, start..start + elements, element)?;
         start += elements;
         parameters[part] = Some(match purpose {
-            Use::Frozen => imported,
+            Use::Frozen | Use::FrozenAside => imported,
             Use::Trainable(weights) => {
                 let mut copy = device.zeros(elements, weights.element())?;
                 device.copy(&imported, &mut copy);
@@ -187,7 +236,7 @@ fn load_parts<D: Device>(
             }
         });
     }
-    if purpose != Use::Frozen {
+    if matches!(purpose, Use::Trainable(_)) {
         device.synchronize()?;
         tensors.release(&stored.name);
     }
@@ -245,6 +294,15 @@ struct Mapped<'a> {
     map: Arc<WeightMap>,
 }
 
+impl Mapped<'_> {
+    fn window(&self, name: &str, range: Range<usize>, element: Element) -> SharedBytes {
+        let entry = self.checkpoint.tensor(name).cloned();
+        let bytes = |at: usize| (at * element.size()) as u64;
+        let range = bytes(range.start)..bytes(range.end);
+        Arc::new(Window { map: Arc::clone(&self.map), entry, range })
+    }
+}
+
 impl<D: Device> Tensors<D> for Mapped<'_> {
     fn path(&self) -> PathBuf {
         self.checkpoint.path().to_path_buf()
@@ -269,11 +327,11 @@ impl<D: Device> Tensors<D> for Mapped<'_> {
         range: Range<usize>,
         element: Element,
     ) -> Result<D::Buffer, DeviceError> {
-        let entry = self.checkpoint.tensor(name).cloned();
-        let bytes = |at: usize| (at * element.size()) as u64;
-        let range = bytes(range.start)..bytes(range.end);
-        let map = Arc::clone(&self.map);
-        device.import(Arc::new(Window { map, entry, range }), element)
+        device.import(self.window(name, range, element), element)
+    }
+
+    fn bytes(&self, name: &str, range: Range<usize>, element: Element) -> Option<SharedBytes> {
+        Some(self.window(name, range, element))
     }
 
     fn release(&self, name: &str) {

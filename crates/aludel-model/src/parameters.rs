@@ -103,6 +103,16 @@ impl<D: Device> Gradients<D> {
         self.buffers.iter_mut().flatten()
     }
 
+    /// Takes a gradient that nothing is added to any more, by the position of its parameter among all; `None` where it is not trained.
+    pub fn take(&mut self, index: usize) -> Option<D::Buffer> {
+        self.buffers[index].take()
+    }
+
+    /// Puts a gradient back that was taken.
+    pub fn put(&mut self, index: usize, buffer: D::Buffer) {
+        self.buffers[index] = Some(buffer);
+    }
+
     pub(crate) fn of(&mut self, index: usize) -> Option<&mut D::Buffer> {
         self.buffers[index].as_mut()
     }

@@ -379,6 +379,9 @@ pub(crate) struct DistillArguments {
     /// Discard an earlier run, and replace the output folder once the new one is complete
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Memory that the run may take, of a GPU's own with `--device cuda`; settings that the run leaves open are chosen so that it fits [default: what is free]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Size>,
     #[command(flatten)]
     pub(crate) computing: ComputingFlags,
 }

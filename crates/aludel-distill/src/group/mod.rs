@@ -8,11 +8,13 @@
 //! ([`Device::meeting`]), and over TCP elsewhere, which is for few processes on one machine.
 
 mod place;
+mod reduce;
 mod share;
 mod wire;
 
 pub use place::Place;
-pub(crate) use share::{most, owners};
+pub(crate) use reduce::{Buckets, Reduction};
+pub(crate) use share::{fullest, owners};
 
 use std::sync::{Mutex, PoisonError};
 
@@ -134,9 +136,9 @@ impl<D: Device> Group<D> {
     where
         D::Buffer: 'a,
     {
-        let mut buffers: Vec<&mut D::Buffer> = buffers.collect();
         if let Some(devices) = &self.devices {
-            return Ok(device.sum_over(devices, &mut buffers)?);
+            self.begin_sums(device, buffers)?;
+            return Ok(device.await_sums(devices)?);
         }
         let mut links = self.links();
         for buffer in buffers {
@@ -149,6 +151,26 @@ impl<D: Device> Group<D> {
             }
         }
         Ok(())
+    }
+
+    /// As [`Group::sum_buffers`] of devices that reach each other, until [`Group::await_sums`].
+    fn begin_sums<'a>(
+        &self,
+        device: &D,
+        buffers: impl Iterator<Item = &'a mut D::Buffer>,
+    ) -> Result<(), Error>
+    where
+        D::Buffer: 'a,
+    {
+        let mut buffers: Vec<&mut D::Buffer> = buffers.collect();
+        match &self.devices {
+            Some(devices) => Ok(device.sum_over(devices, &mut buffers)?),
+            None => Err(Error::internal("sums of devices that do not reach each other")),
+        }
+    }
+
+    fn await_sums(&self, device: &D) -> Result<(), Error> {
+        self.devices.as_ref().map_or(Ok(()), |devices| Ok(device.await_sums(devices)?))
     }
 
     /// Every buffer becomes that of its owner, which is the number of a process: the same bits in each. [`Group::sum`] goes before, as above.

@@ -17,13 +17,13 @@ pub(crate) fn owners(lens: &[usize], processes: usize) -> Vec<usize> {
     owners
 }
 
-/// Elements that the process with most of them owns.
-pub(crate) fn most(lens: &[usize], processes: usize) -> u64 {
+/// The process that owns most elements.
+pub(crate) fn fullest(lens: &[usize], processes: usize) -> usize {
     let mut loads = vec![0u64; processes.max(1)];
     for (owner, &len) in owners(lens, processes).into_iter().zip(lens) {
         loads[owner] += len as u64;
     }
-    loads.into_iter().max().unwrap_or(0)
+    (0..loads.len()).rev().max_by_key(|&owner| loads[owner]).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -32,11 +32,11 @@ mod tests {
 
     #[test]
     fn the_longest_go_first_to_whoever_has_least() {
-        assert_eq!(owners(&[1, 8, 3, 3, 2], 2), [1, 0, 1, 1, 1]);
-        assert_eq!(most(&[1, 8, 3, 3, 2], 2), 9);
+        assert_eq!(owners(&[1, 8, 3, 3, 2], 2), [0, 0, 1, 1, 1]);
+        assert_eq!((fullest(&[1, 8, 3, 3, 2], 2), fullest(&[8, 7, 3], 2)), (0, 1));
         assert_eq!(owners(&[4, 4, 4], 1), [0, 0, 0]);
         assert_eq!(owners(&[2, 2, 2, 2], 4), [0, 1, 2, 3]);
-        assert_eq!((owners(&[], 3), most(&[], 3)), (Vec::new(), 0));
+        assert_eq!((owners(&[], 3), fullest(&[], 3)), (Vec::new(), 0));
         assert_eq!(owners(&[5], 4), [0]);
     }
 }

@@ -26,7 +26,8 @@ pub use objective::{Layers, Loss, Objective, ObjectiveTerm, Taid};
 pub use record::Difference;
 pub use teacher::{Protocol, ServedTeacher, TailRule, TeacherCache};
 pub use train::{
-    Checkpointing, EarlyStopping, Length, Lora, LoraTargets, Moments, Schedule, Train, Warmup, Weights,
+    Checkpointing, EarlyStopping, Length, Lora, LoraTargets, Moments, Offload, Open, Schedule, Train, Warmup,
+    Weights,
 };
 
 /// A distillation, or a plain fine-tuning when it has no teacher.

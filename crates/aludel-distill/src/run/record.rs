@@ -24,12 +24,13 @@ pub struct Difference {
 }
 
 /// Settings that change neither the weights after a step nor their order: a resumed run may have others.
-const FREE: [&str; 7] = [
+const FREE: [&str; 8] = [
     "output",
     "train.checkpointing",
     "train.early_stopping",
     "train.evaluate_every",
     "train.keep",
+    "train.offload",
     "train.save_every",
     "train.zero",
 ];

@@ -38,6 +38,11 @@ pub struct Train {
     pub moments: Moments,
     /// The stage of ZeRO: 1 shares AdamW's state and masters out among processes.
     pub zero: u64,
+    /// What lies in the host's memory rather than in a device's own.
+    pub offload: Offload,
+    /// Settings that the run's file leaves to whoever sees that it fits the memory.
+    #[serde(skip)]
+    pub open: Open,
     /// Low-rank adapters instead of full fine-tuning.
     pub lora: Option<Lora>,
     /// Which activations are computed again in the backward pass.
@@ -146,6 +151,26 @@ pub enum Checkpointing {
     Every(u64),
 }
 
+/// Settings that a run's file does not give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// `checkpointing`.
+    pub checkpointing: bool,
+    /// `moments`.
+    pub moments: bool,
+    /// `offload`.
+    pub offload: bool,
+}
+
+/// What lies in the host's memory rather than in a device's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Offload {
+    /// Masters and moments of AdamW.
+    pub optimizer: bool,
+    /// Weights of the teacher's layers.
+    pub teacher: bool,
+}
+
 /// Ends a run when the validation loss no longer falls.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct EarlyStopping {
@@ -171,6 +196,7 @@ const KEYS: &[Key] = &[
     Key::read("weights"),
     Key::read("moments"),
     Key::read("zero"),
+    Key::read("offload"),
     Key::read("lora"),
     Key::read("checkpointing"),
     Key::read("evaluate_every"),
@@ -199,6 +225,8 @@ impl Default for Train {
             weights: Weights::Float32,
             moments: Moments::Float32,
             zero: 0,
+            offload: Offload::default(),
+            open: Open { checkpointing: true, moments: true, offload: true },
             lora: None,
             checkpointing: Checkpointing::None,
             evaluate_every: None,
@@ -215,6 +243,11 @@ pub(super) fn read(cursor: Cursor<'_>, problems: &mut Problems) -> Option<Train>
     let default = Train::default();
     let learning_rate = fields.number("learning_rate", default.learning_rate, &POSITIVE);
     let (batch_size, micro_batch) = batch(&mut fields, &default);
+    let open = Open {
+        checkpointing: !fields.has("checkpointing"),
+        moments: !fields.has("moments"),
+        offload: !fields.has("offload"),
+    };
     let train = Train {
         length: length(&mut fields, default.length),
         batch_size,
@@ -230,6 +263,8 @@ pub(super) fn read(cursor: Cursor<'_>, problems: &mut Problems) -> Option<Train>
         weights: fields.choice("weights", WEIGHTS, default.weights),
         moments: fields.choice("moments", MOMENTS, default.moments),
         zero: zero(&mut fields, default.zero),
+        offload: fields.read("offload", offload).unwrap_or(default.offload),
+        open,
         lora: lora(&mut fields),
         checkpointing: fields.read("checkpointing", checkpointing).unwrap_or(default.checkpointing),
         evaluate_every: fields.optional_count("evaluate_every", 1),
@@ -364,6 +399,20 @@ fn checkpointing(value: &Cursor<'_>) -> Result<Checkpointing, Problem> {
             every(text).ok_or_else(|| value.mismatch(expected).with_hint("as in `checkpointing: every-4`"))
         }
     }
+}
+
+/// `optimizer`, `teacher`, a list of both, or `none`.
+fn offload(value: &Cursor<'_>) -> Result<Offload, Problem> {
+    const WORDS: &[(&str, Offload)] = &[
+        ("optimizer", Offload { optimizer: true, teacher: false }),
+        ("teacher", Offload { optimizer: false, teacher: true }),
+        ("none", Offload { optimizer: false, teacher: false }),
+    ];
+    let Content::Sequence(_) = &value.node.content else { return fields::choice(value, WORDS) };
+    value.items()?.iter().try_fold(Offload::default(), |all, item| {
+        let one = fields::choice(item, &WORDS[..2])?;
+        Ok(Offload { optimizer: all.optimizer || one.optimizer, teacher: all.teacher || one.teacher })
+    })
 }
 
 fn lora(fields: &mut Fields<'_, '_>) -> Option<Lora> {

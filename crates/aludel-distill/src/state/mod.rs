@@ -5,8 +5,8 @@
 
 mod tensors;
 
-pub(crate) use tensors::give;
 pub use tensors::{Content, ContentMut, Item};
+pub(crate) use tensors::{give, moment_names};
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -29,6 +29,8 @@ pub enum Content<'a, D: Device> {
     Buffer(&'a D::Buffer),
     /// Moments in eight bits, of so many elements.
     Moments(&'a D::Moments, usize),
+    /// Elements of this type in the host's memory.
+    Host(&'a D::Host, Dtype),
     /// What another process holds: f32 elements, or moments in eight bits.
     Elsewhere {
         /// The process.
@@ -54,6 +56,8 @@ pub enum ContentMut<'a, D: Device> {
     Buffer(&'a mut D::Buffer),
     /// Moments in eight bits, of so many elements.
     Moments(&'a mut D::Moments, usize),
+    /// Elements of this type in the host's memory.
+    Host(&'a mut D::Host, Dtype),
     /// So many f32 elements that another process restores.
     Skipped(usize),
     /// Moments in eight bits of so many elements that another process restores.
@@ -73,7 +77,10 @@ pub(super) fn write<D: Device>(
     items: &[Item<Content<'_, D>>],
     group: Option<&Group<D>>,
 ) -> Result<(), Error> {
-    let planned = items.iter().flat_map(|item| tensors(device, item)).collect();
+    let mut planned = Vec::new();
+    for item in items {
+        planned.extend(tensors(device, item)?);
+    }
     // All in one file: a state is read whole.
     let layout = Layout::plan(planned, u64::MAX)?;
     let shards = folder.shards(&layout)?;
@@ -97,10 +104,11 @@ pub(super) fn write<D: Device>(
                     put(name, 0, &bytes)?;
                 }
             }
+            Content::Host(host, _) => put(name, 0, device.host_bytes(host)?)?,
             Content::Elsewhere { owner, .. } => {
                 let group =
                     group.ok_or_else(|| Error::internal("a share of a checkpoint without its group"))?;
-                for tensor in tensors(device, &Item { name: name.clone(), content: *content }) {
+                for tensor in tensors(device, &Item { name: name.clone(), content: *content })? {
                     let bytes = tensor.shape[0] * aludel_checkpoint::element_bytes(tensor.dtype) as usize;
                     group.take(*owner, bytes, |at, bytes| Ok(put(&tensor.name, at as u64, bytes)?))?;
                 }
@@ -133,6 +141,7 @@ pub(crate) fn give<D: Device>(
                     group.give(&bytes)?;
                 }
             }
+            Content::Host(host, _) => group.give(device.host_bytes(host)?)?,
             Content::Elsewhere { .. } => {}
         }
     }
@@ -146,7 +155,7 @@ fn moment_bytes<D: Device>(device: &D, moments: &D::Moments) -> Result<[Vec<u8>;
 }
 
 /// The tensors that an item becomes.
-fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Vec<OutputTensor> {
+fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Result<Vec<OutputTensor>, Error> {
     let tensor =
         |name: &str, dtype, len: usize| OutputTensor { name: name.to_owned(), dtype, shape: vec![len] };
     let eight = |len: usize| {
@@ -159,14 +168,19 @@ fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Vec<OutputTens
             tensor(&second_scales, Dtype::F32, scales),
         ]
     };
-    match item.content {
+    Ok(match item.content {
         Content::Buffer(buffer) => vec![tensor(&item.name, Dtype::F32, device.len(buffer))],
+        Content::Host(host, dtype) => {
+            let elements = device.host_bytes(host)?.len() / aludel_checkpoint::element_bytes(dtype) as usize;
+            vec![tensor(&item.name, dtype, elements)]
+        }
         Content::Moments(_, len) | Content::Elsewhere { len, is_eight: true, .. } => eight(len),
         Content::Elsewhere { len, is_eight: false, .. } => vec![tensor(&item.name, Dtype::F32, len)],
-    }
+    })
 }
 
-fn moment_names(name: &str) -> [String; 4] {
+/// Names of the tensors of moments in eight bits.
+pub(crate) fn moment_names(name: &str) -> [String; 4] {
     ["first", "first_scales", "second", "second_scales"].map(|part| format!("{name}/{part}"))
 }
 
@@ -199,6 +213,12 @@ pub(super) fn read<D: Device>(
                     .restore_moments(len, &stored)?
                     .ok_or_else(|| file.damaged(&name, "has another number of scales"))?;
                 known += 4;
+            }
+            ContentMut::Host(host, dtype) => {
+                let to = device.host_bytes_mut(host)?;
+                let len = to.len() / aludel_checkpoint::element_bytes(dtype) as usize;
+                to.copy_from_slice(file.bytes(&name, dtype, Some(len))?);
+                known += 1;
             }
             ContentMut::Skipped(len) => {
                 file.entry(&name, Dtype::F32, Some(len))?;

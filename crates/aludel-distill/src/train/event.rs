@@ -47,6 +47,8 @@ pub enum Event {
     },
     /// The output is being written.
     Writing,
+    /// What was chosen so that the run fits the memory.
+    Chosen(String),
     /// Something that the user should know.
     Warning(String),
 }

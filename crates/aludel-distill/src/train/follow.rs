@@ -17,10 +17,11 @@ use super::{Corpus, Options};
 use crate::cache::CachedTeacher;
 use crate::error::Error;
 use crate::folder::RunFolder;
+use crate::forecast::{self, Saving};
 use crate::group::{Command, Group, Place};
 use crate::inputs;
-use crate::prepare::Models;
-use crate::run::Run;
+use crate::prepare::{Models, Tokenizers};
+use crate::run::{Moments, Run};
 use crate::step::Trainer;
 use crate::train::session::Source;
 
@@ -35,16 +36,25 @@ pub fn follow<D: LossDevice>(
     options: &Options<'_>,
 ) -> Result<(), Error> {
     check_shares(run, place)?;
-    let models = Models::load(device, run)?;
-    let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
-    let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?
+    let tokenizers = Tokenizers::of(run).map_err(Error::into_problem)?;
+    let mut corpus = Corpus::open(run, &tokenizers).map_err(Error::into_problem)?;
+    let cache = CachedTeacher::of_run(device, run, tokenizers.of_teacher(), corpus.fingerprint())?
         .map(|cache| cache.check_teacher(run, &options.digests, options.cancel))
         .transpose()?;
     let inputs = inputs::hash(run, &options.digests, options.cancel, &|_, _| {})?;
     let inputs = super::json(serde_json::to_value(&inputs))?;
     let group = Arc::new(Group::join(place, &digest(run, &inputs)?, device.as_ref())?);
-    let last = group.share(Vec::new())?;
-    let last = last.try_into().ok().map(u64::from_le_bytes).filter(|&step| step > 0);
+    let told = group.share(Vec::new())?;
+    let Some((last, &[savings, is_short])) = told.split_first_chunk() else {
+        return Err(Error::group("the first process says something unknown"));
+    };
+    let last = Some(u64::from_le_bytes(*last)).filter(|&step| step > 0);
+    let mut run = forecast::with(run, &forecast::of_bits(savings));
+    if is_short > 0 {
+        run.train.moments = Moments::Int8;
+    }
+    let run = &run;
+    let models = Models::load(device, run)?;
     let shared = Some(Arc::clone(&group));
     let trainer = Trainer::of_group(models.student, models.teacher, run, corpus.steps(), shared)?;
     let mut trainer = trainer.with_cache(cache);
@@ -79,10 +89,11 @@ pub(super) fn lead<D: Device>(
     run: &Run,
     inputs: &Value,
     device: &D,
-    last: Option<u64>,
+    (last, savings, is_short): (Option<u64>, &[Saving], bool),
 ) -> Result<Arc<Group<D>>, Error> {
     let group = Group::join(place, &digest(run, inputs)?, device)?;
-    group.share(last.unwrap_or(0).to_le_bytes().to_vec())?;
+    let step = last.unwrap_or(0).to_le_bytes();
+    group.share([step.as_slice(), &[forecast::bits(savings), u8::from(is_short)]].concat())?;
     Ok(Arc::new(group))
 }
 

@@ -34,6 +34,7 @@ use serde_json::Value;
 use crate::cache::CachedTeacher;
 use crate::error::Error;
 use crate::folder::{self, Beginning, RunFolder};
+use crate::forecast::{self, Fitted};
 use crate::group::{Command, Place};
 use crate::inputs::{self, Input};
 use crate::prepare::Models;
@@ -55,6 +56,8 @@ pub struct Options<'a> {
     pub environment: Vec<Fact>,
     /// Which of several processes this one is, the first; `None` where it is alone.
     pub place: Option<Place>,
+    /// Bytes that the run may take, of the device's own memory where it has some; `None` for all that are free.
+    pub memory: Option<u64>,
     /// Set from outside to stop.
     pub cancel: &'a AtomicBool,
     /// Called for everything that happens.
@@ -77,6 +80,15 @@ pub fn distil<D: LossDevice>(
     if let Some(place) = &options.place {
         follow::check_shares(run, place)?;
     }
+    let processes = options.place.as_ref().map_or(1, |place| place.size);
+    let recorded =
+        if options.beginning == Beginning::Resuming { forecast::last_recorded(&run.output)? } else { None };
+    let given = run;
+    let run = recorded.map_or_else(|| run.clone(), |recorded| forecast::as_recorded(run, &recorded));
+    let limit = forecast::Limit::of(device.as_ref(), options.memory);
+    let Fitted { run, savings, .. } = forecast::fit(device.as_ref(), &run, processes, limit)?;
+    let (run, is_short) = (&run, run.train.moments != given.train.moments);
+    let chosen = forecast::told(&savings);
     let models = Models::load(device, run)?;
     let mut corpus = Corpus::open(run, &models.tokenizers).map_err(Error::into_problem)?;
     let cache = CachedTeacher::of_run(device, run, models.tokenizers.of_teacher(), corpus.fingerprint())?
@@ -89,16 +101,21 @@ pub fn distil<D: LossDevice>(
     let (settings, input_values) = (json(run.to_json())?, json(serde_json::to_value(&inputs))?);
     let last = folder.states().steps()?.last().copied();
     let group = match &options.place {
-        Some(place) => Some(follow::lead(place, run, &input_values, device.as_ref(), last)?),
+        Some(place) => {
+            Some(follow::lead(place, given, &input_values, device.as_ref(), (last, &savings, is_short))?)
+        }
         None => None,
     };
     let progress = last.map(|step| folder.states().read(step)).transpose()?;
     if let Some(progress) = &progress {
         check_same(run, progress, &input_values)?;
     }
+    chosen.iter().for_each(|chosen| (options.on_event)(Event::Chosen(chosen.clone())));
     corpus.warnings().iter().for_each(|warning| (options.on_event)(Event::Warning(warning.clone())));
     let steps = corpus.steps();
-    let mut summary = summary::of(run, text, &models, &inputs, steps, &options.environment);
+    let environment: Vec<Fact> =
+        options.environment.iter().cloned().chain(chosen.map(|told| Fact::new("chosen", told))).collect();
+    let mut summary = summary::of(run, text, &models, &inputs, steps, &environment);
     summary.write(folder.path())?;
     let stored = models.stored;
     let trainer = Trainer::of_group(models.student, models.teacher, run, steps, group)?;

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PinnedHostSlice,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PinnedHostSlice,
     PushKernelArg, result, sys,
 };
 use cudarc::nvrtc;
@@ -45,7 +45,7 @@ pub(crate) struct Memory {
 
 /// Bytes of the host that copies go to and come from without a detour.
 #[derive(Debug)]
-pub(super) struct Pinned {
+pub(crate) struct Pinned {
     bytes: PinnedHostSlice<u8>,
 }
 
@@ -55,12 +55,24 @@ pub(crate) struct Stream {
     stream: Arc<CudaStream>,
 }
 
-/// Bytes of a device's memory that belong to what a stream does: given back in its order.
+/// Bytes of a device's memory that belong to what a stream does: given back in its order, once all parts of a block are dropped.
 #[derive(Debug)]
 pub(crate) struct Block {
     address: u64,
     bytes: usize,
+    allocation: Arc<Allocation>,
+}
+
+#[derive(Debug)]
+struct Allocation {
+    address: u64,
     stream: Arc<CudaStream>,
+}
+
+/// A point in what a stream does.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    event: CudaEvent,
 }
 
 /// How a kernel is started.
@@ -182,7 +194,7 @@ impl Driver {
         Ok(Memory { address, bytes, context: Arc::clone(&self.context) })
     }
 
-    pub(super) fn pinned(&self, bytes: usize) -> Result<Pinned, CudaError> {
+    pub(crate) fn pinned(&self, bytes: usize) -> Result<Pinned, CudaError> {
         let failed = driver("pin memory of the host");
         // SAFETY: every byte is written before any is read. No flags: the memory is read by the host too.
         unsafe {
@@ -267,10 +279,18 @@ impl Block {
     /// Zeros it; not waited for.
     pub(crate) fn clear(&self) -> Result<(), CudaError> {
         let failed = driver("clear memory of the device");
-        self.stream.context().bind_to_thread().map_err(&failed)?;
+        self.allocation.stream.context().bind_to_thread().map_err(&failed)?;
         // SAFETY: the range is the block.
-        unsafe { result::memset_d8_async(self.address, 0, self.bytes, self.stream.cu_stream()) }
+        unsafe { result::memset_d8_async(self.address, 0, self.bytes, self.allocation.stream.cu_stream()) }
             .map_err(failed)
+    }
+
+    /// A part of it, which is the same memory: uses of both are in the order of what is submitted.
+    ///
+    /// # Panics
+    /// Where the range leaves the block.
+    pub(crate) fn part(&self, offset: usize, bytes: usize) -> Self {
+        Self { address: self.at(offset, bytes), bytes, allocation: Arc::clone(&self.allocation) }
     }
 
     /// The address of a range.
@@ -284,7 +304,7 @@ impl Block {
     }
 }
 
-impl Drop for Block {
+impl Drop for Allocation {
     fn drop(&mut self) {
         // A failure to free is a failure of the context, which every later call reports.
         if self.stream.context().bind_to_thread().is_ok() {
@@ -296,8 +316,12 @@ impl Drop for Block {
 }
 
 impl Pinned {
-    pub(super) fn bytes(&mut self) -> Result<&mut [u8], CudaError> {
+    pub(crate) fn bytes(&mut self) -> Result<&mut [u8], CudaError> {
         self.bytes.as_mut_slice().map_err(driver("wait for a copy"))
+    }
+
+    pub(crate) fn read(&self) -> Result<&[u8], CudaError> {
+        self.bytes.as_slice().map_err(driver("wait for a copy"))
     }
 }
 
@@ -388,7 +412,8 @@ impl Stream {
             sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes: bytes as u64 },
             _ => driver("take memory of the device")(error),
         })?;
-        Ok(Block { address, bytes, stream: Arc::clone(&self.stream) })
+        let allocation = Arc::new(Allocation { address, stream: Arc::clone(&self.stream) });
+        Ok(Block { address, bytes, allocation })
     }
 
     /// Sends bytes into a block, in order with what is submitted before and after; the source is free when this returns.
@@ -408,6 +433,45 @@ impl Stream {
         unsafe { result::memcpy_dtoh_async(to, address, self.stream.cu_stream()) }
             .map_err(driver("copy from the device"))?;
         self.synchronize()
+    }
+
+    /// Sends pinned bytes to the beginning of a block; not waited for: the caller keeps both as they are until the stream is.
+    pub(crate) fn send_pinned(
+        &self,
+        from: &Pinned,
+        range: std::ops::Range<usize>,
+        to: &Block,
+    ) -> Result<(), CudaError> {
+        let (bytes, address) = (&from.read()?[range.clone()], to.at(0, range.len()));
+        self.bind()?;
+        // SAFETY: both ranges lie within what they are of, which the caller keeps until the stream is waited for.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copy to the device"))
+    }
+
+    /// Copies the beginning of a block into pinned bytes; not waited for: the caller looks at neither until the stream is.
+    pub(crate) fn take_pinned(
+        &self,
+        from: &Block,
+        to: &mut Pinned,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), CudaError> {
+        let (address, bytes) = (from.at(0, range.len()), &mut to.bytes()?[range]);
+        self.bind()?;
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
+            .map_err(driver("copy from the device"))
+    }
+
+    /// The point that it has come to with what is submitted so far.
+    pub(crate) fn mark(&self) -> Result<Mark, CudaError> {
+        let event = self.stream.record_event(None).map_err(driver("mark a point of a stream"))?;
+        Ok(Mark { event })
+    }
+
+    /// What is submitted from now on waits for a point of another stream.
+    pub(crate) fn follow(&self, mark: &Mark) -> Result<(), CudaError> {
+        self.stream.wait(&mark.event).map_err(driver("order two streams"))
     }
 
     /// Copies bytes between blocks; not waited for.

@@ -51,7 +51,9 @@ pub enum CudaError {
         message: String,
     },
     /// The library of collectives is not there.
-    #[error("CUDA's library of collectives (libnccl) is not installed")]
+    #[error(
+        "CUDA's library of collectives (libnccl.so.2) is not installed; install NCCL, or `nvidia-nccl-cu13` of PyPI, and name the folder of the library in LD_LIBRARY_PATH"
+    )]
     NoCollectives,
     /// The library of collectives refuses something.
     #[error("libnccl failed to {doing}: {message}")]

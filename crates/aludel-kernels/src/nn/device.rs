@@ -199,6 +199,50 @@ impl StoredMoments {
     }
 }
 
+/// The weights of one layer: bytes of each array, little-endian, and the type of its elements.
+pub type LayerWeights = Vec<(SharedBytes, Element)>;
+
+/// Elements of a parameter that [`Device::adamw_aside`] has on the device at once, where its moments are f32; two such pieces are there.
+pub const PIECE_ASIDE: usize = 8 << 20;
+
+/// A parameter whose state lies in the host's memory ([`Device::host`]).
+pub struct AsideUpdate<'a, D: Device + ?Sized> {
+    /// What is done.
+    pub update: Update,
+    /// f32, on the device.
+    pub gradient: &'a D::Buffer,
+    /// On the device.
+    pub weights: &'a mut D::Buffer,
+    /// f32; `None` where the weights are f32 and their own master.
+    pub master: Option<&'a mut D::Host>,
+    /// Of the same kind for all that are updated together.
+    pub moments: AsideMoments<'a, D>,
+}
+
+/// Moments in the host's memory.
+pub enum AsideMoments<'a, D: Device + ?Sized> {
+    /// First and second, f32.
+    Whole([&'a mut D::Host; 2]),
+    /// The arrays of [`StoredMoments`].
+    Eight([&'a mut D::Host; 4]),
+}
+
+impl<D: Device + ?Sized> AsideMoments<'_, D> {
+    pub(super) fn hosts(&self) -> Vec<&D::Host> {
+        match self {
+            Self::Whole(hosts) => hosts.iter().map(|host| &**host).collect(),
+            Self::Eight(hosts) => hosts.iter().map(|host| &**host).collect(),
+        }
+    }
+
+    pub(super) fn hosts_mut(&mut self) -> Vec<&mut D::Host> {
+        match self {
+            Self::Whole(hosts) => hosts.iter_mut().map(|host| &mut **host).collect(),
+            Self::Eight(hosts) => hosts.iter_mut().map(|host| &mut **host).collect(),
+        }
+    }
+}
+
 /// A place that holds buffers and computes on them.
 pub trait Device: Send + Sync + 'static {
     /// A dense array of elements of one type on the device.
@@ -212,6 +256,10 @@ pub trait Device: Send + Sync + 'static {
     type Moments: Send + Sync;
     /// How devices of several processes reach each other.
     type Collective: Send + Sync;
+    /// Bytes of the host's memory that the device copies from and to.
+    type Host: Send + Sync;
+    /// Layers of a model whose weights lie in the host's memory.
+    type Layers: Send + Sync;
 
     /// The device's name for messages.
     fn name(&self) -> String;
@@ -235,6 +283,11 @@ pub trait Device: Send + Sync + 'static {
         &[]
     }
 
+    /// Whether nothing is computed here, and values need not be made.
+    fn is_blank(&self) -> bool {
+        false
+    }
+
     /// A name for the meeting of devices of several processes, made by one of them; `None` where they cannot reach each other.
     fn meeting(&self) -> Result<Option<Vec<u8>>, DeviceError> {
         Ok(None)
@@ -244,12 +297,47 @@ pub trait Device: Send + Sync + 'static {
     fn meet(&self, meeting: &[u8], rank: usize, size: usize) -> Result<Self::Collective, DeviceError>;
 
     /// Every element of these f32 buffers becomes its sum over all that have met, who give as many of the same lengths in the same order: the same
-    /// bits in each.
+    /// bits in each. It goes on beside what is submitted next, which leaves the buffers alone until [`Device::await_sums`].
     fn sum_over(
         &self,
         collective: &Self::Collective,
         buffers: &mut [&mut Self::Buffer],
     ) -> Result<(), DeviceError>;
+
+    /// What is submitted from now on sees the sums.
+    fn await_sums(&self, collective: &Self::Collective) -> Result<(), DeviceError>;
+
+    /// Bytes of the host's memory, zero; `None` where the device's memory is the host's.
+    fn host(&self, bytes: usize) -> Result<Option<Self::Host>, DeviceError> {
+        let _ = bytes;
+        Ok(None)
+    }
+
+    /// The bytes, after everything that was asked before.
+    fn host_bytes<'a>(&self, host: &'a Self::Host) -> Result<&'a [u8], DeviceError>;
+
+    /// The bytes to be written, after everything that was asked before.
+    fn host_bytes_mut<'a>(&self, host: &'a mut Self::Host) -> Result<&'a mut [u8], DeviceError>;
+
+    /// As [`Device::adamw`] and [`Device::adamw8`] of all these, to the bit, with state that lies in the host's memory.
+    fn adamw_aside(&self, updates: &mut [AsideUpdate<'_, Self>]) -> Result<(), DeviceError> {
+        let _ = updates;
+        Err(DeviceError::Failed { device: self.name(), detail: "its memory is the host's".to_owned() })
+    }
+
+    /// Keeps the weights of layers, of which there is at least one, in the host's memory; `None` where the device's memory is the host's. The buffers are
+    /// for reading, those of one layer at a time: after [`Device::bring`].
+    #[expect(clippy::type_complexity, reason = "buffers of each layer, beside what brings them")]
+    fn layers(
+        &self,
+        layers: &[LayerWeights],
+    ) -> Result<Option<(Self::Layers, Vec<Vec<Self::Buffer>>)>, DeviceError> {
+        let _ = layers;
+        Ok(None)
+    }
+
+    /// From now on, the buffers of this layer hold its weights, and those of no layer but this one.
+    fn bring(&self, layers: &Self::Layers, layer: usize);
 
     /// Every buffer becomes that of its owner, a number of those that have met, who give as many of the same lengths and types in the same order.
     fn spread_over(

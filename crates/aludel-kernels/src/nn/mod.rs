@@ -3,7 +3,7 @@
 //! In: buffers on a device and the shapes of what is in them. Out: buffers on that device. An operation knows no model, no
 //! layer and no file; it keeps no state between calls. Products of matrices come from libraries.
 //!
-//! Reading order: [`device`] (what a decoder may ask for), [`cpu`] (memory, threads and vector instructions), [`cuda`] (memory and kernels of a GPU), then one folder
+//! Reading order: [`device`] (what a decoder may ask for), [`cpu`] (memory, threads and vector instructions), [`cuda`] (memory and kernels of a GPU), `tally` (a device that counts), then one folder
 //! for each operation, with its contract, its reference in f64 and its kernels side by side.
 
 mod adamw;
@@ -18,6 +18,7 @@ mod gated;
 pub(crate) mod linear;
 mod rms_norm;
 mod rotate;
+mod tally;
 
 pub use adamw::Moments;
 pub use cpu::Cpu;
@@ -27,3 +28,4 @@ pub use device::{
     Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
 pub use experts::Assignment;
+pub use tally::{Like, Tally};

@@ -32,7 +32,12 @@ use rotary::{Rotary, Rotation};
 
 pub use cache::{Extension, KeyValueCache};
 pub use inputs::{Grams, Site};
-pub use pass::{Keep, Pass};
+pub use pass::{Keep, Pass, Passed};
+
+/// The layer that a parameter is of, by its name.
+pub(crate) fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok()
+}
 
 /// A model on a device.
 pub struct Decoder<D: Device> {
@@ -46,6 +51,8 @@ pub struct Decoder<D: Device> {
     rotary: Rotary<D>,
     source: Source,
     adapters: Option<Adapters>,
+    /// Layers whose weights lie in the host's memory.
+    layers: Option<D::Layers>,
 }
 
 /// What all layers of a step share.
@@ -75,7 +82,39 @@ impl<D: Device> Decoder<D> {
             stored: inventory.stored,
             source,
             adapters: None,
+            layers: None,
         }
+    }
+
+    pub(crate) fn with_layers(self, layers: Option<D::Layers>) -> Self {
+        Self { layers, ..self }
+    }
+
+    /// Sees to it that a layer's weights are there for what is computed next.
+    pub(crate) fn bring(&self, layer: usize) {
+        if let Some(layers) = &self.layers {
+            self.device.bring(layers, layer);
+        }
+    }
+
+    /// As [`Decoder::bring`], of the layer that has a parameter.
+    pub(crate) fn bring_parameter(&self, index: usize) {
+        if let Some(layer) = layer_of(&self.parameters.at(index).name) {
+            self.bring(layer);
+        }
+    }
+
+    /// When the gradient of each parameter is final in a backward pass: in stage 0 before the last layer, in stage 1 after it, and so on; those of the
+    /// embedding after the first layer's.
+    pub fn stages(&self) -> Vec<usize> {
+        let layers = self.config.layers.len();
+        let is_early = |index| index == self.places.norm || (index == self.places.head && !self.config.tied);
+        let stage = |(index, parameter): (usize, &Parameter<D>)| match layer_of(&parameter.name) {
+            Some(layer) if layer < layers => layers - layer,
+            _ if is_early(index) => 0,
+            _ => layers + 1,
+        };
+        self.parameters.iter().enumerate().map(stage).collect()
     }
 
     /// What the model is.

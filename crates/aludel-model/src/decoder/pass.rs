@@ -31,6 +31,9 @@ pub enum Keep {
     Every(usize),
 }
 
+/// Is told of each stage of a backward pass that is over.
+pub type Passed<'a, D> = dyn FnMut(usize, &mut Gradients<D>) + 'a;
+
 /// The outcome of a forward pass.
 pub struct Pass<D: Device> {
     hidden: Held<D>,
@@ -131,6 +134,20 @@ impl<D: Device> Decoder<D> {
         d_states: &[(usize, D::Buffer)],
         gradients: &mut Gradients<D>,
     ) -> Result<(), Error> {
+        self.backward_in_stages(pass, d_hidden, d_states, gradients, &mut |_, _| {})
+    }
+
+    /// As [`Decoder::backward`]; `passed` is called after every stage of [`Decoder::stages`], and may take gradients that are final.
+    ///
+    /// Errors: as [`Decoder::backward`].
+    pub fn backward_in_stages(
+        &self,
+        pass: Pass<D>,
+        d_hidden: &D::Buffer,
+        d_states: &[(usize, D::Buffer)],
+        gradients: &mut Gradients<D>,
+        passed: &mut Passed<'_, D>,
+    ) -> Result<(), Error> {
         let Pass { hidden, last, rstd, states, step, ids, kept } = pass;
         drop((hidden, states));
         let rows = step.rows;
@@ -138,17 +155,18 @@ impl<D: Device> Decoder<D> {
         let (shape, over) = (self.hidden_rows(rows), Accumulate::Overwrite);
         self.normalise_backward(self.places.norm, shape, &last, &rstd, d_hidden, &mut dh, over, gradients);
         drop((last, rstd));
+        passed(0, gradients);
         match kept {
             Kept::Nothing => return Err(Error::batch("its forward pass kept nothing for a backward pass")),
             Kept::Layers(traces) => {
-                self.layers_backward(0, traces, &step, d_states, &mut dh, gradients)?;
+                self.layers_backward(0, traces, &step, d_states, &mut dh, gradients, passed)?;
             }
             Kept::Inputs(count, mut inputs) => {
                 while let Some(input) = inputs.pop() {
                     let first = inputs.len() * count;
                     let end = (first + count).min(self.config.layers.len());
                     let traces = self.again(first, end, &step, input)?;
-                    self.layers_backward(first, traces, &step, d_states, &mut dh, gradients)?;
+                    self.layers_backward(first, traces, &step, d_states, &mut dh, gradients, passed)?;
                 }
             }
         }
@@ -156,6 +174,7 @@ impl<D: Device> Decoder<D> {
         if let Some(d_table) = gradients.of(self.places.embedding) {
             self.device.embed_backward(&ids, &dh, self.config.hidden, self.config.embedding_scale, d_table);
         }
+        passed(self.config.layers.len() + 1, gradients);
         Ok(())
     }
 
@@ -207,6 +226,7 @@ impl<D: Device> Decoder<D> {
         input: Arc<Held<D>>,
         cache: Option<&mut LayerCache<D>>,
     ) -> Result<LayerTrace<D>, DeviceError> {
+        self.bring(layer);
         let (places, rows) = (&self.places.layers[layer], step.rows);
         let norms = places.attention_norms;
         let attention = {
@@ -247,6 +267,7 @@ impl<D: Device> Decoder<D> {
     }
 
     /// Turns `dh`, the gradient of what the last of these layers left, into that of what went into the first.
+    #[expect(clippy::too_many_arguments, reason = "what the gradient depends on")]
     fn layers_backward(
         &self,
         first: usize,
@@ -255,11 +276,13 @@ impl<D: Device> Decoder<D> {
         d_states: &[(usize, D::Buffer)],
         dh: &mut Held<D>,
         gradients: &mut Gradients<D>,
+        passed: &mut Passed<'_, D>,
     ) -> Result<(), DeviceError> {
         while let Some(trace) = traces.pop() {
             let layer = first + traces.len();
             self.add_state(layer + 1, d_states, dh);
             self.layer_backward(layer, step, trace, dh, gradients)?;
+            passed(self.config.layers.len() - layer, gradients);
         }
         Ok(())
     }

@@ -95,6 +95,7 @@ impl<D: Device> Decoder<D> {
     fn taken(&self, part: &Part, elements: usize, weights: WeightType) -> Result<D::Buffer, DeviceError> {
         let device = self.device();
         let mut buffer = device.zeros(elements, weights.element())?;
+        self.bring_parameter(part.from);
         let parameter = self.parameters().at(part.from);
         if part.rows == Side::All && part.columns == Side::All {
             device.copy(&parameter.buffer, &mut buffer);
@@ -148,6 +149,7 @@ impl<D: Device> Decoder<D> {
     /// Frobenius norms of runs of `width` rows, or columns, of a matrix.
     fn norms(&self, linear: &Linear, along: Along, width: usize) -> Result<Vec<f64>, DeviceError> {
         let (rows, columns) = (linear.outputs, linear.inputs);
+        self.bring_parameter(linear.weight);
         let values = self.device().read(self.parameters().buffer(linear.weight), 0..rows * columns)?;
         let count = if along == Along::Rows { rows } else { columns } / width;
         let mut squares = vec![0.0; count];

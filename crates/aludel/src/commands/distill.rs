@@ -20,7 +20,7 @@ use crate::failure::Interrupted;
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
-use crate::settings::Verbosity;
+use crate::settings::{Size, Verbosity};
 use crate::signals::Signals;
 use crate::storage;
 
@@ -52,9 +52,10 @@ fn train_on<D: LossDevice>(
     arguments: &DistillArguments,
     printer: &Printer,
 ) -> anyhow::Result<()> {
+    let memory = arguments.memory.map(|Size(bytes)| bytes);
     if arguments.dry_run {
         let processes = place.as_ref().map_or(1, |place| place.size);
-        let forecast = forecast::forecast(device, run, processes);
+        let forecast = forecast::forecast(device, run, processes, memory);
         return print_forecast(&forecast.map_err(|error| file.failure(error, None, None))?, printer);
     }
     let signals = Signals::listen()?;
@@ -65,6 +66,7 @@ fn train_on<D: LossDevice>(
         digests: DigestCache::user(),
         environment,
         place: place.clone(),
+        memory,
         cancel: signals.cancel(),
         on_event: &|event| show(&event, &progress, printer),
     };
@@ -88,12 +90,15 @@ fn print_forecast(forecast: &Forecast, printer: &Printer) -> anyhow::Result<()> 
     if printer.talk().json {
         return printer.json(forecast);
     }
-    let Forecast { steps, tokens_per_step, parameters, trained, memory, timing } = forecast;
+    let Forecast { steps, tokens_per_step, parameters, trained, memory, chosen, timing } = forecast;
     let mut lines = vec![
         format!("steps    {steps} of {tokens_per_step} tokens at the most"),
         format!("student  {parameters} parameters, {trained} trained"),
         format!("memory   {memory}"),
     ];
+    if !chosen.is_empty() {
+        lines.push(format!("chosen   {}", chosen.join(", ")));
+    }
     match timing {
         Some(Timing { tokens, tokens_per_second, seconds, .. }) => {
             lines.push(format!(
@@ -101,7 +106,7 @@ fn print_forecast(forecast: &Forecast, printer: &Printer) -> anyhow::Result<()> 
             ));
             lines.push(format!("time     {}, evaluations and checkpoints not counted", duration(*seconds)));
         }
-        None => lines.push("speed    not timed: the memory does not fit what is free".to_owned()),
+        None => lines.push("speed    not timed: there is nothing to learn".to_owned()),
     }
     Ok(printer.data(&lines.join("\n"))?)
 }
@@ -155,6 +160,10 @@ fn show(event: &Event, progress: &Progress<'_>, printer: &Printer) {
             printer.say(Verbosity::Verbose, &format_args!("step {step}: checkpoint written"));
         }
         Event::Writing => progress.show(Stage::waiting("writing")),
+        Event::Chosen(chosen) => {
+            progress.clear();
+            printer.say(Verbosity::Normal, chosen);
+        }
         Event::Warning(warning) => {
             progress.clear();
             printer.warning(warning);

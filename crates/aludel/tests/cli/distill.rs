@@ -112,6 +112,34 @@ time     [..], evaluations and checkpoints not counted
 }
 
 #[test]
+fn what_does_not_fit_the_memory_is_refused_before_anything_is_loaded() {
+    let sandbox = short(", checkpointing: none, moments: float32");
+    for more in [&["--dry-run"][..], &[]] {
+        let command = [&["distill", "run.yml", "--memory", "1MB"], more].concat();
+        sandbox.aludel(&command).assert().code(3).stdout_eq("").stderr_eq(str![[r#"
+error: the run takes [..] MB, more than the 0.0 MB of --memory
+  hint: lower `micro_batch` or `sequence_length`, train adapters (`lora`), or share the state with other processes (`zero: 1`)
+aludel: 1 problem, nothing was written
+
+"#]]);
+    }
+    assert_eq!(sandbox.names("."), ["examples", "run.yml"]);
+}
+
+#[test]
+fn a_run_goes_on_with_the_moments_that_it_had_where_its_file_leaves_them_open() {
+    let sandbox = short(", save_every: 6, moments: int8");
+    sandbox.aludel(&["distill", "run.yml", "-q"]).assert().code(0);
+    let whole = fs::read(sandbox.path("out/model.safetensors")).unwrap();
+    fs::remove_dir_all(sandbox.path("out.run/checkpoints/step-00000012")).unwrap();
+    fs::remove_dir_all(sandbox.path("out")).unwrap();
+    let run = fs::read_to_string(sandbox.path("run.yml")).unwrap();
+    sandbox.write("run.yml", run.replace(", moments: int8", ""));
+    sandbox.aludel(&["distill", "run.yml", "--resume", "-q"]).assert().code(0).stderr_eq("");
+    assert!(fs::read(sandbox.path("out/model.safetensors")).unwrap() == whole);
+}
+
+#[test]
 fn json_is_the_outcome() {
     let sandbox = short("");
     let outcome = sandbox.json(&["distill", "run.yml", "--json", "-q"]);

@@ -7,8 +7,8 @@ use aludel_model::chat::Moment;
 
 use crate::run::{
     BadRows, Checkpointing, Columns, Data, EarlyStopping, KeptLayers, Layers, Length, LongDocuments, Lora,
-    LoraTargets, Loss, LossOn, Moments, Packing, Run, Schedule, Student, Taid, Train, Validation, Warmup,
-    Weights,
+    LoraTargets, Loss, LossOn, Moments, Offload, Open, Packing, Run, Schedule, Student, Taid, Train,
+    Validation, Warmup, Weights,
 };
 
 const RUN: &str = "teacher: t\nstudent: s\noutput: out\ndata: {train: a.jsonl, validation: b.txt}\n";
@@ -64,6 +64,7 @@ train:
   weights: bfloat16
   moments: int8
   zero: 1
+  offload: [optimizer, teacher]
   lora: {rank: 8, alpha: 32, targets: [q_proj, v_proj]}
   checkpointing: every-4
   evaluate_every: 50
@@ -95,6 +96,8 @@ train:
             weights: Weights::Bfloat16,
             moments: Moments::Int8,
             zero: 1,
+            offload: Offload { optimizer: true, teacher: true },
+            open: Open { checkpointing: false, moments: false, offload: false },
             lora: Some(lora),
             checkpointing: Checkpointing::Every(4),
             evaluate_every: Some(50),

@@ -140,6 +140,10 @@ fn settings_of_the_training_are_checked() {
             "5:15 train.zero: stage 3 of ZeRO would share out more than AdamW's state and masters (write `zero: 1`, which shares those out, or `zero: 0`)",
         ),
         (
+            "train: {offload: [optimizer, student]}",
+            "5:30 train.offload[1]: expected one of `optimizer`, `teacher`, found `student`",
+        ),
+        (
             "train: {moments: int4}",
             "5:18 train.moments: expected one of `float32`, `int8`, `f32`, found `int4` (did you mean `int8`?)",
         ),

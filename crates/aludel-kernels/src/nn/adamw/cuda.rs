@@ -18,6 +18,13 @@ pub struct Moments {
     second_scales: Buffer,
 }
 
+impl Moments {
+    /// Those of `len` elements, each with its scales.
+    pub(in crate::nn) fn of(len: usize, first: (Block, Buffer), second: (Block, Buffer)) -> Self {
+        Self { len, first: first.0, first_scales: first.1, second: second.0, second_scales: second.1 }
+    }
+}
+
 pub(in crate::nn) const fn text() -> Text<'static> {
     Text { name: "adamw", defines: "", parts: &[include_str!("kernels.cu")] }
 }

@@ -22,6 +22,8 @@ impl Device for Cpu {
     type Assignment = experts::Assignment;
     type Moments = adamw::Moments;
     type Collective = Infallible;
+    type Host = Infallible;
+    type Layers = Infallible;
 
     fn name(&self) -> String {
         format!("CPU, {} threads", self.threads())
@@ -38,6 +40,22 @@ impl Device for Cpu {
 
     fn sum_over(&self, collective: &Infallible, _: &mut [&mut Buffer]) -> Result<(), DeviceError> {
         match *collective {}
+    }
+
+    fn await_sums(&self, collective: &Infallible) -> Result<(), DeviceError> {
+        match *collective {}
+    }
+
+    fn host_bytes<'a>(&self, host: &'a Infallible) -> Result<&'a [u8], DeviceError> {
+        match *host {}
+    }
+
+    fn host_bytes_mut<'a>(&self, host: &'a mut Infallible) -> Result<&'a mut [u8], DeviceError> {
+        match *host {}
+    }
+
+    fn bring(&self, layers: &Infallible, _: usize) {
+        match *layers {}
     }
 
     fn spread_over(

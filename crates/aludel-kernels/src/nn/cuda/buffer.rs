@@ -59,6 +59,16 @@ impl Buffer {
         Self::new(numbers.block, len, element)
     }
 
+    /// Elements from `start` on, in the same memory.
+    ///
+    /// # Panics
+    /// Where the range leaves the buffer.
+    pub(super) fn part(&self, range: std::ops::Range<usize>) -> Self {
+        let size = self.element.size();
+        let block = self.block().part(range.start * size, range.len() * size);
+        Self::new(block, range.len(), self.element)
+    }
+
     /// The number of elements.
     pub(crate) const fn len(&self) -> usize {
         self.len

@@ -28,6 +28,10 @@ pub struct Cuda {
     kernels: Kernels,
     loaded: Mutex<HashMap<String, HashMap<&'static str, Kernel>>>,
     pub(super) stream: Stream,
+    /// Copies to the device, copies from it, and sums over devices, beside what is computed.
+    pub(super) up: Stream,
+    pub(super) down: Stream,
+    pub(super) beside: Stream,
     products: Products,
     pub(in crate::nn) tables: Mutex<Vec<Tables>>,
     failure: Mutex<Option<CudaError>>,
@@ -70,11 +74,13 @@ impl Cuda {
         driver.keep_blocks()?;
         driver.wait_awake()?;
         let stream = driver.stream()?;
+        let (up, down, beside) = (driver.stream()?, driver.stream()?, driver.stream()?);
         let architecture = if is_hopper(&facts) { HOPPER } else { &facts.architecture };
         let kernels = Kernels::of_models(architecture, store);
         let products = Products::new(&stream)?;
         let (loaded, tables, failure) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let device = Self { driver, facts, kernels, loaded, stream, products, tables, failure };
+        let device =
+            Self { driver, facts, kernels, loaded, stream, up, down, beside, products, tables, failure };
         // A compiler that is missing is told of here rather than in the first step.
         let text = Text { name: "elementwise", defines: "", parts: &[crate::nn::elementwise::cuda::TEXT] };
         device.kernel(text, "fill", 0)?;

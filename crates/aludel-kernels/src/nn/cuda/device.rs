@@ -2,13 +2,15 @@
 
 use std::ops::Range;
 
+use super::aside::{self, Host};
 use super::buffer::{Buffer, Indices};
 use super::context::Cuda;
+use super::layers::{self, Layers};
 use crate::cuda::collective::{self, Collective};
 use crate::element::Element;
 use crate::nn::device::{
-    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Missing, Norm, Product,
-    Routing, Rows, SharedBytes, Span, StoredMoments, Update,
+    Accumulate, Activation, AsideUpdate, Attention, Device, DeviceError, Direction, Heads, LayerWeights,
+    Missing, Norm, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
 use crate::nn::linear::cuda::Onto;
 use crate::nn::{adamw, attention, elementwise, embed, gated, linear, rms_norm, rotate};
@@ -23,6 +25,8 @@ impl Device for Cuda {
     type Assignment = Never;
     type Moments = adamw::cuda::Moments;
     type Collective = Collective;
+    type Host = Host;
+    type Layers = Layers;
 
     fn name(&self) -> String {
         self.facts().name.clone()
@@ -58,7 +62,39 @@ impl Device for Cuda {
             (buffer.address(), buffer.len)
         };
         let arrays: Vec<(u64, usize)> = buffers.iter().map(array).collect();
-        self.told(collective.sum(&self.stream, &arrays))
+        let sum = || {
+            self.beside.follow(&self.stream.mark()?)?;
+            collective.sum(&self.beside, &arrays)
+        };
+        self.told(sum())
+    }
+
+    fn await_sums(&self, _: &Collective) -> Result<(), DeviceError> {
+        self.told(self.beside.mark().and_then(|mark| self.stream.follow(&mark)))
+    }
+
+    fn host(&self, bytes: usize) -> Result<Option<Host>, DeviceError> {
+        aside::host(self, bytes).map(Some)
+    }
+
+    fn host_bytes<'a>(&self, host: &'a Host) -> Result<&'a [u8], DeviceError> {
+        aside::read(self, host)
+    }
+
+    fn host_bytes_mut<'a>(&self, host: &'a mut Host) -> Result<&'a mut [u8], DeviceError> {
+        aside::write(self, host)
+    }
+
+    fn adamw_aside(&self, updates: &mut [AsideUpdate<'_, Self>]) -> Result<(), DeviceError> {
+        aside::update(self, updates)
+    }
+
+    fn layers(&self, layers: &[LayerWeights]) -> Result<Option<(Layers, Vec<Vec<Buffer>>)>, DeviceError> {
+        layers::layers(self, layers).map(Some)
+    }
+
+    fn bring(&self, layers: &Layers, layer: usize) {
+        layers::bring(self, layers, layer);
     }
 
     fn spread_over(

@@ -10,15 +10,20 @@
 //! Tolerance, held by `aludel-bench device`: 1e-2 norm-wise of the CPU's f32 over the same values rounded to bf16. The same inputs give the
 //! same bits: nothing is added in an order that depends on time.
 //!
-//! Reading order: `buffer` (memory), `context` (kernels and failures), `device` (the operations).
+//! Reading order: `buffer` (memory), `context` (kernels and failures), `device` (the operations), `aside` (an optimizer's state in the host's memory),
+//! `layers` (weights there).
 
+mod aside;
 mod buffer;
 mod context;
 mod device;
+mod layers;
 
 pub use super::adamw::cuda::Moments;
+pub use aside::Host;
 pub(crate) use buffer::code;
 pub use buffer::{Buffer, Indices};
 pub use context::Cuda;
 pub(crate) use context::{Text, lock};
 pub use device::Never;
+pub use layers::Layers;

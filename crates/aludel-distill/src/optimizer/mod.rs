@@ -5,13 +5,16 @@
 //! every step. Gradients come with every factor of theirs applied; here they are only clipped. Of several processes each may hold the
 //! state of some parameters only and update those; what the others have made of theirs is then handed round.
 
+mod state;
+
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::{Device, DeviceError, Update};
 
 use crate::error::Error;
-use crate::group::{Group, owners};
+use crate::group::{Group, fullest, owners};
 use crate::run::{Moments as MomentType, Train};
 use crate::state::{Content, ContentMut, Item};
+use state::{Slot, State};
 
 /// A parameter in training.
 pub struct Trained<'a, D: Device> {
@@ -36,8 +39,8 @@ pub struct AdamW {
     pub clip: Option<f64>,
     /// The type of the moments.
     pub moments: MomentType,
-    /// Whether each of several processes holds the state of some parameters only.
-    pub is_shared: bool,
+    /// Whether masters and moments lie in the host's memory.
+    pub is_aside: bool,
 }
 
 impl AdamW {
@@ -49,7 +52,28 @@ impl AdamW {
             weight_decay: train.weight_decay,
             clip: train.clip,
             moments: train.moments,
-            is_shared: train.zero > 0,
+            is_aside: train.offload.optimizer,
+        }
+    }
+}
+
+/// Which parameters' state a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// That of all.
+    All,
+    /// The share of process `rank` of `size`.
+    Share { rank: usize, size: usize },
+    /// The largest share of so many processes.
+    Most(usize),
+}
+
+impl Held {
+    /// Of a process of a group, by the settings.
+    pub(crate) fn of<D: Device>(train: &Train, group: Option<&Group<D>>) -> Self {
+        match group.filter(|_| train.zero > 0) {
+            Some(group) => Self::Share { rank: group.rank(), size: group.size() },
+            None => Self::All,
         }
     }
 }
@@ -61,55 +85,31 @@ pub struct Optimizer<D: Device> {
     steps: u64,
 }
 
-/// One parameter.
-struct Slot<D: Device> {
-    len: usize,
-    /// The weights are f32 and so their own master.
-    is_own_master: bool,
-    /// The process that updates it; `None` where each does.
-    owner: Option<usize>,
-    /// `None` where another process holds it.
-    state: Option<State<D>>,
-}
-
-/// What an update of a parameter needs beside its gradient.
-struct State<D: Device> {
-    /// `None` where the weights are their own master.
-    master: Option<D::Buffer>,
-    moments: Moments<D>,
-}
-
-enum Moments<D: Device> {
-    Whole { first: D::Buffer, second: D::Buffer },
-    Eight(D::Moments),
-}
-
 impl<D: Device> Optimizer<D> {
     /// Moments of zero and masters equal to the weights; of processes that share them, this one's.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn new<'a>(
+    pub(crate) fn new<'a>(
         device: &D,
         settings: AdamW,
         weights: impl IntoIterator<Item = &'a D::Buffer>,
-        group: Option<&Group<D>>,
+        held: Held,
     ) -> Result<Self, DeviceError>
     where
         D::Buffer: 'a,
     {
         let weights: Vec<&D::Buffer> = weights.into_iter().collect();
-        let owners = match group.filter(|_| settings.is_shared) {
-            None => vec![None; weights.len()],
-            Some(group) => {
-                let lens: Vec<usize> = weights.iter().map(|weights| device.len(weights)).collect();
-                owners(&lens, group.size()).into_iter().map(Some).collect()
-            }
+        let lens: Vec<usize> = weights.iter().map(|weights| device.len(weights)).collect();
+        let shares = |size| owners(&lens, size).into_iter().map(Some).collect();
+        let (owners, own) = match held {
+            Held::All => (vec![None; weights.len()], None),
+            Held::Share { rank, size } => (shares(size), Some(rank)),
+            Held::Most(size) => (shares(size), Some(fullest(&lens, size))),
         };
-        let own = group.map(Group::rank);
         let slot = |(weights, owner): (&&D::Buffer, Option<usize>)| {
             let is_here = owner.is_none() || owner == own;
-            let state = is_here.then(|| State::new(device, settings.moments, weights)).transpose()?;
+            let state = is_here.then(|| State::new(device, settings, weights)).transpose()?;
             let is_own_master = device.element(weights) == Element::F32;
             Ok(Slot { len: device.len(weights), is_own_master, owner, state })
         };
@@ -159,10 +159,14 @@ impl<D: Device> Optimizer<D> {
             step: self.steps,
             gradient_scale: clipping(norm, clip) as f32,
         };
+        let mut aside = Vec::new();
         for (parameter, slot) in trained.iter_mut().zip(&mut self.slots) {
             if let Some(state) = &mut slot.state {
-                state.step(device, update(parameter.decays), parameter);
+                aside.extend(state.step(device, update(parameter.decays), parameter));
             }
+        }
+        if !aside.is_empty() {
+            device.adamw_aside(&mut aside)?;
         }
         if let Some(group) = group.filter(|_| self.is_shared()) {
             let owned = trained.into_iter().zip(&self.slots);
@@ -196,120 +200,34 @@ impl<D: Device> Optimizer<D> {
 
     /// Takes up a restored state: `steps` have been taken, and weights that are not their own masters are rounded from
     /// those anew.
-    pub fn resume<'a>(&mut self, device: &D, steps: u64, weights: impl IntoIterator<Item = &'a mut D::Buffer>)
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn resume<'a>(
+        &mut self,
+        device: &D,
+        steps: u64,
+        weights: impl IntoIterator<Item = &'a mut D::Buffer>,
+    ) -> Result<(), DeviceError>
     where
         D::Buffer: 'a,
     {
         self.steps = steps;
-        for (slot, weights) in self.slots.iter().zip(weights) {
-            if let Some(master) = slot.state.as_ref().and_then(|state| state.master.as_ref()) {
-                device.copy(master, weights);
-            }
+        let held = self
+            .slots
+            .iter()
+            .zip(weights)
+            .filter_map(|(slot, weights)| Some((slot.state.as_ref()?, weights)));
+        for (state, weights) in held {
+            state.round(device, weights)?;
         }
+        Ok(())
     }
 }
 
 /// `min(1, clip / (norm + 1e-6))`, as torch has it.
 fn clipping(norm: f64, clip: Option<f64>) -> f64 {
     clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0))
-}
-
-impl<D: Device> State<D> {
-    fn new(device: &D, moments: MomentType, weights: &D::Buffer) -> Result<Self, DeviceError> {
-        let len = device.len(weights);
-        let zeros = || device.zeros(len, Element::F32);
-        let moments = match moments {
-            MomentType::Float32 => Moments::Whole { first: zeros()?, second: zeros()? },
-            MomentType::Int8 => Moments::Eight(device.moments(len)?),
-        };
-        let master = if device.element(weights) == Element::F32 {
-            None
-        } else {
-            let mut master = zeros()?;
-            device.copy(weights, &mut master);
-            Some(master)
-        };
-        Ok(Self { master, moments })
-    }
-
-    fn step(&mut self, device: &D, update: Update, parameter: &mut Trained<'_, D>) {
-        let Trained { weights, gradient, .. } = parameter;
-        let weights: &mut D::Buffer = weights;
-        let (master, stored) = match &mut self.master {
-            Some(master) => (master, Some(weights)),
-            None => (weights, None),
-        };
-        match &mut self.moments {
-            Moments::Whole { first, second } => {
-                device.adamw(update, gradient, master, first, second, stored);
-            }
-            Moments::Eight(moments) => device.adamw8(update, gradient, master, moments, stored),
-        }
-    }
-}
-
-impl<D: Device> Slot<D> {
-    fn items<'a>(&'a self, moments: MomentType, name: &str) -> Vec<Item<Content<'a, D>>> {
-        let item = |part: &str, content| Item { name: format!("{part}/{name}"), content };
-        let mut items = Vec::new();
-        let Some(state) = &self.state else {
-            let owner = self.owner.unwrap_or_default();
-            let elsewhere = |is_eight| Content::Elsewhere { owner, len: self.len, is_eight };
-            if !self.is_own_master {
-                items.push(item("master", elsewhere(false)));
-            }
-            match moments {
-                MomentType::Float32 => {
-                    items.extend(["first", "second"].map(|part| item(part, elsewhere(false))));
-                }
-                MomentType::Int8 => items.push(item("moments", elsewhere(true))),
-            }
-            return items;
-        };
-        items.extend(state.master.iter().map(|master| item("master", Content::Buffer(master))));
-        match &state.moments {
-            Moments::Whole { first, second } => {
-                items.push(item("first", Content::Buffer(first)));
-                items.push(item("second", Content::Buffer(second)));
-            }
-            Moments::Eight(moments) => items.push(item("moments", Content::Moments(moments, self.len))),
-        }
-        items
-    }
-
-    fn items_mut<'a>(
-        &'a mut self,
-        moments: MomentType,
-        weights: &'a mut D::Buffer,
-        name: &str,
-    ) -> Vec<Item<ContentMut<'a, D>>> {
-        let item = |part: &str, content| Item { name: format!("{part}/{name}"), content };
-        let mut items = Vec::new();
-        let is_here = self.state.is_some();
-        if self.is_own_master {
-            items.push(item("weights", ContentMut::Buffer(weights)));
-        } else if !is_here {
-            items.push(item("master", ContentMut::Buffer(weights)));
-        }
-        let Some(state) = &mut self.state else {
-            match moments {
-                MomentType::Float32 => {
-                    items.extend(["first", "second"].map(|part| item(part, ContentMut::Skipped(self.len))));
-                }
-                MomentType::Int8 => items.push(item("moments", ContentMut::SkippedMoments(self.len))),
-            }
-            return items;
-        };
-        items.extend(state.master.iter_mut().map(|master| item("master", ContentMut::Buffer(master))));
-        match &mut state.moments {
-            Moments::Whole { first, second } => {
-                items.push(item("first", ContentMut::Buffer(first)));
-                items.push(item("second", ContentMut::Buffer(second)));
-            }
-            Moments::Eight(moments) => items.push(item("moments", ContentMut::Moments(moments, self.len))),
-        }
-        items
-    }
 }
 
 #[cfg(test)]
@@ -333,7 +251,7 @@ mod tests {
     fn after(clip: Option<f64>, steps: &[[f32; 2]]) -> (Vec<f32>, Vec<f64>) {
         let device = Cpu::new(None).unwrap();
         let mut weights = [1.0, 2.0].map(|value| buffer(&device, &[value], Element::F32));
-        let mut optimizer = Optimizer::new(&device, settings(clip), &weights, None).unwrap();
+        let mut optimizer = Optimizer::new(&device, settings(clip), &weights, Held::All).unwrap();
         let mut norms = Vec::new();
         for step in steps {
             let gradients = step.map(|value| buffer(&device, &[value], Element::F32));
@@ -391,7 +309,7 @@ mod tests {
     fn masters_keep_what_rounded_weights_lose() {
         let device = Cpu::new(None).unwrap();
         let mut weights = buffer(&device, &[1.0], Element::BF16);
-        let mut optimizer = Optimizer::new(&device, settings(None), [&weights], None).unwrap();
+        let mut optimizer = Optimizer::new(&device, settings(None), [&weights], Held::All).unwrap();
         let gradient = buffer(&device, &[1.0], Element::F32);
         for _ in 0..10 {
             let trained = vec![Trained { weights: &mut weights, gradient: &gradient, decays: false }];

@@ -1,0 +1,174 @@
+//! Predicts what a run takes, without training: memory from the buffers that it will hold, time from one micro-batch.
+//!
+//! In: a run and a device. Out: a [`Forecast`]. Memory is counted before anything is loaded (`count`), and settings that the run leaves open are chosen
+//! so that it fits (`fit`). Then the models are loaded and one micro-batch of the run's own data goes through forward, backward and optimizer on copies
+//! in memory; nothing is written. Where nothing fits, nothing is loaded.
+
+mod count;
+mod fit;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aludel_checkpoint::resident;
+use aludel_kernels::loss::LossDevice;
+use aludel_model::Decoder;
+use serde::Serialize;
+
+use crate::cache::CachedTeacher;
+use crate::error::Error;
+use crate::prepare::{Models, Tokenizers};
+use crate::run::Run;
+use crate::step::Trainer;
+use crate::train::{Corpus, Source};
+use count::Counted;
+pub(crate) use fit::{Fitted, Limit, Saving, as_recorded, bits, fit, last_recorded, of_bits, told, with};
+
+/// What a run takes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Tokens of a step, at the most.
+    pub tokens_per_step: u64,
+    /// Parameters of the student.
+    pub parameters: u64,
+    /// Those that are trained.
+    pub trained: u64,
+    /// Bytes that will be held.
+    pub memory: Memory,
+    /// Settings that were chosen so that the run fits.
+    pub chosen: Vec<String>,
+    /// What was timed; `None` where there was nothing to learn.
+    pub timing: Option<Timing>,
+}
+
+/// Bytes that a run holds at its peak, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Weights of the student, masters included.
+    pub weights: u64,
+    /// Gradients of the trained parameters.
+    pub gradients: u64,
+    /// AdamW's moments.
+    pub moments: u64,
+    /// Weights of the teacher, which stay in its mapped files where the device can use them there.
+    pub teacher: u64,
+    /// Activations of a micro-batch, the teacher's included.
+    pub activations: u64,
+    /// Logits and their gradients, some rows at a time.
+    pub logits: u64,
+    /// What the process holds before.
+    pub process: u64,
+    /// What lies in the host's memory beside a device's own; no part of the total.
+    pub aside: u64,
+}
+
+/// How fast a micro-batch was.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Timing {
+    /// Tokens of the micro-batch.
+    pub tokens: u64,
+    /// Seconds of forward and backward.
+    pub pass: f64,
+    /// Seconds of the optimizer.
+    pub update: f64,
+    /// Tokens a second of the whole run.
+    pub tokens_per_second: f64,
+    /// Seconds of the whole run, evaluations and checkpoints not counted.
+    pub seconds: f64,
+}
+
+impl Memory {
+    /// All of it that competes for the same memory.
+    pub fn total(&self) -> u64 {
+        let Self { weights, gradients, moments, teacher, activations, logits, process, aside: _ } = *self;
+        weights + gradients + moments + teacher + activations + logits + process
+    }
+}
+
+/// Predicts what one of so many processes takes for a run, of the memory that is given or free; the speed is that of one alone.
+///
+/// # Errors
+/// [`Error::Problems`] as the run itself would; what computing fails by.
+pub fn forecast<D: LossDevice>(
+    device: &Arc<D>,
+    run: &Run,
+    processes: usize,
+    memory: Option<u64>,
+) -> Result<Forecast, Error> {
+    let limit = Limit::of(device.as_ref(), memory);
+    let Fitted { run, savings, counted } = fit(device.as_ref(), run, processes, limit)?;
+    let Counted { memory, parameters, trained } = counted;
+    let tokenizers = Tokenizers::of(&run).map_err(Error::into_problem)?;
+    let mut corpus = Corpus::open(&run, &tokenizers).map_err(Error::into_problem)?;
+    let steps = corpus.steps();
+    let cache = CachedTeacher::of_run(device, &run, tokenizers.of_teacher(), corpus.fingerprint())?;
+    let is_host = device.free_memory().is_none();
+    let process = if is_host { resident::now().unwrap_or(0) } else { 0 };
+    let models = Models::load(device, &run)?;
+    let timing = time(&run, (models, cache), &mut corpus, steps)?;
+    let tokens_per_step = (run.train.batch_size * run.data.sequence_length) as u64;
+    let chosen = savings.iter().map(ToString::to_string).collect();
+    let memory = Memory { process, ..memory };
+    Ok(Forecast { steps, tokens_per_step, parameters, trained, memory, chosen, timing })
+}
+
+/// One micro-batch, twice: the first time touches memory that later ones have.
+fn time<D: LossDevice>(
+    run: &Run,
+    (models, cache): (Models<D>, Option<CachedTeacher<D>>),
+    corpus: &mut Corpus,
+    steps: u64,
+) -> Result<Option<Timing>, Error> {
+    let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?.with_cache(cache);
+    let micro_batches = corpus.next_step()?;
+    let Some(first) = micro_batches.get(..1) else { return Ok(None) };
+    let (mut seconds, mut update, mut tokens) = (0.0, 0.0, 0);
+    for _ in 0..2 {
+        let begin = Instant::now();
+        if let Some(report) = trainer.step(first, &|| false)? {
+            (seconds, update, tokens) = (begin.elapsed().as_secs_f64(), report.update_seconds, report.rows);
+        }
+    }
+    let pass = (seconds - update).max(0.0);
+    let count = micro_batches.len() as f64;
+    let step = pass * count + update;
+    Ok(Some(Timing {
+        tokens,
+        pass,
+        update,
+        tokens_per_second: tokens as f64 * count / step.max(1e-9),
+        seconds: step * steps as f64,
+    }))
+}
+
+fn count<D: LossDevice>(decoder: &Decoder<D>, trained: bool) -> u64 {
+    let parameters = decoder.parameters().iter().filter(|parameter| parameter.trainable || !trained);
+    parameters.map(|parameter| parameter.elements() as u64).sum()
+}
+
+impl fmt::Display for Memory {
+    /// `4.10 GB: weights 0.54 GB, ...`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("moments", self.moments),
+            ("teacher", self.teacher),
+            ("activations", self.activations),
+            ("logits", self.logits),
+            ("process", self.process),
+        ];
+        write!(f, "{:.1} MB: ", self.total() as f64 / 1e6)?;
+        for (place, (name, bytes)) in parts.into_iter().filter(|(_, bytes)| *bytes > 0).enumerate() {
+            let comma = if place > 0 { ", " } else { "" };
+            write!(f, "{comma}{name} {:.1}", bytes as f64 / 1e6)?;
+        }
+        match self.aside {
+            0 => Ok(()),
+            aside => write!(f, "; beside it {:.1} MB of the host's", aside as f64 / 1e6),
+        }
+    }
+}
