@@ -153,13 +153,16 @@ pub trait Tensors<D: Device> {
     }
 }
 
+/// Parameters, and layers that lie aside.
+type Loaded<D> = (Vec<Parameter<D>>, Option<<D as Device>::Layers>);
+
 /// All parameters of a model whose tensors were checked, and its layers where they lie aside.
 fn load<D: Device>(
     tensors: &impl Tensors<D>,
     purpose: Use,
     device: &D,
     inventory: &Inventory,
-) -> Result<(Vec<Parameter<D>>, Option<D::Layers>), Error> {
+) -> Result<Loaded<D>, Error> {
     let mut parameters: Vec<Option<D::Buffer>> = inventory.parameters.iter().map(|_| None).collect();
     let layers = match purpose {
         Use::FrozenAside => load_aside(tensors, device, inventory, &mut parameters)?,

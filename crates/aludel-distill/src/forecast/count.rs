@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::LossDevice;
-use aludel_kernels::nn::{Like, Tally};
+use aludel_kernels::nn::{Device, Like, Tally};
 use aludel_model::{Batch, Decoder};
 
 use super::{Memory, count};
@@ -38,7 +38,18 @@ pub(crate) fn counted<D: LossDevice>(device: &D, run: &Run, processes: usize) ->
     };
     let tally = Arc::new(Tally::new(like));
     let (student, teacher) = decoders(&tally, run)?;
-    let stored = |decoder: &Decoder<Tally>| bytes(&tally, decoder);
+    of_models(&tally, like, run, (student, teacher), processes)
+}
+
+/// The same of models that are there.
+fn of_models(
+    tally: &Tally,
+    like: Like,
+    run: &Run,
+    (student, teacher): (Decoder<Tally>, Option<Decoder<Tally>>),
+    processes: usize,
+) -> Result<Counted, Error> {
+    let stored = |decoder: &Decoder<Tally>| bytes(tally, decoder);
     let teachers = match &teacher {
         Some(teacher) if like.has_memory => tally.now().saturating_sub(stored(&student)).min(stored(teacher)),
         Some(teacher) => stored(teacher),
@@ -48,7 +59,7 @@ pub(crate) fn counted<D: LossDevice>(device: &D, run: &Run, processes: usize) ->
     let (parameters, trained) = (count(&student, false), count(&student, true));
     let rows = run.train.micro_batch * run.data.sequence_length;
     let logits = logits(rows, &student, teacher.as_ref(), like);
-    let (has_masters, before) = (has_masters(&tally, &student), tally.now());
+    let (has_masters, before) = (has_masters(tally, &student), tally.now());
     let run = of_labels(run);
     let held = if run.train.zero > 0 { Held::Most(processes) } else { Held::All };
     let mut trainer = Trainer::build(student, teacher, &run, 1, None, held)?;
@@ -101,13 +112,11 @@ fn micro_batch(run: &Run, rows: usize) -> MicroBatch {
 }
 
 fn bytes(tally: &Tally, decoder: &Decoder<Tally>) -> u64 {
-    use aludel_kernels::nn::Device;
     let of = |p: &aludel_model::Parameter<Tally>| (p.elements() * tally.element(&p.buffer).size()) as u64;
     decoder.parameters().iter().map(of).sum()
 }
 
 fn has_masters(tally: &Tally, student: &Decoder<Tally>) -> bool {
-    use aludel_kernels::nn::Device;
     student.parameters().trainable().any(|p| tally.element(&p.buffer) != Element::F32)
 }
 
@@ -119,4 +128,72 @@ fn logits(rows: usize, student: &Decoder<Tally>, teacher: Option<&Decoder<Tally>
     };
     let of_row = of(student) + teacher.map_or(0, of);
     (rows as u64 * of_row).min((like.logit_memory as u64).max(of_row))
+}
+
+#[cfg(test)]
+mod tests {
+    use aludel_checkpoint::Config;
+    use aludel_model::WeightType;
+
+    use super::*;
+
+    const GPU: Like =
+        Like { activation: Element::BF16, logit_memory: LOGIT_MEMORY, has_memory: true, missing: &[] };
+
+    /// That of a GPU.
+    const LOGIT_MEMORY: usize = 1100 << 20;
+
+    fn llama(layers: usize, hidden: usize, heads: usize, inner: usize) -> Config {
+        let text = format!(
+            r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": {hidden}, "intermediate_size": {inner},
+            "num_hidden_layers": {layers}, "num_attention_heads": {heads}, "num_key_value_heads": 8, "vocab_size": 128256,
+            "hidden_act": "silu", "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
+            "tie_word_embeddings": false, "torch_dtype": "bfloat16"}}"#
+        );
+        Config::parse(&text, std::path::Path::new("config.json")).unwrap()
+    }
+
+    /// A student of 1.5 B parameters, and a teacher of 3.2 B where there is one.
+    fn count_of(train: &str, length: usize, is_taught: bool) -> Memory {
+        let objective =
+            if is_taught { "teacher: t\nobjective: {loss: jsd}" } else { "objective: cross_entropy" };
+        let text = format!(
+            "{objective}\nstudent: s\ndata: {{train: a.txt, sequence_length: {length}}}\noutput: out\ntrain: {{weights: bfloat16{train}}}\n"
+        );
+        let run = Run::parse(&text).unwrap();
+        let tally = Arc::new(Tally::new(GPU));
+        let fresh = |config| Decoder::fresh(config, Arc::clone(&tally), WeightType::BFloat16, 1).unwrap();
+        let student = fresh(llama(16, 2048, 32, 8192));
+        let teacher = is_taught.then(|| fresh(llama(28, 3072, 24, 8192)));
+        of_models(&tally, GPU, &run, (student, teacher), 2).unwrap().memory
+    }
+
+    /// What steps of these shapes had at the most on an H100 (docs/gpu.md), in GB.
+    #[test]
+    fn counts_are_what_a_gpu_had() {
+        for (train, length, is_taught, had) in [
+            (", batch_size: 4, micro_batch: 4", 1024, false, 31.7),
+            (", micro_batch: 8", 2048, false, 42.5),
+            (", micro_batch: 8", 2048, true, 51.1),
+        ] {
+            let memory = count_of(train, length, is_taught);
+            let counted = memory.total() as f64 * 1e-9;
+            assert!((counted / had - 1.0).abs() < 0.05, "{counted:.2} GB for {had}: {memory}");
+        }
+    }
+
+    #[test]
+    fn what_is_shared_out_or_put_aside_is_not_counted_on_the_device() {
+        let all = count_of(", micro_batch: 1", 512, false);
+        let trained = all.gradients / 4;
+        assert_eq!((all.moments, all.aside), (8 * trained, 0));
+        assert_eq!(all.weights, 6 * trained);
+        let shared = count_of(", micro_batch: 1, zero: 1", 512, false);
+        assert!(shared.moments >= 4 * trained && shared.moments < 5 * trained, "{shared}");
+        let aside = count_of(", micro_batch: 1, offload: optimizer", 512, false);
+        assert_eq!((aside.weights, aside.moments, aside.aside), (2 * trained, 0, 12 * trained));
+        let both = count_of(", micro_batch: 1, offload: optimizer, moments: int8", 512, false);
+        let scales = both.aside - 6 * trained;
+        assert!(scales > trained / 40 && scales < trained / 20, "{both}");
+    }
 }

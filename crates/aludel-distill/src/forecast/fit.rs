@@ -228,7 +228,8 @@ pub(crate) fn last_recorded(output: &Path) -> Result<Option<Value>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use aludel_kernels::nn::Cpu;
+    use aludel_kernels::element::Element;
+    use aludel_kernels::nn::{Cpu, Like, Tally};
 
     use super::*;
 
@@ -272,6 +273,25 @@ mod tests {
         assert!(message.contains("the run takes 0.") && message.contains("of --memory"), "{message}");
         let message = chosen("", both - 1).unwrap_err();
         assert!(message.contains("with `checkpointing: block`, `moments: int8`"), "{message}");
+    }
+
+    /// On a device with a memory of its own, what can lie elsewhere does so last.
+    #[test]
+    fn a_devices_own_memory_is_left_for_the_hosts_at_last() {
+        let like = Like { activation: Element::BF16, logit_memory: 1 << 20, has_memory: true, missing: &[] };
+        let device = Tally::new(like);
+        let total =
+            |savings: &[Saving]| counted(&device, &with(&run_of(""), savings), 1).unwrap().memory.total();
+        let chosen = |bytes| {
+            let limit = Limit { bytes, is_given: true, process: 0 };
+            fit(&device, &run_of(""), 1, Some(limit))
+                .map(|fitted| fitted.savings)
+                .map_err(|error| error.to_string())
+        };
+        assert!(total(&SAVINGS) < total(&SAVINGS[..3]), "{} {}", total(&SAVINGS), total(&SAVINGS[..3]));
+        assert!(chosen(total(&SAVINGS)).unwrap().contains(&Saving::Teacher));
+        assert!(!chosen(total(&SAVINGS[..2])).unwrap().contains(&Saving::Optimizer));
+        assert!(chosen(total(&SAVINGS) / 4).unwrap_err().contains("`offload: teacher`"));
     }
 
     #[test]

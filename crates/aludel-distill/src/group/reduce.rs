@@ -36,9 +36,12 @@ pub(crate) struct Reduction<D: Device> {
     failure: Option<Error>,
 }
 
+/// What was added up, and how it ended.
+type Ended<D> = (Vec<Bucket<D>>, Result<(), Error>);
+
 struct Worker<D: Device> {
     to: Sender<Bucket<D>>,
-    thread: JoinHandle<(Vec<Bucket<D>>, Result<(), Error>)>,
+    thread: JoinHandle<Ended<D>>,
 }
 
 impl Buckets {

@@ -90,6 +90,7 @@ impl<D: Device> State<D> {
         let mut master = None;
         if device.element(weights) != Element::F32 {
             let Some(mut host) = floats(len)? else { return Ok(None) };
+            let len = if device.is_blank() { 0 } else { len };
             for start in (0..len).step_by(PIECE) {
                 let values = device.read(weights, start..len.min(start + PIECE))?;
                 let bytes = Element::F32.encode(&values);

@@ -192,6 +192,8 @@ Options:
       --dry-run          Predict memory, speed and time, and train nothing
   -f, --force            Discard an earlier run, and replace the output folder once the new one is
                          complete
+      --memory <SIZE>    Memory that the run may take, of a GPU's own with `--device cuda`; settings
+                         that the run leaves open are chosen so that it fits [default: what is free]
       --device <DEVICE>  Where models are computed: `cpu`, or, by `distill` and `eval`, `cuda` (or
                          `cuda:1`, ...) [default: cpu]
       --threads <N>      Threads that compute; no result depends on it [default: one for each core]

@@ -61,6 +61,10 @@ impl Device for Tally {
         self.like.activation
     }
 
+    fn free_memory(&self) -> Option<u64> {
+        self.like.has_memory.then(|| u64::MAX - self.now())
+    }
+
     fn missing(&self) -> &'static [Missing] {
         self.like.missing
     }
