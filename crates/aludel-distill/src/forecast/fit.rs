@@ -32,6 +32,9 @@ pub(crate) enum Saving {
 /// All of them, the cheapest first.
 const SAVINGS: [Saving; 4] = [Saving::Checkpointing, Saving::Moments, Saving::Optimizer, Saving::Teacher];
 
+/// Bytes of a device's free memory that are left to its kernels and libraries, which nobody counts.
+const RESERVE: u64 = 512 << 20;
+
 /// A run that fits.
 pub(crate) struct Fitted {
     pub(crate) run: Run,
@@ -56,6 +59,7 @@ impl Limit {
         let free = device.free_memory();
         // What the process holds is in the host's memory, which a device with its own leaves alone.
         let process = if free.is_some() { 0 } else { resident::now().unwrap_or(0) };
+        let free = free.map(|free| free.saturating_sub(RESERVE));
         let there = free.or_else(|| Some(resident::available()? + process));
         let bytes = given.or(there)?;
         Some(Self { bytes, is_given: given.is_some(), process })

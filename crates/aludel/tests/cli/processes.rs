@@ -172,6 +172,23 @@ fn the_weights_of_the_best_evaluation_come_from_a_checkpoint_of_shares() {
 }
 
 #[test]
+fn a_dry_run_of_several_processes_says_once_what_one_of_them_takes() {
+    let moments = |train: &str| {
+        let sandbox = shared(train);
+        let port = port();
+        let children = [0, 1]
+            .map(|rank| process(&sandbox, &["run.yml", "--dry-run", "--json"], rank, port).spawn().unwrap());
+        let [first, other] = outputs(children);
+        assert_eq!((text(&other.stdout), text(&other.stderr)), (String::new(), String::new()));
+        let forecast: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+        forecast["memory"]["moments"].as_u64().unwrap()
+    };
+    let (each, share) = (moments(""), moments(", zero: 1"));
+    assert_eq!(each, 8 * 125_248);
+    assert!(share >= each / 2 && share < each * 6 / 10, "{share} of {each}");
+}
+
+#[test]
 fn processes_of_different_runs_do_not_train_together() {
     let sandbox = shared("");
     let run = fs::read_to_string(sandbox.path("run.yml")).unwrap();
