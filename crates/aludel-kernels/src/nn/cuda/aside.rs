@@ -103,11 +103,8 @@ fn carry(
     }
     cuda.stream.follow(&cuda.up.mark()?)?;
     let len = piece.elements.len();
-    let floats = |block: &Block, len: usize| Buffer {
-        block: block.part(0, len * size_of::<f32>()),
-        len,
-        element: Element::F32,
-    };
+    let floats =
+        |block: &Block, len: usize| Buffer::new(block.part(0, len * size_of::<f32>()), len, Element::F32);
     let gradient = gradient.part(piece.elements.clone());
     let weights = weights.part(piece.elements.clone());
     let (mut master_here, mut stored) = match &place.master {

@@ -272,7 +272,7 @@ impl Device for Tally {
 
     fn gated(&self, _: Activation, _: &Buffer, _: &Buffer, _: &mut Buffer) {}
 
-    fn gated_backward(&self, _: Activation, _: &Buffer, _: &mut Buffer, _: &mut Buffer) {}
+    fn gated_backward(&self, _: Activation, _: &mut Buffer, _: &mut Buffer, _: &mut Buffer) {}
 
     fn adamw(
         &self,
