@@ -62,11 +62,6 @@ impl<D: LossDevice> Models<D> {
     }
 
     fn load_all(device: &Arc<D>, run: &Run) -> Result<Self, Error> {
-        if run.served.is_some() {
-            return Err(Problem::general("the teacher is served, and a training needs what it says at hand")
-                .with_hint("run `aludel cache capture` with this file, then write `teacher: {cache: CACHE}`")
-                .into());
-        }
         let tokenizers = Tokenizers::of(run)?;
         let (student, teacher) = decoders(device, run)?;
         Ok(Self { student, teacher, tokenizers, stored: stored(run)? })
@@ -78,6 +73,11 @@ pub(crate) fn decoders<D: LossDevice>(
     device: &Arc<D>,
     run: &Run,
 ) -> Result<(Decoder<D>, Option<Decoder<D>>), Error> {
+    if run.served.is_some() {
+        return Err(Problem::general("the teacher is served, and a training needs what it says at hand")
+            .with_hint("run `aludel cache capture` with this file, then write `teacher: {cache: CACHE}`")
+            .into());
+    }
     let teacher = match &run.teacher {
         Some(path) => {
             let purpose = if run.train.offload.teacher { Use::FrozenAside } else { Use::Frozen };
