@@ -18,19 +18,8 @@ struct Settings {
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
 __device__ __forceinline__ float exp_fast(float x) { return exp2_fast(x * LOG2E); }
-
-__device__ __forceinline__ float log_fast(float x) {
-    float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y * LN2;
-}
+__device__ __forceinline__ float log_fast(float x) { return log2_fast(x) * LN2; }
 
 // Log-sum-exps at all temperatures, counted from the greatest logit, and where that is.
 struct Sums {

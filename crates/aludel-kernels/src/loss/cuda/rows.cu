@@ -6,23 +6,23 @@
 #define MEMBERS (THREADS * CLUSTER)
 
 __device__ __forceinline__ u32 rank_of_block() {
-    u32 rank = 0;
 #if CLUSTER > 1
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return place_in_cluster();
+#else
+    return 0;
 #endif
-    return rank;
 }
 
-// Blocks of a cluster say that they have come so far, and wait until all have: what they have written before is seen.
+// Blocks of a cluster say that they have come so far, and wait until all have.
 __device__ __forceinline__ void come() {
 #if CLUSTER > 1
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    cluster_arrive();
 #endif
 }
 
 __device__ __forceinline__ void meet() {
 #if CLUSTER > 1
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    cluster_wait();
 #else
     __syncthreads();
 #endif
@@ -34,14 +34,11 @@ __device__ __forceinline__ void tell(const T& own, T (&all)[CLUSTER], u32 rank) 
 #if CLUSTER > 1
     const u32 WORDS = sizeof(T) / 4;
     if (threadIdx.x == 0) {
-        u32 at = (u32)__cvta_generic_to_shared(&all[rank]);
 #pragma unroll 1
         for (u32 block = 0; block < CLUSTER; block++) {
-            u32 there;
-            asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(block));
+            place_there place = there(&all[rank], block);
 #pragma unroll
-            for (u32 word = 0; word < WORDS; word++)
-                asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(there + 4 * word), "r"(((const u32*)&own)[word]) : "memory");
+            for (u32 word = 0; word < WORDS; word++) put_there(place, word, ((const u32*)&own)[word]);
         }
     }
 #else
@@ -94,9 +91,7 @@ __device__ __forceinline__ uint4* place(int piece, int of_teacher) { return held
 
 __device__ __forceinline__ void hold(int piece, int of_teacher, const void* row, int at, int end) {
 #if HELD
-    if (at + 8 <= end)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                     :: "r"((u32)__cvta_generic_to_shared(place(piece, of_teacher))), "l"((const half_bits*)row + at));
+    if (at + 8 <= end) bring16(place(piece, of_teacher), (const half_bits*)row + at);
 #endif
 }
 
@@ -192,7 +187,7 @@ extern "C" __global__ void BLOCKS loss_rows(
         hold(piece, 0, s_row, at, common);
         if (TEACHER) hold(piece, 1, t_row, at, common);
     });
-    asm volatile("cp.async.wait_all;" ::: "memory");
+    brought();
 #endif
     each_piece(member, common, false, [&](int piece, int at) {
         float a[8], b[8];

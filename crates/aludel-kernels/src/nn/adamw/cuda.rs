@@ -124,3 +124,48 @@ fn factors(update: Update) -> impl Iterator<Item = Argument> {
     ];
     factors.into_iter().map(Argument::Float)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::driver::Grid;
+    use crate::nn::Device;
+    use crate::nn::cpu::testing::{cpu, floats, read, values};
+    use crate::nn::cuda::on_cpu::{self, Given, distance};
+
+    #[test]
+    fn an_update_comes_out_as_the_cpus() {
+        let len = 1027;
+        let update = Update {
+            learning_rate: 1e-2,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+            step: 3,
+            gradient_scale: 0.5,
+        };
+        let squares: Vec<f32> = values(len, 4).iter().map(|value| value * value).collect();
+        let given = [values(len, 1), values(len, 2), values(len, 3), squares];
+        let cpu = cpu(1);
+        let gradient = floats(&cpu, &given[0]);
+        let [mut master, mut first, mut second] = [1, 2, 3].map(|at| floats(&cpu, &given[at]));
+        cpu.adamw(update, &gradient, &mut master, &mut first, &mut second, None);
+        let mut arguments: Vec<Given> = given.iter().map(|values| Given::floats(values)).collect();
+        arguments.extend([Given::halves(&vec![f32::NAN; len]), Given::Int(2), Given::Long(len as i64)]);
+        arguments.extend(factors(update).map(|factor| match factor {
+            Argument::Float(factor) => Given::Float(factor),
+            other => unreachable!("a factor is no {other:?}"),
+        }));
+        let grid = Grid { blocks: [2, 1, 1], threads: 256, shared: 0 };
+        if !on_cpu::run(&text(), "adamw", grid, 1, &mut arguments) {
+            return;
+        }
+        let want = [master, first, second].map(|buffer| read(&cpu, &buffer));
+        for (at, want) in want.iter().enumerate() {
+            let apart = distance(&arguments[1 + at].to_floats(), want);
+            assert!(apart < 1e-6, "result {at}: {apart:.1e}");
+        }
+        assert!(distance(&arguments[4].to_halves(), &want[0]) < 4e-3, "stored weights");
+    }
+}

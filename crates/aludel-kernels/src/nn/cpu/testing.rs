@@ -27,7 +27,7 @@ pub(in crate::nn) fn buffer(cpu: &Cpu, values: &[f32], element: Element) -> Buff
     buffer
 }
 
-pub(in crate::nn) fn floats(cpu: &Cpu, values: &[f32]) -> Buffer {
+pub(crate) fn floats(cpu: &Cpu, values: &[f32]) -> Buffer {
     buffer(cpu, values, Element::F32)
 }
 
@@ -36,7 +36,7 @@ pub(in crate::nn) fn poison(cpu: &Cpu, len: usize) -> Buffer {
     floats(cpu, &vec![f32::NAN; len])
 }
 
-pub(in crate::nn) fn read(cpu: &Cpu, buffer: &Buffer) -> Vec<f32> {
+pub(crate) fn read(cpu: &Cpu, buffer: &Buffer) -> Vec<f32> {
     cpu.read(buffer, 0..cpu.len(buffer)).unwrap()
 }
 

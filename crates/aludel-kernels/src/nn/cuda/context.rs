@@ -13,6 +13,7 @@ use crate::gpu::KernelStore;
 use crate::nn::attention::cuda::Tables;
 use crate::nn::device::DeviceError;
 
+const INSTRUCTIONS: &str = include_str!("instructions.cu");
 const PRELUDE: &str = include_str!("prelude.cu");
 
 /// The first architecture that copies asynchronously and multiplies bf16, as two digits.
@@ -48,6 +49,12 @@ pub(crate) struct Text<'a> {
 impl Text<'_> {
     /// All of it.
     pub(crate) fn source(&self) -> String {
+        [self.defines, INSTRUCTIONS, PRELUDE].iter().chain(self.parts).copied().collect()
+    }
+
+    /// As C++ has it behind `block.h`, which has the instructions.
+    #[cfg(test)]
+    pub(super) fn in_cpp(&self) -> String {
         [self.defines, PRELUDE].iter().chain(self.parts).copied().collect()
     }
 

@@ -1,35 +1,5 @@
-// Types and conversions that all kernels of this folder begin with. Elements are 0 for f32, 1 for f16, 2 for bf16.
-typedef unsigned short half_bits;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef long long i64;
-
+// What all kernels of this folder begin with, after `instructions.cu`. Elements are 0 for f32, 1 for f16, 2 for bf16.
 __device__ __forceinline__ float from_bf16(half_bits x) { return __uint_as_float((u32)x << 16); }
-
-__device__ __forceinline__ half_bits to_bf16(float x) {
-    half_bits y;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
-    return y;
-}
-
-__device__ __forceinline__ float from_f16(half_bits x) {
-    float y;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
-    return y;
-}
-
-__device__ __forceinline__ half_bits to_f16(float x) {
-    half_bits y;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
-    return y;
-}
-
-// Two bf16 in a word, the first in its lower half.
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 y;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
-    return y;
-}
 
 __device__ __forceinline__ float low(u32 x) { return __uint_as_float(x << 16); }
 __device__ __forceinline__ float high(u32 x) { return __uint_as_float(x & 0xffff0000u); }
