@@ -107,6 +107,94 @@ pub(super) fn run(
 mod tests {
     use super::*;
     use crate::loss::sparse::{Known, Tail};
+    use crate::loss::{
+        Column, Columns, Divergence, IGNORED, LabelTerm, LossDevice, Mode, Objective, Target, Term,
+    };
+    use crate::nn::cpu::testing::{cpu, floats, read, values};
+    use crate::nn::cuda::on_cpu::{self, Given, distance, rounded};
+
+    const LABELS: [u32; 4] = [1, 900, IGNORED, 7];
+
+    /// Fifty columns of each of three rows, and none of a fourth.
+    fn teacher(known: Known, stored: usize) -> SparseRows {
+        let is_drawn = known == Known::Drawn;
+        let ids = (0..3).flat_map(|row| (0..50).map(move |at| (at * (stored / 50) + 3 * row + 1) as u32));
+        let share = |value: &f32| (value.abs() + 0.1) / 200.0;
+        SparseRows {
+            known,
+            columns: stored - 20,
+            temperatures: if is_drawn { vec![1.0] } else { vec![1.0, 2.0] },
+            starts: vec![0, 50, 100, 150, 150],
+            ids: ids.collect(),
+            log_p: values(150, 3).iter().map(|value| share(value).ln()).collect(),
+            tails: if is_drawn { vec![] } else { vec![0.3, 0.6, 0.2, 0.5, 0.0, 0.1, 1.0, 1.0] },
+            log_sums: vec![3.0, 4.0, 5.0, 6.0],
+            entropies: if is_drawn { vec![2.0; 4] } else { vec![] },
+        }
+    }
+
+    fn compare(known: Known, divergence: Divergence, mode: Mode) {
+        let (stored, rows) = (1003, [2, 0, 1, 3]);
+        let teacher = teacher(known, stored);
+        let term = |&temperature: &f32| Term { divergence, weight: 0.7, temperature, scale_by_t2: true };
+        let terms = teacher.temperatures.iter().map(term).collect();
+        let objective = Objective::new(terms, Some(LabelTerm { weight: 0.3 }), Target::Teacher).unwrap();
+        let student = Columns { stored, valid: stored - 2 };
+        let soft_cap = Some(20.0);
+        let loss =
+            RowLoss { objective: &objective, rows: 4, student, teacher: None, soft_cap, factor: 0.3, mode };
+        let wide: Vec<f32> = values(4 * stored, 1).iter().map(|value| 4.0 * value).collect();
+        let (logits, count) = (rounded(&wide), 4 * (objective.terms().len() + Column::COUNT));
+
+        let common = teacher.columns.min(student.valid);
+        let gathered = Gathered::of(rows.iter().map(|&row| teacher.row(row)), common);
+        let printed = Printed::of_known(&loss, &teacher);
+        let room = Given::floats(&vec![f32::NAN; gathered.ids.len()]);
+        let mut arguments = [
+            Given::floats(&printed.settings),
+            Given::numbers(&LABELS),
+            Given::numbers(&gathered.starts),
+            Given::numbers(&gathered.ids),
+            Given::floats(&gathered.log_p),
+            Given::floats(&gathered.tails),
+            Given::floats(&gathered.log_sums),
+            Given::floats(&gathered.entropies),
+            Given::numbers(&gathered.likeliest),
+            Given::halves(&logits),
+            Given::Long(stored as i64),
+            Given::Int(student.valid as i32),
+            Given::Int(common as i32),
+            room.clone(),
+            room,
+            Given::floats(&vec![f32::NAN; count]),
+        ];
+        let text = Text { name: "", defines: &printed.defines, parts: SPARSE };
+        if !on_cpu::run(&text, "sparse_rows", of_rows(4), 1, &mut arguments) {
+            return;
+        }
+        let cpu = cpu(1);
+        let (mut gradient, mut measured) = (floats(&cpu, &logits), floats(&cpu, &vec![0.0; count]));
+        cpu.sparse_rows(loss, &LABELS, (&teacher, &rows), &mut gradient, &mut measured).unwrap();
+        let of_values = distance(&arguments[15].to_floats(), &read(&cpu, &measured));
+        let of_gradient = distance(&arguments[9].to_halves(), &read(&cpu, &gradient));
+        assert!(of_values < 1e-4, "{known:?}, {divergence:?}, {mode:?}: values are {of_values:.1e} away");
+        assert!(of_gradient < 4e-3, "{known:?}, {divergence:?}: the gradient is {of_gradient:.1e} away");
+    }
+
+    #[test]
+    fn known_columns_come_out_as_the_cpus() {
+        let [bucket, renormalized, ignored] =
+            [Tail::Bucket, Tail::Renormalize, Tail::Ignore].map(Known::Likeliest);
+        for (known, divergence) in [
+            (bucket, Divergence::JensenShannon { beta: 0.3 }),
+            (renormalized, Divergence::ReverseKl),
+            (ignored, Divergence::ForwardKl),
+            (Known::Drawn, Divergence::ForwardKl),
+        ] {
+            compare(known, divergence, Mode::Gradient);
+        }
+        compare(bucket, Divergence::SkewedReverseKl { lambda: 0.1 }, Mode::Values);
+    }
 
     #[test]
     fn rows_that_are_asked_for_are_gathered_without_columns_that_the_student_lacks() {
