@@ -2,7 +2,6 @@
 // block are coroutines that take turns wherever they wait for one another. Before the text: what CUDA gives it, and `instructions.cu` in C++. After
 // the text: `main`, which reads arguments and writes buffers. Races that a device could lose are not found so.
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -123,8 +122,24 @@ inline half_bits to_bf16(float x) {
     if (x == x) y += 0x7fff + (y >> 16 & 1);
     return y >> 16;
 }
-inline float from_f16(half_bits x) { return bits<_Float16>(x); }
-inline half_bits to_f16(float x) { return bits<half_bits>((_Float16)x); }
+inline float from_f16(half_bits x) {
+    int exponent = x >> 10 & 31, fraction = x & 1023;
+    float y = exponent == 0 ? ldexpf(fraction, -24) : ldexpf(1024 + fraction, exponent - 25);
+    if (exponent == 31) y = fraction == 0 ? INFINITY : NAN;
+    return x >> 15 ? -y : y;
+}
+inline half_bits to_f16(float x) {
+    half_bits sign = __float_as_uint(x) >> 16 & 0x8000;
+    float size = fabsf(x);
+    if (size != size) return 0x7fff;
+    if (size == 0.0f) return sign;
+    if (size >= 65520.0f) return sign | 0x7c00;
+    int exponent;
+    frexpf(size, &exponent);
+    // The last place; a fraction that is rounded up to the next power of two carries into the exponent.
+    int last = max(exponent - 11, -24);
+    return sign | (half_bits)((last + 24 << 10) + (int)nearbyintf(ldexpf(size, -last)));
+}
 inline u32 pack(float low, float high) { return (u32)to_bf16(high) << 16 | to_bf16(low); }
 inline float exp2_fast(float x) {
     float y = exp2f(x);

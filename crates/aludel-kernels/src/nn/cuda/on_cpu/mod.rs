@@ -84,7 +84,7 @@ pub(crate) fn distance(got: &[f32], want: &[f32]) -> f64 {
     if distance.is_nan() { f64::INFINITY } else { distance }
 }
 
-/// Runs a kernel of a text, with so many blocks to a cluster, and writes its buffers back into the arguments; `false` where there is no compiler of C++.
+/// Runs a kernel of a text, with so many blocks to a cluster, and writes its buffers back into the arguments; `false` where there is nothing to compile it by.
 pub(crate) fn run(text: &Text<'_>, name: &str, grid: Grid, cluster: usize, arguments: &mut [Given]) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let (source, program) = (folder.path().join("kernel.cpp"), folder.path().join("kernel"));
@@ -129,8 +129,11 @@ fn of(text: &Text<'_>, name: &str, grid: Grid) -> String {
     source + "\nint main(int, char** words) { return run(" + name + ", words); }\n"
 }
 
-/// Compiles; `false` where there is nothing to do it by, which ALUDEL_REQUIRE_CXX forbids.
+/// Compiles; `false` where there is nothing to do it by, which ALUDEL_REQUIRE_CXX forbids. Coroutines are those of Linux.
 fn compile(source: &Path, program: &Path) -> bool {
+    if !cfg!(target_os = "linux") {
+        return false;
+    }
     let flags = ["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-pthread", "-o"];
     match Command::new("c++").args(flags).arg(program).arg(source).output() {
         Ok(output) => {
@@ -140,6 +143,63 @@ fn compile(source: &Path, program: &Path) -> bool {
         Err(_) => {
             assert!(std::env::var_os("ALUDEL_REQUIRE_CXX").is_none(), "no compiler of C++ is found");
             false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::element::Element;
+
+    /// Types that kernels read and write, as the CPU has them: numbers of every size, ties, and what does not fit.
+    #[test]
+    fn types_are_stored_as_the_cpu_stores_them() {
+        let mut values = crate::nn::cpu::testing::values(2000, 1);
+        for (at, value) in values.iter_mut().enumerate() {
+            *value *= 2.0f32.powi(at as i32 % 48 - 30);
+        }
+        values.extend([
+            0.0,
+            -0.0,
+            1.0,
+            65_504.0,
+            65_519.9,
+            65_520.0,
+            -1e9,
+            f32::INFINITY,
+            2.0f32.powi(-25),
+            3e-8,
+        ]);
+        let len = values.len();
+        for (number, element) in [(0, Element::F32), (1, Element::F16), (2, Element::BF16)] {
+            let mut arguments = [
+                Given::floats(&values),
+                Given::Int(0),
+                Given::Buffer(vec![0xff; len * element.size()]),
+                Given::Int(number),
+                Given::Long(len as i64),
+                Given::Int(i32::from(len.is_multiple_of(8))),
+            ];
+            let grid = Grid { blocks: [2, 1, 1], threads: 256, shared: 0 };
+            if !run(&crate::nn::elementwise::cuda::text(), "convert", grid, 1, &mut arguments) {
+                return;
+            }
+            assert!(arguments[2].bytes() == element.encode(&values), "{element:?}");
+            let mut back = [
+                Given::Buffer(element.encode(&values)),
+                Given::Int(number),
+                Given::floats(&vec![0.0; len]),
+                Given::Int(0),
+                Given::Long(len as i64),
+                Given::Int(0),
+            ];
+            run(&crate::nn::elementwise::cuda::text(), "convert", grid, 1, &mut back);
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert!(
+                bits(&back[2].to_floats()) == bits(&element.decode(&element.encode(&values))),
+                "{element:?}"
+            );
         }
     }
 }
