@@ -136,9 +136,9 @@ impl<D: Device> Group<D> {
     where
         D::Buffer: 'a,
     {
-        if let Some(devices) = &self.devices {
+        if self.devices.is_some() {
             self.begin_sums(device, buffers)?;
-            return Ok(device.await_sums(devices)?);
+            return self.await_sums(device);
         }
         let mut links = self.links();
         for buffer in buffers {

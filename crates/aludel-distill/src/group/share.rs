@@ -5,6 +5,17 @@
 
 /// The owner of each parameter: the longest first, each to whoever has least.
 pub(crate) fn owners(lens: &[usize], processes: usize) -> Vec<usize> {
+    shared_out(lens, processes).0
+}
+
+/// The process that owns most elements.
+pub(crate) fn fullest(lens: &[usize], processes: usize) -> usize {
+    let (_, loads) = shared_out(lens, processes);
+    (0..loads.len()).rev().max_by_key(|&owner| loads[owner]).unwrap_or(0)
+}
+
+/// The owner of each parameter, and the elements that each process has by that.
+fn shared_out(lens: &[usize], processes: usize) -> (Vec<usize>, Vec<u64>) {
     let mut order: Vec<usize> = (0..lens.len()).collect();
     order.sort_by_key(|&place| std::cmp::Reverse(lens[place]));
     let mut owners = vec![0; lens.len()];
@@ -14,16 +25,7 @@ pub(crate) fn owners(lens: &[usize], processes: usize) -> Vec<usize> {
         loads[owner] += lens[place] as u64;
         owners[place] = owner;
     }
-    owners
-}
-
-/// The process that owns most elements.
-pub(crate) fn fullest(lens: &[usize], processes: usize) -> usize {
-    let mut loads = vec![0u64; processes.max(1)];
-    for (owner, &len) in owners(lens, processes).into_iter().zip(lens) {
-        loads[owner] += len as u64;
-    }
-    (0..loads.len()).rev().max_by_key(|&owner| loads[owner]).unwrap_or(0)
+    (owners, loads)
 }
 
 #[cfg(test)]

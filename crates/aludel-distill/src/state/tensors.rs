@@ -159,14 +159,7 @@ fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Result<Vec<Out
     let tensor =
         |name: &str, dtype, len: usize| OutputTensor { name: name.to_owned(), dtype, shape: vec![len] };
     let eight = |len: usize| {
-        let [first, first_scales, second, second_scales] = moment_names(&item.name);
-        let scales = StoredMoments::scales(len);
-        vec![
-            tensor(&first, Dtype::U8, len),
-            tensor(&first_scales, Dtype::F32, scales),
-            tensor(&second, Dtype::U8, len),
-            tensor(&second_scales, Dtype::F32, scales),
-        ]
+        moment_tensors(&item.name, len).map(|(name, dtype, len)| tensor(&name, dtype, len)).to_vec()
     };
     Ok(match item.content {
         Content::Buffer(buffer) => vec![tensor(&item.name, Dtype::F32, device.len(buffer))],
@@ -177,6 +170,18 @@ fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Result<Vec<Out
         Content::Moments(_, len) | Content::Elsewhere { len, is_eight: true, .. } => eight(len),
         Content::Elsewhere { len, is_eight: false, .. } => vec![tensor(&item.name, Dtype::F32, len)],
     })
+}
+
+/// Names, types and lengths of the tensors of moments in eight bits, of so many elements.
+fn moment_tensors(name: &str, len: usize) -> [(String, Dtype, usize); 4] {
+    let [first, first_scales, second, second_scales] = moment_names(name);
+    let scales = StoredMoments::scales(len);
+    [
+        (first, Dtype::U8, len),
+        (first_scales, Dtype::F32, scales),
+        (second, Dtype::U8, len),
+        (second_scales, Dtype::F32, scales),
+    ]
 }
 
 /// Names of the tensors of moments in eight bits.
@@ -225,14 +230,7 @@ pub(super) fn read<D: Device>(
                 known += 1;
             }
             ContentMut::SkippedMoments(len) => {
-                let [first, first_scales, second, second_scales] = moment_names(&name);
-                let scales = StoredMoments::scales(len);
-                for (name, dtype, len) in [
-                    (first, Dtype::U8, len),
-                    (first_scales, Dtype::F32, scales),
-                    (second, Dtype::U8, len),
-                    (second_scales, Dtype::F32, scales),
-                ] {
+                for (name, dtype, len) in moment_tensors(&name, len) {
                     file.entry(&name, dtype, Some(len))?;
                     known += 1;
                 }
