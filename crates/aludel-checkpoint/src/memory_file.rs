@@ -183,8 +183,12 @@ mod tests {
         let mapped = MemoryFile::of(&handle).unwrap();
         assert!(mapped.write(&[7; 100], 20_000_001));
         let reserving = Reserving::begin(vec![(path.clone(), 50_000_000), (folder.path().join("none"), 10)]);
-        while !reserving.threads.iter().all(JoinHandle::is_finished) {
+        // At least once, however soon the pages are made.
+        loop {
             assert!(mapped.write(&[8; 100], 40_000_001));
+            if reserving.threads.iter().all(JoinHandle::is_finished) {
+                break;
+            }
         }
         drop(reserving);
         let found = fs::read(path).unwrap();
