@@ -1,8 +1,10 @@
 //! Merges on GPUs, on machines with and without one.
 
+use std::process::Command;
+
 use snapbox::str;
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, printed};
 use crate::weights::{noise, write_model};
 
 /// The larger one is sampled where its task vectors are trimmed.
@@ -132,8 +134,8 @@ pub(crate) fn has_adapter(sandbox: &Sandbox) -> bool {
     adapters > 0
 }
 
-/// Methods that are computed by wgpu, with the parameters of a model and those of all.
-const BY_WGPU: [(&str, &str, &str); 11] = [
+/// Methods that are computed by devices, with the parameters of a model and those of all.
+const BY_DEVICES: [(&str, &str, &str); 11] = [
     ("linear", "weight: 0.7", ""),
     ("slerp", "", "t: 0.3"),
     ("task_arithmetic", "weight: 0.7", "lambda: 0.9"),
@@ -147,7 +149,7 @@ const BY_WGPU: [(&str, &str, &str); 11] = [
     ("formula", "weight: 0.7", "formula: base + total(weight * (model - base))"),
 ];
 
-fn recipe_by_wgpu((method, of_member, of_all): (&str, &str, &str), dtype: &str) -> String {
+fn recipe_of((method, of_member, of_all): (&str, &str, &str), dtype: &str) -> String {
     let member = |name: &str| format!("  - {{model: models/{name}, parameters: {{{of_member}}}}}\n");
     let (base, members) = match method {
         "linear" => ("", [member("a"), member("b")].concat()),
@@ -157,24 +159,35 @@ fn recipe_by_wgpu((method, of_member, of_all): (&str, &str, &str), dtype: &str) 
     format!("merge_method: {method}\n{base}models:\n{members}parameters: {{{of_all}}}\ndtype: {dtype}\n")
 }
 
-#[test]
-fn wgpu_writes_the_bytes_of_the_cpu() {
+/// Holds what a device writes to what the CPU does, of every method and every type.
+fn assert_writes_the_bytes_of_the_cpu(device: &str, program: impl Fn(&Sandbox, &[&str]) -> Command) {
     let sandbox = sandbox();
-    if !has_adapter(&sandbox) {
-        return;
-    }
-    for case in BY_WGPU {
+    for case in BY_DEVICES {
         for dtype in ["float32", "float16", "bfloat16"] {
-            sandbox.write("r.yml", recipe_by_wgpu(case, dtype));
+            sandbox.write("r.yml", recipe_of(case, dtype));
             sandbox.aludel(&["merge", "r.yml", "cpu", "--force", "--seed", "3"]).assert().code(0);
-            let merge = ["merge", "r.yml", "wgpu", "--force", "--seed", "3", "--device", "wgpu", "--json"];
-            let report = sandbox.json(&merge);
+            let merge = ["merge", "r.yml", "device", "--force", "--seed", "3", "--device", device, "--json"];
+            let report = printed(&mut program(&sandbox, &merge));
             // All three tensors, none of them left to the CPU.
             assert_eq!(report["device"]["tensors"], 3, "{case:?} {dtype}: {report}");
             let weights =
                 |folder: &str| std::fs::read(sandbox.path(folder).join("model.safetensors")).unwrap();
-            assert!(weights("cpu") == weights("wgpu"), "{case:?} {dtype}");
+            assert!(weights("cpu") == weights("device"), "{case:?} {dtype}");
         }
+    }
+}
+
+#[test]
+fn wgpu_writes_the_bytes_of_the_cpu() {
+    if has_adapter(&sandbox()) {
+        assert_writes_the_bytes_of_the_cpu("wgpu", Sandbox::process);
+    }
+}
+
+#[test]
+fn cuda_writes_the_bytes_of_the_cpu() {
+    if sandbox().with_cuda(&[]).is_some() {
+        assert_writes_the_bytes_of_the_cpu("cuda", |sandbox, arguments| sandbox.with_cuda(arguments).unwrap());
     }
 }
 
@@ -189,7 +202,7 @@ fn what_wgpu_leaves_to_the_cpu_is_said() {
         ("base + (model[0] - base) * 1e-37 * 1e-3", "it has NaN, infinities or numbers below 2^-126"),
     ] {
         let of_all = format!("formula: \"{formula}\"");
-        sandbox.write("r.yml", recipe_by_wgpu(("formula", "", &of_all), "float32"));
+        sandbox.write("r.yml", recipe_of(("formula", "", &of_all), "float32"));
         sandbox.aludel(&["merge", "r.yml", "cpu", "--force"]).assert().code(0);
         let report = sandbox.json(&["merge", "r.yml", "wgpu", "--force", "--device", "wgpu", "--json"]);
         assert_eq!(report["device"]["on_cpu"][reason], 3, "{report}");

@@ -10,6 +10,7 @@ mod cache;
 mod cache_convert;
 mod combine;
 mod convert;
+mod cuda;
 mod delta;
 mod determinism;
 mod diff;

@@ -78,10 +78,16 @@ impl Sandbox {
         command
     }
 
+    /// The program where it finds CUDA in software; `None` where that cannot be compiled.
+    pub(crate) fn with_cuda(&self, arguments: &[&str]) -> Option<StdCommand> {
+        let mut command = self.process(arguments);
+        command.env("LD_LIBRARY_PATH", aludel_soft_cuda::library_path()?);
+        Some(command)
+    }
+
     /// What the program printed as JSON.
     pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
-        let output = self.process(arguments).output().unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
+        printed(&mut self.process(arguments))
     }
 
     /// The names in a folder of the sandbox, hidden ones too, sorted.
@@ -101,4 +107,11 @@ impl Sandbox {
         };
         self.names(folder).into_iter().map(read).collect()
     }
+}
+
+/// What a program printed as JSON.
+pub(crate) fn printed(program: &mut StdCommand) -> serde_json::Value {
+    let output = program.output().unwrap();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("no JSON, but: {}", String::from_utf8_lossy(&output.stderr)))
 }

@@ -1,8 +1,40 @@
 // What every kernel begins with: how elements are loaded, decoded, encoded and stored, and the numbers of random streams.
 // V elements are computed at once by a thread. Compiled without fused multiplication, so that the bits are the CPU's.
 
+// Types, and instructions that C++ has no words for. Who compiles this for something else than a device has them under the same names.
+#ifdef __CUDACC__
 typedef unsigned int u32;
 typedef unsigned long long u64;
+
+// Two values of 16 bits in a word, the first in its lower half. What is stored is rounded to nearest, ties to even; a NaN comes out as one.
+__device__ __forceinline__ void unpack_f16(float* low, float* high, u32 words) {
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+        : "=f"(*low), "=f"(*high)
+        : "r"(words));
+}
+
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    u32 words;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words) : "f"(high), "f"(low));
+#else
+    const u32 a = __float_as_uint(low), b = __float_as_uint(high);
+    words = (a + (0x7fffu + (a >> 16 & 1u))) >> 16 | ((b + (0x7fffu + (b >> 16 & 1u))) & 0xffff0000u);
+#endif
+    return words;
+}
+
+__device__ __forceinline__ u32 pack_f16(float low, float high) {
+    u32 words;
+    asm("{ .reg .b16 low, high; cvt.rn.f16.f32 low, %1; cvt.rn.f16.f32 high, %2; mov.b32 %0, {low, high}; }"
+        : "=r"(words)
+        : "f"(low), "f"(high));
+    return words;
+}
+
+// What the compiler then knows nothing of.
+__device__ __forceinline__ void hide(float* x) { asm("" : "+f"(*x)); }
+#endif
 
 #define CHUNK 65536ULL
 #define MAGNITUDE 0x7fffffffu
@@ -93,9 +125,7 @@ __device__ __forceinline__ void load_f16(float (&x)[V], const u64 from, const u6
 #pragma unroll
     for (int p = 0; p < V / 2; p++) {
         if (WATCHED) met |= (words[p] & 0x7c007c00u) + 0x04000400u;
-        asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
-            : "=f"(x[2 * p]), "=f"(x[2 * p + 1])
-            : "r"(words[p]));
+        unpack_f16(&x[2 * p], &x[2 * p + 1], words[p]);
     }
 }
 
@@ -108,26 +138,6 @@ __device__ __forceinline__ void load_f32(float (&x)[V], const u64 from, const u6
         if (WATCHED) met |= (words[j] & 0x7f800000u) + 0x00800000u;
         x[j] = __uint_as_float(words[j]);
     }
-}
-
-// Two values as stored: rounded to nearest, ties to even. A NaN comes out as one.
-__device__ __forceinline__ u32 encode_bf16(float low, float high) {
-    u32 words;
-#if __CUDA_ARCH__ >= 800
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(words) : "f"(high), "f"(low));
-#else
-    const u32 a = __float_as_uint(low), b = __float_as_uint(high);
-    words = (a + (0x7fffu + (a >> 16 & 1u))) >> 16 | ((b + (0x7fffu + (b >> 16 & 1u))) & 0xffff0000u);
-#endif
-    return words;
-}
-
-__device__ __forceinline__ u32 encode_f16(float low, float high) {
-    u32 words;
-    asm("{ .reg .b16 low, high; cvt.rn.f16.f32 low, %1; cvt.rn.f16.f32 high, %2; mov.b32 %0, {low, high}; }"
-        : "=r"(words)
-        : "f"(low), "f"(high));
-    return words;
 }
 
 __device__ __forceinline__ void store16(const u32 (&words)[V / 2], const u64 to, const u64 base, const u64 elements) {
@@ -169,14 +179,14 @@ __device__ __forceinline__ void store32(const u32 (&words)[V], const u64 to, con
 __device__ __forceinline__ void store_bf16(const float (&x)[V], const u64 to, const u64 base, const u64 elements) {
     u32 words[V / 2];
 #pragma unroll
-    for (int p = 0; p < V / 2; p++) words[p] = encode_bf16(x[2 * p], x[2 * p + 1]);
+    for (int p = 0; p < V / 2; p++) words[p] = pack_bf16(x[2 * p], x[2 * p + 1]);
     store16(words, to, base, elements);
 }
 
 __device__ __forceinline__ void store_f16(const float (&x)[V], const u64 to, const u64 base, const u64 elements) {
     u32 words[V / 2];
 #pragma unroll
-    for (int p = 0; p < V / 2; p++) words[p] = encode_f16(x[2 * p], x[2 * p + 1]);
+    for (int p = 0; p < V / 2; p++) words[p] = pack_f16(x[2 * p], x[2 * p + 1]);
     store16(words, to, base, elements);
 }
 
@@ -223,7 +233,7 @@ __device__ __forceinline__ float divided(float x, float divisor) {
     const bool is_nothing = x == 0.0f;
     // The compiler does not see what is chosen: it would find that no quotient of 0 is wanted, and divide it all the same.
     float dividend = is_nothing ? 1.0f : x;
-    asm("" : "+f"(dividend));
+    hide(&dividend);
     const float quotient = dividend / divisor;
     return is_nothing ? x * divisor : quotient;
 }

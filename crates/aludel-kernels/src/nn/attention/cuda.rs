@@ -12,9 +12,9 @@ use crate::nn::cuda::{Buffer, Cuda, Text, lock};
 use crate::nn::device::{Attention, Span};
 
 const SCORES: &str = include_str!("scores.cu");
-const TILES: &str = include_str!("tiles.cu");
+const TILES: [&str; 2] = [include_str!("units.cu"), include_str!("tiles.cu")];
 const DOTS: &str = include_str!("dots.cu");
-const WARPGROUP_TILES: &str = include_str!("warpgroups/tiles.cu");
+const WARPGROUP_TILES: [&str; 2] = [include_str!("warpgroups/units.cu"), include_str!("warpgroups/tiles.cu")];
 
 /// Lengths of tiles: 64 rows to four warps, `parts` times, against `across` at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,12 +233,12 @@ impl Tiled {
         cuda.run(text, name, grid, &arguments);
     }
 
-    const fn parts(&self) -> [&'static str; 3] {
+    const fn parts(&self) -> [&'static str; 4] {
         let tiles = match self.unit {
             Unit::Warps => TILES,
             Unit::Warpgroups => WARPGROUP_TILES,
         };
-        [SCORES, tiles, self.text]
+        [SCORES, tiles[0], tiles[1], self.text]
     }
 
     fn defines(&self, attention: Attention) -> String {

@@ -1,12 +1,7 @@
-// What all kernels of attention begin with: exponentials, scores, and waiting for copies. Defined before: SOFT_CAP, 0 or 1.
+// What all kernels of attention begin with: exponentials and scores. Defined before: SOFT_CAP, 0 or 1.
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 #define NONE (-__int_as_float(0x7f800000))
-
-__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-
-__device__ __forceinline__ void fetched() { asm volatile("cp.async.commit_group;"); }
-template <int N> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N)); }
 
 // A score times log2(e), from a product of query and key; `slope` is what its derivative is multiplied by beside the scale.
 __device__ __forceinline__ float score(float product, float scale, float cap, float* slope) {

@@ -5,22 +5,6 @@
 
 extern __shared__ __align__(16) unsigned char shared_bytes[];
 
-__device__ __forceinline__ void load_pieces(u32 r[4], u32 at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
-}
-
-__device__ __forceinline__ void load_turned(u32 r[4], u32 at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
-}
-
-__device__ __forceinline__ void multiply(float d[4], const u32 a[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // 16 rows and 16 columns from (row, column) on, as the left operand.
 __device__ __forceinline__ void left(u32 a[4], u32 tile, int row, int column) {
     int lane = threadIdx.x & 31;
@@ -53,8 +37,7 @@ __device__ __forceinline__ void fetch(u32 tile, const half_bits* from, i64 strid
         bool is_there = row < rows && column < WIDTH;
         const half_bits* source = is_there ? from + row * stride + column : from;
         int bytes = is_there ? 16 : 0;
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                     :: "r"(tile + 2 * (row * PITCH + column)), "l"(source), "r"(bytes));
+        bring16_of(tile + 2 * (row * PITCH + column), source, bytes);
     }
 }
 

@@ -52,12 +52,6 @@ impl Text<'_> {
         [self.defines, INSTRUCTIONS, PRELUDE].iter().chain(self.parts).copied().collect()
     }
 
-    /// As C++ has it behind `block.h`, which has the instructions.
-    #[cfg(test)]
-    pub(super) fn in_cpp(&self) -> String {
-        [self.defines, PRELUDE].iter().chain(self.parts).copied().collect()
-    }
-
     /// Needs the compiler's library, but no device.
     #[cfg(test)]
     pub(crate) fn assert_compiles(&self) {

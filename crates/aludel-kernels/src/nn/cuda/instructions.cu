@@ -1,5 +1,6 @@
-// Types, and instructions that C++ has no words for, that all kernels begin with; those of the units for matrices stand beside attention. `block.h` has all of
-// this for a CPU.
+// Types, and instructions that C++ has no words for, that all kernels begin with; those of the units for matrices stand beside attention. Who compiles
+// this for something else than a device has all of it under the same names.
+#ifdef __CUDACC__
 typedef unsigned short half_bits;
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -42,12 +43,28 @@ __device__ __forceinline__ float log2_fast(float x) {
     return y;
 }
 
+// An address as instructions for shared memory take it.
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
 // Sixteen bytes on their way into shared memory, both places being multiples of sixteen, and the wait for all that the thread has sent on its way.
 __device__ __forceinline__ void bring16(uint4* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from));
 }
 
 __device__ __forceinline__ void brought() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// As above, and zeros instead of what is past the first `bytes`; eight bytes likewise.
+__device__ __forceinline__ void bring16_of(u32 to, const void* from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(to), "l"(from), "r"(bytes));
+}
+
+__device__ __forceinline__ void bring8_of(u32 to, const void* from, int bytes) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" :: "r"(to), "l"(from), "r"(bytes));
+}
+
+// The end of a group of what is on its way, and the wait for all but the last N groups.
+__device__ __forceinline__ void fetched() { asm volatile("cp.async.commit_group;"); }
+template <int N> __device__ __forceinline__ void wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N)); }
 
 // Of blocks of a cluster: which one this is; that a thread has come so far, and its wait until all have: what they have written before is seen.
 __device__ __forceinline__ u32 place_in_cluster() {
@@ -71,3 +88,4 @@ __device__ __forceinline__ place_there there(const void* here, u32 block) {
 __device__ __forceinline__ void put_there(place_there place, u32 word, u32 x) {
     asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(place + 4 * word), "r"(x) : "memory");
 }
+#endif

@@ -4,11 +4,10 @@
 //! gradients of parameters f32. Everything is submitted to one stream, in order; the host waits only where it reads. What the driver or a
 //! library refuses is kept, and told by the next call that can tell.
 //!
-//! Kernels stand beside their operations (`kernels.cu`), are compiled at run time after `instructions.cu` and `prelude.cu`, and remembered. Tests run them
-//! on the CPU where there is no GPU (`on_cpu`). Products of matrices
-//! are cuBLASLt's.
+//! Kernels stand beside their operations (`kernels.cu`), are compiled at run time after `instructions.cu` and `prelude.cu`, and remembered. Products of
+//! matrices are cuBLASLt's. Where there is no GPU, tests run all of it on CUDA in software (`aludel-soft-cuda`).
 //!
-//! Tolerance, held by `aludel-bench device`: 1e-2 norm-wise of the CPU's f32 over the same values rounded to bf16. The same inputs give the
+//! Tolerance, held by `aludel-distill`'s example `device` on a GPU and its test of that name without one: 1e-2 norm-wise of the CPU's f32 over the same values rounded to bf16. The same inputs give the
 //! same bits: nothing is added in an order that depends on time.
 //!
 //! Reading order: `buffer` (memory), `context` (kernels and failures), `device` (the operations), `aside` (an optimizer's state in the host's memory),
@@ -19,8 +18,6 @@ mod buffer;
 mod context;
 mod device;
 mod layers;
-#[cfg(test)]
-pub(crate) mod on_cpu;
 
 pub use super::adamw::cuda::Moments;
 pub use aside::Host;

@@ -164,82 +164,11 @@ fn backward_sums(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Device;
-    use crate::nn::cpu::testing::{cpu, floats, read, values};
-    use crate::nn::cuda::on_cpu::{self, Given, distance, rounded};
 
     #[test]
     fn kernels_of_wide_rows_compile_for_every_width() {
         for chunks in 1..=CHUNKS {
             text_of_wide(&defines(chunks * CHUNK)).assert_compiles();
         }
-    }
-
-    /// Rows that end within a chunk, shared out unevenly.
-    #[test]
-    fn wide_rows_come_out_as_the_cpus() {
-        let norm = Norm { epsilon: 1e-5, one_plus: true };
-        let shape @ Rows { rows, width } = Rows { rows: 7, width: 2600 };
-        let given = |len, seed| rounded(&values(len, seed));
-        let (x, weight, dy, dx) =
-            (given(rows * width, 1), given(width, 2), given(rows * width, 3), given(rows * width, 4));
-        let cpu = cpu(1);
-        let [x_there, weight_there, dy_there] = [&x, &weight, &dy].map(|values| floats(&cpu, values));
-        let (mut y, mut rstd) = (floats(&cpu, &x), floats(&cpu, &vec![0.0; rows]));
-        cpu.rms_norm(norm, shape, &x_there, &weight_there, &mut y, &mut rstd);
-        let (mut dx_there, mut d_weight) = (floats(&cpu, &dx), floats(&cpu, &vec![0.0; width]));
-        cpu.rms_norm_backward(
-            norm,
-            shape,
-            &x_there,
-            &weight_there,
-            &rstd,
-            &dy_there,
-            &mut dx_there,
-            Accumulate::Add,
-            Some(&mut d_weight),
-        );
-        let rstd = read(&cpu, &rstd);
-
-        let parts = 3;
-        let (defines, grid) =
-            (defines(width), Grid { blocks: [parts as u32, 1, 1], threads: 256, shared: 0 });
-        let text = text_of_wide(&defines);
-        let mut forward = [
-            Given::halves(&x),
-            Given::floats(&weight),
-            Given::Int(0),
-            Given::halves(&vec![f32::NAN; rows * width]),
-            Given::floats(&vec![f32::NAN; rows]),
-            Given::Long(rows as i64),
-            Given::Int(width as i32),
-            Given::Float(norm.epsilon),
-            Given::Int(1),
-        ];
-        let mut backward = [
-            Given::halves(&x),
-            Given::floats(&weight),
-            Given::Int(0),
-            Given::floats(&rstd),
-            Given::halves(&dy),
-            Given::halves(&dx),
-            Given::Long(rows as i64),
-            Given::Int(width as i32),
-            Given::Int(1),
-            Given::Int(1),
-            Given::floats(&vec![f32::NAN; parts * width]),
-        ];
-        if !on_cpu::run(&text, "rms_norm_wide", grid, 1, &mut forward)
-            || !on_cpu::run(&text, "rms_norm_backward_sums", grid, 1, &mut backward)
-        {
-            return;
-        }
-        assert!(distance(&forward[3].to_halves(), &read(&cpu, &y)) < 4e-3, "rows");
-        assert!(distance(&forward[4].to_floats(), &rstd) < 1e-6, "roots");
-        assert!(distance(&backward[5].to_halves(), &read(&cpu, &dx_there)) < 4e-3, "gradient");
-        let sums = backward[10].to_floats();
-        let column = |at: usize| sums.iter().skip(at).step_by(width).sum::<f32>();
-        let sums: Vec<f32> = (0..width).map(column).collect();
-        assert!(distance(&sums, &read(&cpu, &d_weight)) < 1e-5, "gradient of the weight");
     }
 }

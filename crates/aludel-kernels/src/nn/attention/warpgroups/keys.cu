@@ -28,8 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attention_keys(
             bring<SEEN>(dy_tiles + stage * TILE(SEEN), dy + at * q_stride + next_head * WIDTH, q_stride, there);
             if (threadIdx.x < SEEN) {
                 const float2* from = pairs + next_head * all_rows + at + (threadIdx.x < there ? threadIdx.x : 0);
-                asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;"
-                             :: "r"(pair_tiles + 8 * (stage * SEEN + threadIdx.x)), "l"(from), "r"(threadIdx.x < there ? 8 : 0));
+                bring8_of(pair_tiles + 8 * (stage * SEEN + threadIdx.x), from, threadIdx.x < there ? 8 : 0);
             }
             next_at += SEEN;
             if (next_at >= end) next_at = begin, next_head++;

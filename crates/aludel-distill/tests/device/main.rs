@@ -1,0 +1,53 @@
+//! Holds the operations of a CUDA device to the CPU's, where there is no GPU: on CUDA in software.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+#[path = "../../examples/device/compare.rs"]
+mod compare;
+#[path = "../../examples/device/operations.rs"]
+mod operations;
+
+use std::process::Command;
+
+use aludel_kernels::gpu::NoStore;
+use aludel_kernels::nn::{Cpu, Cuda};
+
+use compare::Findings;
+
+/// Which of how many processes this is.
+const PART: &str = "ALUDEL_PART";
+
+/// Compares what falls to this process with whatever device it finds.
+#[test]
+#[ignore = "needs a CUDA device: the other tests start it where they have one in software"]
+fn operations_agree() {
+    let part = std::env::var(PART).ok();
+    let part = part.as_deref().and_then(|part| part.split_once('/')).unwrap_or(("0", "1"));
+    let mut findings = Findings::of_part([part.0.parse().unwrap(), part.1.parse().unwrap()]);
+    let cuda = Cuda::open(0, Box::new(NoStore)).unwrap();
+    operations::compare(&Cpu::new(None).unwrap(), &cuda, &mut findings).unwrap();
+    findings.finish().unwrap();
+}
+
+/// Compares a part in a process that finds CUDA in software, of an architecture.
+fn compare(architecture: &str, part: &str) {
+    let Some(path) = aludel_soft_cuda::library_path() else { return };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "operations_agree", "--nocapture"])
+        .env("LD_LIBRARY_PATH", &path)
+        .env("SOFT_CUDA_ARCHITECTURE", architecture)
+        .env(PART, part)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains(" compared, 0 wrong"), "{said}");
+}
+
+#[test]
+fn one_half_agrees_on_hopper() {
+    compare("90", "0/2");
+}
+
+#[test]
+fn the_other_half_agrees_on_hopper() {
+    compare("90", "1/2");
+}

@@ -1,0 +1,126 @@
+// Stands in for libcublasLt: products of matrices that lie column after column, by three loops.
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <vector>
+
+extern "C" void soft_cuda_submit(void* stream, void (*work)(void*), void (*drop)(void*), void* what);
+
+namespace {
+
+enum Status { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum Type { F32 = 0, BF16 = 14 };
+
+struct Layout {
+    int type;
+    uint64_t rows, columns;
+    int64_t leading;
+};
+
+struct Description {
+    int turns_a = 0, turns_b = 0;
+};
+
+struct Algorithm {
+    uint64_t data[8];
+};
+
+struct Heuristic {
+    Algorithm algorithm;
+    size_t workspace;
+    int state;
+    float waves;
+    int reserved[4];
+};
+
+float load(const void* at, int type, size_t index) {
+    if (type == F32) return ((const float*)at)[index];
+    uint32_t word = (uint32_t)((const uint16_t*)at)[index] << 16;
+    float x;
+    memcpy(&x, &word, 4);
+    return x;
+}
+
+void store(void* at, int type, size_t index, float x) {
+    if (type == F32) {
+        ((float*)at)[index] = x;
+        return;
+    }
+    uint32_t word;
+    memcpy(&word, &x, 4);
+    ((uint16_t*)at)[index] = x != x ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
+}
+
+// All of a matrix, rows of what is summed over side by side.
+std::vector<float> gathered(const void* at, const Layout& layout, bool is_turned) {
+    size_t outer = is_turned ? layout.columns : layout.rows, inner = is_turned ? layout.rows : layout.columns;
+    std::vector<float> all(outer * inner);
+    for (size_t o = 0; o < outer; o++)
+        for (size_t i = 0; i < inner; i++) {
+            size_t row = is_turned ? i : o, column = is_turned ? o : i;
+            all[o * inner + i] = load(at, layout.type, column * layout.leading + row);
+        }
+    return all;
+}
+
+struct Product {
+    Description description;
+    float alpha, beta;
+    const void *a, *b, *c;
+    void* d;
+    Layout of_a, of_b, of_c, of_d;
+
+    void run() const {
+        std::vector<float> left = gathered(a, of_a, description.turns_a), right = gathered(b, of_b, !description.turns_b);
+        size_t m = of_d.rows, n = of_d.columns, k = m == 0 ? 0 : left.size() / m;
+        for (size_t column = 0; column < n; column++)
+            for (size_t row = 0; row < m; row++) {
+                float sums[8] = {};
+                const float *x = &left[row * k], *y = &right[column * k];
+                for (size_t i = 0; i < k; i++) sums[i % 8] += x[i] * y[i];
+                float sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+                float added = beta == 0.0f ? 0.0f : beta * load(c, of_c.type, column * of_c.leading + row);
+                store(d, of_d.type, column * of_d.leading + row, alpha * sum + added);
+            }
+    }
+};
+
+}  // namespace
+
+#define API extern "C" __attribute__((visibility("default")))
+
+API Status cublasLtCreate(void** handle) { return *handle = malloc(1), SUCCESS; }
+API Status cublasLtDestroy(void* handle) { return free(handle), SUCCESS; }
+API Status cublasLtMatrixLayoutCreate(Layout** layout, int type, uint64_t rows, uint64_t columns, int64_t leading) {
+    if ((type != F32 && type != BF16) || leading < (int64_t)rows) return INVALID_VALUE;
+    return *layout = new Layout{type, rows, columns, leading}, SUCCESS;
+}
+API Status cublasLtMatrixLayoutDestroy(Layout* layout) { return delete layout, SUCCESS; }
+API Status cublasLtMatmulDescCreate(Description** description, int, int) { return *description = new Description, SUCCESS; }
+API Status cublasLtMatmulDescDestroy(Description* description) { return delete description, SUCCESS; }
+API Status cublasLtMatmulDescSetAttribute(Description* description, int attribute, const void* value, size_t bytes) {
+    if (bytes != 4 || (attribute != 3 && attribute != 4)) return NOT_SUPPORTED;
+    memcpy(attribute == 3 ? &description->turns_a : &description->turns_b, value, 4);
+    return SUCCESS;
+}
+API Status cublasLtMatmulPreferenceCreate(void** preference) { return *preference = malloc(1), SUCCESS; }
+API Status cublasLtMatmulPreferenceDestroy(void* preference) { return free(preference), SUCCESS; }
+API Status cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t) { return SUCCESS; }
+API Status cublasLtMatmulAlgoGetHeuristic(
+    void*, const Description*, const Layout*, const Layout*, const Layout*, const Layout*, void*, int asked, Heuristic* found, int* count
+) {
+    memset(found, 0, asked * sizeof *found);
+    return *count = 1, SUCCESS;
+}
+API Status cublasLtMatmul(
+    void*, const Description* description, const float* alpha, const void* a, const Layout* of_a, const void* b, const Layout* of_b, const float* beta,
+    const void* c, const Layout* of_c, void* d, const Layout* of_d, const Algorithm*, void*, size_t, void* stream
+) {
+    uint64_t m = description->turns_a ? of_a->columns : of_a->rows, k = description->turns_a ? of_a->rows : of_a->columns;
+    uint64_t n = description->turns_b ? of_b->rows : of_b->columns, other = description->turns_b ? of_b->columns : of_b->rows;
+    if (k != other || m != of_d->rows || n != of_d->columns || of_a->type != of_b->type) return INVALID_VALUE;
+    auto product = new Product{*description, *alpha, *beta, a, b, c, d, *of_a, *of_b, *of_c, *of_d};
+    soft_cuda_submit(stream, [](void* what) { ((Product*)what)->run(); }, [](void* what) { delete (Product*)what; }, product);
+    return SUCCESS;
+}
