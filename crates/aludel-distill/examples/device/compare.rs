@@ -12,19 +12,26 @@ pub(crate) struct Findings {
     /// Comparisons met so far, and the process that does each, by turns: its own place, and how many there are.
     met: usize,
     part: [usize; 2],
+    begins: String,
 }
 
 impl Findings {
     /// Of one of several processes that share out the comparisons.
     pub(crate) fn of_part(part: [usize; 2]) -> Self {
-        Self { compared: 0, wrong: Vec::new(), met: 0, part }
+        Self { compared: 0, wrong: Vec::new(), met: 0, part, begins: String::new() }
     }
 
-    /// Whether the next comparison is this process's.
-    pub(crate) fn is_next_own(&mut self) -> bool {
+    /// Those alone whose name begins so.
+    pub(crate) fn of(self, begins: &str) -> Self {
+        Self { begins: begins.to_owned(), ..self }
+    }
+
+    /// Whether the next comparison, of this name, is this process's.
+    pub(crate) fn is_own(&mut self, name: &str) -> bool {
         let [own, parts] = self.part;
-        self.met += 1;
-        self.met % parts.max(1) == own
+        let is_wanted = name.starts_with(&self.begins);
+        self.met += usize::from(is_wanted);
+        is_wanted && self.met % parts.max(1) == own
     }
 
     /// Compares values, and prints how far they are apart.

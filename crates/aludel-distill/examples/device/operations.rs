@@ -22,11 +22,12 @@ type Outcome = Result<Vec<(&'static str, Vec<f32>)>, DeviceError>;
 /// Runs one piece of code on both devices, and compares what it returns, name by name.
 macro_rules! both {
     ($findings:expr, $cpu:expr, $cuda:expr, $name:expr, $tolerance:expr, $run:path $(, $argument:expr)*) => {{
-        if $findings.is_next_own() {
+        let name = $name;
+        if $findings.is_own(&name) {
             let want: Outcome = $run($cpu $(, $argument)*);
             let got: Outcome = $run($cuda $(, $argument)*);
             for ((part, got), (_, want)) in got?.iter().zip(&want?) {
-                $findings.add(&format!("{} {part}", $name), got, want, $tolerance);
+                $findings.add(&format!("{name} {part}"), got, want, $tolerance);
             }
         }
     }};

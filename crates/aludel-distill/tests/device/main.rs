@@ -13,8 +13,9 @@ use aludel_kernels::nn::{Cpu, Cuda};
 
 use compare::Findings;
 
-/// Which of how many processes this is.
+/// Which of how many processes this is, and what the names of its comparisons begin with.
 const PART: &str = "ALUDEL_PART";
+const BEGINS: &str = "ALUDEL_BEGINS";
 
 /// Compares what falls to this process with whatever device it finds.
 #[test]
@@ -22,20 +23,22 @@ const PART: &str = "ALUDEL_PART";
 fn operations_agree() {
     let part = std::env::var(PART).ok();
     let part = part.as_deref().and_then(|part| part.split_once('/')).unwrap_or(("0", "1"));
-    let mut findings = Findings::of_part([part.0.parse().unwrap(), part.1.parse().unwrap()]);
+    let part = [part.0.parse().unwrap(), part.1.parse().unwrap()];
+    let mut findings = Findings::of_part(part).of(&std::env::var(BEGINS).unwrap_or_default());
     let cuda = Cuda::open(0, Box::new(NoStore)).unwrap();
     operations::compare(&Cpu::new(None).unwrap(), &cuda, &mut findings).unwrap();
     findings.finish().unwrap();
 }
 
 /// Compares a part in a process that finds CUDA in software, of an architecture.
-fn compare(architecture: &str, part: &str) {
+fn compare(architecture: &str, part: &str, begins: &str) {
     let Some(path) = aludel_soft_cuda::library_path() else { return };
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "operations_agree", "--nocapture"])
         .env("LD_LIBRARY_PATH", &path)
         .env("SOFT_CUDA_ARCHITECTURE", architecture)
         .env(PART, part)
+        .env(BEGINS, begins)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
@@ -44,10 +47,16 @@ fn compare(architecture: &str, part: &str) {
 
 #[test]
 fn one_half_agrees_on_hopper() {
-    compare("90", "0/2");
+    compare("90", "0/2", "");
 }
 
 #[test]
 fn the_other_half_agrees_on_hopper() {
-    compare("90", "1/2");
+    compare("90", "1/2", "");
+}
+
+/// Without warpgroups.
+#[test]
+fn attention_agrees_on_ampere() {
+    compare("80", "0/1", "attention");
 }
