@@ -61,7 +61,8 @@ fn compiled() -> io::Result<PathBuf> {
     TEXTS.hash(&mut hasher);
     let program = std::env::current_exe()?;
     let above = program.parent().unwrap_or(Path::new("."));
-    let folder = above.join(format!("soft-cuda-{:016x}", hasher.finish()));
+    let version = format!("soft-cuda-{:016x}", hasher.finish());
+    let folder = above.join(&version);
     if folder.is_dir() {
         return Ok(folder);
     }
@@ -71,12 +72,22 @@ fn compiled() -> io::Result<PathBuf> {
         std::fs::write(own.path().join(name), text)?;
     }
     for (name, sources) in LIBRARIES {
-        let flags = ["-std=c++17", "-O2", "-Wall", "-shared", "-fPIC", "-ffp-contract=off", "-pthread"];
+        let flags = [
+            "-std=c++17",
+            "-O2",
+            "-Wall",
+            "-Wno-attributes",
+            "-shared",
+            "-fPIC",
+            "-ffp-contract=off",
+            "-pthread",
+        ];
         let leans = if name == "libcuda.so" { &[][..] } else { &["./libcuda.so"] };
         let output = Command::new("c++")
             .current_dir(own.path())
             .args(flags)
             .arg(format!("-Wl,-soname,{name}"))
+            .arg(format!("-DSOFT_CUDA_VERSION=\"{version}\""))
             .args(["-o", name])
             .args(sources)
             .args(leans)

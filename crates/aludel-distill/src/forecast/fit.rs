@@ -53,15 +53,18 @@ pub(crate) struct Limit {
     pub(crate) process: u64,
 }
 
+/// What the process holds of the memory that a run takes, before anything of it is there: a device's libraries in its own, all else in the host's.
+pub(crate) fn held<D: Device>(device: &D) -> u64 {
+    let held = if device.free_memory().is_some() { device.peak_memory() } else { resident::now() };
+    held.unwrap_or(0)
+}
+
 impl Limit {
     /// What is given, or what is free where the device or the system tells.
     pub(crate) fn of<D: Device>(device: &D, given: Option<u64>) -> Option<Self> {
-        let free = device.free_memory();
-        // What the process holds is in the host's memory, which a device with its own leaves alone.
-        let process = if free.is_some() { 0 } else { resident::now().unwrap_or(0) };
-        let free = free.map(|free| free.saturating_sub(RESERVE));
-        let there = free.or_else(|| Some(resident::available()? + process));
-        let bytes = given.or(there)?;
+        let (process, free) = (held(device), device.free_memory());
+        let free = free.map(|free| free.saturating_sub(RESERVE)).or_else(resident::available);
+        let bytes = given.or(free.map(|free| free + process))?;
         Some(Self { bytes, is_given: given.is_some(), process })
     }
 
@@ -192,17 +195,14 @@ fn fewest(
 
 fn too_large(all: Memory, least: Memory, tried: &[Saving], limit: Limit) -> Problem {
     let given = if limit.is_given { "of --memory" } else { "that are free" };
-    let bytes = limit.bytes.saturating_sub(limit.process);
+    let whole = |memory: Memory| megabytes(memory.total() + limit.process);
     let tried: Vec<String> = tried.iter().map(ToString::to_string).collect();
     let tried = match tried.is_empty() {
         true => String::new(),
-        false => format!(", and {} with {}", megabytes(least.total()), tried.join(", ")),
+        false => format!(", and {} with {}", whole(least), tried.join(", ")),
     };
-    let message = format!(
-        "the run takes {}{tried}, more than the {} {given}",
-        megabytes(all.total()),
-        megabytes(bytes)
-    );
+    let message =
+        format!("the run takes {}{tried}, more than the {} {given}", whole(all), megabytes(limit.bytes));
     let smaller = "lower `micro_batch` or `sequence_length`, train adapters (`lora`), or share the state with other processes (`zero: 1`)";
     let hint = if limit.is_given {
         smaller.to_owned()

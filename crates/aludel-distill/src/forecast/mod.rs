@@ -11,7 +11,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use aludel_checkpoint::resident;
 use aludel_kernels::loss::LossDevice;
 use aludel_model::Decoder;
 use serde::Serialize;
@@ -23,7 +22,9 @@ use crate::run::Run;
 use crate::step::Trainer;
 use crate::train::{Corpus, Source};
 use count::Counted;
-pub(crate) use fit::{Fitted, Limit, Saving, as_recorded, bits, fit, last_recorded, of_bits, told, with};
+pub(crate) use fit::{
+    Fitted, Limit, Saving, as_recorded, bits, fit, held, last_recorded, of_bits, told, with,
+};
 
 /// What a run takes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -105,8 +106,7 @@ pub fn forecast<D: LossDevice>(
     let mut corpus = Corpus::open(&run, &tokenizers).map_err(Error::into_problem)?;
     let steps = corpus.steps();
     let cache = CachedTeacher::of_run(device, &run, tokenizers.of_teacher(), corpus.fingerprint())?;
-    let is_host = device.free_memory().is_none();
-    let process = if is_host { resident::now().unwrap_or(0) } else { 0 };
+    let process = held(device.as_ref());
     let models = Models::load(device, &run)?;
     let timing = time(&run, (models, cache), &mut corpus, steps)?;
     let tokens_per_step = (run.train.batch_size * run.data.sequence_length) as u64;

@@ -1,4 +1,4 @@
-// Stands in for libnvrtc: compiles kernels as C++ behind `kernel.h`.
+// Stands in for libnvrtc: compiles kernels as C++ behind `kernel.h`, each once: what is compiled stays beside this library.
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -85,7 +85,30 @@ std::string with_shared(std::string text) {
     return text.replace(at, end + 1 - at, "\n#define " + declared.substr(name + 1) + " ((" + type + "*)soft_cuda::shared)\n");
 }
 
-int run(const std::string& command) { return system(command.c_str()); }
+bool run(const std::string& command) { return system(command.c_str()) == 0; }
+
+// Compiles to a file, which is there whole or not at all.
+bool compile(Program& program, const std::string& own, const std::string& architecture, const std::string& to) {
+    char folder[] = "/tmp/soft-cuda-XXXXXX";
+    if (!mkdtemp(folder)) return false;
+    std::string here = folder, flags = " -std=c++17 -D__CUDA_ARCH__=" + architecture + " -w ";
+    std::ofstream(here + "/text.cpp") << program.source;
+    const char* mark = "'-D__cluster_dims__(x,y,z)=SOFT_CUDA_CLUSTER(x)'";
+    bool is_done = run("c++ -E -P" + flags + mark + " -o " + here + "/text.i " + here + "/text.cpp 2> " + here + "/log");
+    if (is_done) {
+        std::ofstream file(here + "/kernels.cpp");
+        file << "#include \"kernel.h\"\n" << with_shared(program.source) << "\n";
+        for (auto& [name, cluster] : kernels(content(here + "/text.i"))) file << "SOFT_CUDA_KERNEL(" << name << ", " << cluster << ")\n";
+        file.close();
+        std::string part = to + "." + std::to_string(getpid());
+        is_done = run(
+            "c++ -O1 -shared -fPIC -ffp-contract=off" + flags + "-I " + own + " -o " + part + " " + here + "/kernels.cpp " + own + "/libcuda.so 2>> " + here + "/log"
+        ) && rename(part.c_str(), to.c_str()) == 0;
+    }
+    program.log = content(here + "/log");
+    run("rm -rf " + here);
+    return is_done;
+}
 
 }  // namespace
 
@@ -103,31 +126,22 @@ API Result nvrtcDestroyProgram(Program** program) {
 }
 
 API Result nvrtcCompileProgram(Program* program, int count, const char* const* options) {
-    char folder[] = "/tmp/soft-cuda-XXXXXX";
-    if (!mkdtemp(folder)) return COMPILATION;
-    std::string here = folder, own = own_folder(), architecture = "0";
+    std::string own = own_folder(), architecture = "0";
     for (int i = 0; i < count; i++) {
         const char* digits = strstr(options[i], "architecture=sm_");
         if (digits) architecture = std::to_string(atoi(digits + strlen("architecture=sm_")) * 10);
     }
-    std::string flags = " -std=c++17 -D__CUDA_ARCH__=" + architecture + " -w ";
-    std::ofstream(here + "/text.cpp") << program->source;
-    int failed = run("c++ -E -P" + flags + "'-D__cluster_dims__(x,y,z)=SOFT_CUDA_CLUSTER(x)' -o " + here + "/text.i " + here + "/text.cpp 2> " + here + "/log");
-    if (!failed) {
-        std::ofstream file(here + "/kernels.cpp");
-        file << "#include \"kernel.h\"\n" << with_shared(program->source) << "\n";
-        for (auto& [name, cluster] : kernels(content(here + "/text.i"))) file << "SOFT_CUDA_KERNEL(" << name << ", " << cluster << ")\n";
-        file.close();
-        failed = run(
-            "c++ -O1 -shared -fPIC -ffp-contract=off" + flags + "-I " + own + " -o " + here + "/kernels.so " + here + "/kernels.cpp " + own + "/libcuda.so 2>> " + here + "/log"
-        );
+    std::stringstream name;
+    name << own << "/kernels-" << std::hex << std::hash<std::string>()(architecture + program->source) << ".so";
+    std::string compiled = content(name.str());
+    if (compiled.empty()) {
+        bool is_compiled = compile(*program, own, architecture, name.str());
+        if (!is_compiled) return COMPILATION;
+        compiled = content(name.str());
     }
-    program->log = content(here + "/log");
-    std::string compiled = content(here + "/kernels.so");
     uint64_t length = compiled.size();
-    program->image = "softcuda" + std::string((const char*)&length, 8) + compiled;
-    run("rm -rf " + here);
-    return failed ? COMPILATION : SUCCESS;
+    program->image = SOFT_CUDA_VERSION + std::string((const char*)&length, 8) + compiled;
+    return SUCCESS;
 }
 
 API Result nvrtcGetCUBINSize(Program* program, size_t* bytes) { return *bytes = program->image.size(), SUCCESS; }

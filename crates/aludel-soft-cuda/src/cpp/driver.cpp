@@ -423,13 +423,15 @@ API Result cuGraphDestroy(void* graph) { return delete (Graph*)graph, SUCCESS; }
 API Result cuGraphExecDestroy(void* executable) { return delete (Graph*)executable, SUCCESS; }
 
 API Result cuModuleLoadData(void** handle, const void* image) {
-    // The length is said by what the compiler has put before the image.
+    // The compiler has put its version before the image, and the length.
     uint64_t length;
-    if (memcmp(image, "softcuda", 8) != 0) return INVALID_IMAGE;
-    memcpy(&length, (const char*)image + 8, 8);
+    const size_t version = strlen(SOFT_CUDA_VERSION);
+    if (memcmp(image, SOFT_CUDA_VERSION, version) != 0) return INVALID_IMAGE;
+    const char* after = (const char*)image + version;
+    memcpy(&length, after, 8);
     char path[] = "/tmp/soft-cuda-XXXXXX";
     int file = mkstemp(path);
-    bool is_written = file >= 0 && write(file, (const char*)image + 16, length) == (ssize_t)length;
+    bool is_written = file >= 0 && write(file, after + 8, length) == (ssize_t)length;
     if (file >= 0) close(file);
     void* library = is_written ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : nullptr;
     if (!library) fprintf(stderr, "soft-cuda: %s\n", dlerror());

@@ -79,7 +79,6 @@ struct Words {
     Words(u32 a, u32 b) {
         const uint64_t* all = said((uint64_t)b << 32 | a);
         for (int i = 0; i < 32; i++) first[i] = (u32)all[i], second[i] = (u32)(all[i] >> 32);
-        heard();
     }
 };
 

@@ -95,7 +95,6 @@ template <typename T> T said_by(T own, unsigned from) {
     memcpy(&word, &own, sizeof own);
     word = said(word)[from % 32];
     memcpy(&own, &word, sizeof own);
-    heard();
     return own;
 }
 }  // namespace soft_cuda
@@ -117,7 +116,6 @@ inline unsigned __ballot_sync(unsigned mask, int x) {
     if (mask == own) return x ? own : 0;
     const uint64_t* said = soft_cuda::said(x != 0);
     for (int i = 0; i < 32; i++) all |= (mask >> i & 1 & (unsigned)said[i]) << i;
-    soft_cuda::heard();
     return all;
 }
 template <typename T> unsigned __match_any_sync(unsigned mask, T x) {
@@ -125,7 +123,6 @@ template <typename T> unsigned __match_any_sync(unsigned mask, T x) {
     if (mask == own) return own;
     const uint64_t* said = soft_cuda::said((uint64_t)x);
     for (int i = 0; i < 32; i++) all |= (mask >> i & 1 & (unsigned)(said[i] == (uint64_t)x)) << i;
-    soft_cuda::heard();
     return all;
 }
 inline int __reduce_min_sync(unsigned, int x) {
@@ -137,12 +134,13 @@ namespace soft_cuda {
 static thread_local char anchor;
 inline void* own_anchor() { return &anchor; }
 
+// How a kernel is called with arguments that lie somewhere. The names are such as no text defines.
 template <typename F, F kernel> struct Called;
 template <typename... A, void (*kernel)(A...)> struct Called<void (*)(A...), kernel> {
-    static constexpr unsigned COUNT = sizeof...(A);
-    static constexpr unsigned SIZES[] = {sizeof(A)...};
-    template <size_t... I> static void with(void* const* arguments, std::index_sequence<I...>) { kernel(*(A*)arguments[I]...); }
-    static void body(void* const* arguments) { with(arguments, std::index_sequence_for<A...>()); }
+    static constexpr unsigned soft_cuda_count = sizeof...(A);
+    static constexpr unsigned soft_cuda_sizes[] = {sizeof(A)...};
+    template <size_t... I> static void soft_cuda_with(void* const* arguments, std::index_sequence<I...>) { kernel(*(A*)arguments[I]...); }
+    static void soft_cuda_body(void* const* arguments) { soft_cuda_with(arguments, std::index_sequence_for<A...>()); }
 };
 }  // namespace soft_cuda
 
@@ -151,8 +149,8 @@ template <typename... A, void (*kernel)(A...)> struct Called<void (*)(A...), ker
     extern "C" { \
     extern const soft_cuda::Kernel soft_cuda_kernel_##name; \
     __attribute__((visibility("default"))) const soft_cuda::Kernel soft_cuda_kernel_##name = { \
-        soft_cuda::Called<decltype(&name), name>::body, soft_cuda::Called<decltype(&name), name>::COUNT, \
-        soft_cuda::Called<decltype(&name), name>::SIZES, cluster, soft_cuda::own_anchor}; \
+        soft_cuda::Called<decltype(&name), name>::soft_cuda_body, soft_cuda::Called<decltype(&name), name>::soft_cuda_count, \
+        soft_cuda::Called<decltype(&name), name>::soft_cuda_sizes, cluster, soft_cuda::own_anchor}; \
     }
 
 #include "instructions.h"

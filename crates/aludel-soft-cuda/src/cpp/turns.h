@@ -13,18 +13,19 @@ struct Here {
     Place thread, block, threads, blocks;
     unsigned rank_in_cluster;
 };
-extern thread_local Here here;
+// Few bytes, which lie where a thread finds them at once.
+#define SOFT_CUDA_NEAR __attribute__((tls_model("initial-exec")))
+extern thread_local Here here SOFT_CUDA_NEAR;
 
 // Shared memory that a launch sizes; the most that a block can have.
 const size_t MOST_SHARED = 227 << 10;
-extern thread_local unsigned char shared[];
+extern thread_local unsigned char* shared SOFT_CUDA_NEAR;
 
 // Until all threads of the block that have not ended are here.
 void wait_for_block();
 
-// What each thread of the warp says, by its lane, until `heard`. All that have not ended take part.
+// What each thread of the warp says, by its lane, until it says something again. All that have not ended take part.
 const uint64_t* said(uint64_t own);
-void heard();
 
 // Of a cluster: that a thread has come so far; until all have; where another block has its own of something in shared memory.
 void arrive_in_cluster();

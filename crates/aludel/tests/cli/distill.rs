@@ -8,7 +8,7 @@ use snapbox::str;
 use crate::sandbox::Sandbox;
 
 /// The example's run, models and data.
-fn example() -> Sandbox {
+pub(crate) fn example() -> Sandbox {
     let sandbox = Sandbox::new(&[]);
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     for folder in ["models/scripture", "data"] {
@@ -117,7 +117,7 @@ fn what_does_not_fit_the_memory_is_refused_before_anything_is_loaded() {
     for more in [&["--dry-run"][..], &[]] {
         let command = [&["distill", "run.yml", "--memory", "1MB"], more].concat();
         sandbox.aludel(&command).assert().code(3).stdout_eq("").stderr_eq(str![[r#"
-error: the run takes [..] MB, more than the 0.0 MB of --memory
+error: the run takes [..] MB, more than the 1.0 MB of --memory
   hint: lower `micro_batch` or `sequence_length`, train adapters (`lora`), or share the state with other processes (`zero: 1`)
 aludel: 1 problem, nothing was written
 

@@ -187,7 +187,9 @@ fn wgpu_writes_the_bytes_of_the_cpu() {
 #[test]
 fn cuda_writes_the_bytes_of_the_cpu() {
     if sandbox().with_cuda(&[]).is_some() {
-        assert_writes_the_bytes_of_the_cpu("cuda", |sandbox, arguments| sandbox.with_cuda(arguments).unwrap());
+        assert_writes_the_bytes_of_the_cpu("cuda", |sandbox, arguments| {
+            sandbox.with_cuda(arguments).unwrap()
+        });
     }
 }
 

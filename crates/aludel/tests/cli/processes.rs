@@ -10,7 +10,7 @@ use crate::distill::short;
 use crate::sandbox::Sandbox;
 
 /// A port that nobody listens at.
-fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
