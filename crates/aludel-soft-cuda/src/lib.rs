@@ -13,6 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Files that libraries are compiled from, and kernels behind.
 const TEXTS: [(&str, &str); 9] = [
@@ -40,8 +41,10 @@ const LIBRARIES: [(&str, &[&str]); 4] = [
 /// # Panics
 /// Where the libraries do not compile, or their folder cannot be written.
 pub fn library_path() -> Option<OsString> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let own = FOLDER.get_or_init(libraries).clone()?;
     let others = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let folders = std::iter::once(libraries()?).chain(std::env::split_paths(&others));
+    let folders = std::iter::once(own).chain(std::env::split_paths(&others));
     Some(std::env::join_paths(folders).expect("a folder has a colon in its name"))
 }
 
