@@ -92,3 +92,15 @@ fn attention_of_wide_heads_agrees_by_what_is_chosen() {
 fn attention_agrees_on_ampere_by_what_is_chosen() {
     compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "attention 8"), ("SOFT_CUDA_ARCHITECTURE", "80")]);
 }
+
+#[test]
+fn losses_agree_by_what_is_chosen() {
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "loss mixed Teacher Gradient")]);
+}
+
+/// Clusters are a candidate that loses, where a device refuses them.
+#[test]
+fn losses_agree_where_no_cluster_can_be_launched() {
+    let refused = ("SOFT_CUDA_CLUSTERS", "0");
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "loss ForwardKl Gradient 131072"), refused]);
+}
