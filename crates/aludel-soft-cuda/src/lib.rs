@@ -6,7 +6,8 @@
 //! races between threads of a block, and each sum over matrices has an order of its own.
 //!
 //! Set up by variables of the environment: `SOFT_CUDA_ARCHITECTURE` (90, which has clusters and warpgroups; 80 has neither), `SOFT_CUDA_MEMORY` (bytes of
-//! the device, 8 GiB), `SOFT_CUDA_DEVICES` (1).
+//! the device, 8 GiB), `SOFT_CUDA_DEVICES` (1), `SOFT_CUDA_CLUSTERS` (1; with 0 launches of clusters fail), `SOFT_CUDA_WRONG_PRODUCT` (where it is set, one of
+//! cuBLASLt's ways to multiply gives something else).
 
 use std::ffi::OsString;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,7 +1,7 @@
 //! Holds a CUDA device to the CPU, and times it: what CI cannot, having no GPU.
 //!
 //! `device operations [PART PARTS]` compares every operation on random inputs, or one of so many parts of them: most of the time one thread compiles
-//! kernels. `device gradients MODEL...` compares whole models' gradients on the same weights;
+//! kernels; `device operations of NAME` those whose name begins so. `device gradients MODEL...` compares whole models' gradients on the same weights;
 //! `device head ROWS STUDENT TEACHER VOCABULARY` times the fused head; `device dense ROWS VOCABULARY` losses of logits that are there; `device step
 //! DOCUMENTS LENGTH [TEACHER]` training steps of a Llama of 1.5 B parameters, distilled where a teacher (`3b` or `8b`) is named. The exit code says whether
 //! what was compared agrees.
@@ -27,8 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut findings = Findings::of_part([0, 1]);
     match words.as_slice() {
         ["operations", part @ ..] => {
-            if !part.is_empty() {
-                findings = Findings::of_part(numbers(part)?);
+            match part {
+                [] => {}
+                ["of", begins] => findings = findings.of(begins),
+                _ => findings = Findings::of_part(numbers(part)?),
             }
             operations::compare(&Cpu::new(None)?, &cuda, &mut findings)?;
         }

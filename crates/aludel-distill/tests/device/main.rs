@@ -5,6 +5,7 @@
 mod compare;
 #[path = "../../examples/device/operations.rs"]
 mod operations;
+mod tuning;
 
 use std::process::Command;
 
@@ -30,19 +31,29 @@ fn operations_agree() {
     findings.finish().unwrap();
 }
 
-/// Compares a part in a process that finds CUDA in software, of an architecture.
-fn compare(architecture: &str, part: &str, begins: &str) {
-    let Some(path) = aludel_soft_cuda::library_path() else { return };
+/// What a test of this program says that is run in a process which finds CUDA in software; `None` where there is none.
+fn started(test: &str, settings: &[(&str, &str)]) -> Option<String> {
+    let path = aludel_soft_cuda::library_path()?;
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "operations_agree", "--nocapture"])
+        .args(["--ignored", "--exact", test, "--nocapture"])
+        .env_remove("ALUDEL_TUNE")
         .env("LD_LIBRARY_PATH", &path)
-        .env("SOFT_CUDA_ARCHITECTURE", architecture)
-        .env(PART, part)
-        .env(BEGINS, begins)
+        .envs(settings.iter().copied())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains(" compared, 0 wrong"), "{said}");
+    assert!(output.status.success(), "{said}");
+    Some(said.into_owned())
+}
+
+/// Compares a part in a process that finds CUDA in software, of an architecture.
+fn compare(architecture: &str, part: &str, begins: &str) {
+    compare_with(&[("SOFT_CUDA_ARCHITECTURE", architecture), (PART, part), (BEGINS, begins)]);
+}
+
+fn compare_with(settings: &[(&str, &str)]) {
+    let Some(said) = started("operations_agree", settings) else { return };
+    assert!(said.contains(" compared, 0 wrong"), "{said}");
 }
 
 #[test]
@@ -59,4 +70,37 @@ fn the_other_half_agrees_on_hopper() {
 #[test]
 fn attention_agrees_on_ampere() {
     compare("80", "0/1", "attention");
+}
+
+/// By the ways that trials choose, whatever the size.
+#[test]
+fn products_agree_by_what_is_chosen() {
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "linear 37")]);
+}
+
+#[test]
+fn attention_agrees_by_what_is_chosen() {
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "attention 64 packed")]);
+}
+
+#[test]
+fn attention_of_wide_heads_agrees_by_what_is_chosen() {
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "attention 128 cap")]);
+}
+
+#[test]
+fn attention_agrees_on_ampere_by_what_is_chosen() {
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "attention 8"), ("SOFT_CUDA_ARCHITECTURE", "80")]);
+}
+
+#[test]
+fn losses_agree_by_what_is_chosen() {
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "loss mixed Teacher Gradient")]);
+}
+
+/// Clusters are a candidate that loses, where a device refuses them.
+#[test]
+fn losses_agree_where_no_cluster_can_be_launched() {
+    let refused = ("SOFT_CUDA_CLUSTERS", "0");
+    compare_with(&[("ALUDEL_TUNE", "all"), (BEGINS, "loss ForwardKl Gradient 131072"), refused]);
 }

@@ -14,7 +14,7 @@ use crate::gpu::KernelStore;
 /// The kernels of one device.
 pub(crate) struct Kernels {
     options: Vec<String>,
-    store: Box<dyn KernelStore>,
+    store: Arc<dyn KernelStore>,
     loaded: Mutex<HashMap<String, Arc<Module>>>,
     compiled: AtomicU64,
 }
@@ -47,11 +47,16 @@ impl Kernels {
     fn with(options: &[&str], architecture: &str, store: Box<dyn KernelStore>) -> Self {
         let architecture = format!("--gpu-architecture={architecture}");
         let options = options.iter().map(|option| (*option).to_owned()).chain([architecture]).collect();
-        Self { options, store, loaded: Mutex::default(), compiled: AtomicU64::new(0) }
+        Self { options, store: Arc::from(store), loaded: Mutex::default(), compiled: AtomicU64::new(0) }
     }
 
     pub(super) fn store(&self) -> &dyn KernelStore {
         &*self.store
+    }
+
+    /// For whoever remembers more than images.
+    pub(crate) fn shared_store(&self) -> Arc<dyn KernelStore> {
+        Arc::clone(&self.store)
     }
 
     /// How many texts this process had to compile.

@@ -3,6 +3,7 @@
 //! In: a position among the devices, and a store for kernels. Out: a [`Device`] that all threads share, and a [`Lane`] for each thread that
 //! feeds it.
 
+use super::choices::{self, Choice};
 use super::compile::Kernels;
 use super::dialect::{self, CudaC, Shapes};
 use super::driver::{Driver, Facts, Kernel, Memory, Pinned, Stream};
@@ -44,6 +45,11 @@ impl Device {
     /// What the driver says of it.
     pub const fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// What was chosen for models on such a device, in the order in which it was.
+    pub fn choices_of_models(&self) -> Vec<Choice> {
+        choices::of_models(self.kernels.store(), &self.facts)
     }
 
     /// Bytes of its memory that nobody has.

@@ -75,6 +75,9 @@ pub(crate) struct Mark {
     event: CudaEvent,
 }
 
+/// Memory that is left when some can be spared.
+const LEFT: usize = 512 << 20;
+
 /// How a kernel is started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
@@ -315,6 +318,14 @@ impl Drop for Allocation {
     }
 }
 
+impl Mark {
+    /// Seconds from here to a later point, both of [`Stream::timed_mark`]; waited for.
+    pub(crate) fn seconds_until(&self, later: &Self) -> Result<f64, CudaError> {
+        let milliseconds = self.event.elapsed_ms(&later.event).map_err(driver("ask for a time"))?;
+        Ok(f64::from(milliseconds) / 1000.0)
+    }
+}
+
 impl Pinned {
     pub(crate) fn bytes(&mut self) -> Result<&mut [u8], CudaError> {
         self.bytes.as_mut_slice().map_err(driver("wait for a copy"))
@@ -467,6 +478,28 @@ impl Stream {
     pub(crate) fn mark(&self) -> Result<Mark, CudaError> {
         let event = self.stream.record_event(None).map_err(driver("mark a point of a stream"))?;
         Ok(Mark { event })
+    }
+
+    /// The same, with the device's time.
+    pub(crate) fn timed_mark(&self) -> Result<Mark, CudaError> {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = self.stream.record_event(flags).map_err(driver("mark a point of a stream"))?;
+        Ok(Mark { event })
+    }
+
+    /// Whether what is submitted is written down instead of done.
+    pub(crate) fn is_capturing(&self) -> Result<bool, CudaError> {
+        let status = self.stream.capture_status().map_err(driver("ask for a stream's state"))?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// Memory that can be spared for a while: as much is left as kernels and libraries take that are yet to be loaded.
+    pub(crate) fn spare_block(&self, bytes: usize) -> Result<Block, CudaError> {
+        let (free, _) = self.stream.context().mem_get_info().map_err(driver("ask for free memory"))?;
+        if free < bytes.saturating_add(LEFT) {
+            return Err(CudaError::OutOfMemory { bytes: bytes as u64 });
+        }
+        self.block(bytes)
     }
 
     /// What is submitted from now on waits for a point of another stream.

@@ -1,13 +1,14 @@
 //! Computes on CUDA devices: batches of formulas, and what operations on models ask of a driver.
 //!
 //! A pass of the schedule is said in CUDA C (`dialect`), compiled at run time and remembered (`compile`); memory, streams and launches are the driver's
-//! (`driver`), thresholds are found by way of samples (`selection`), how kernels share work out is tuned (`tune`), and what is computed is
-//! handed to models on the same device (`handover`).
+//! (`driver`), thresholds are found by way of samples (`selection`), how kernels share work out is tuned (`tune`; `choices` for
+//! models), and what is computed is handed to models on the same device (`handover`).
 //!
 //! What makes the bits those of the CPU: the same instructions in the same order without fused multiplication, partial sums in f64 over
 //! sixteen lanes of the same chunks joined in the same order, the same counters of the same random streams, and exact selection. Where
 //! an input has a NaN or an infinity, or the output a NaN, the CPU computes the tensor: only there could bits differ.
 
+pub(crate) mod choices;
 pub(crate) mod collective;
 pub(crate) mod compile;
 mod device;
@@ -18,6 +19,7 @@ pub(crate) mod products;
 mod selection;
 mod tune;
 
+pub use choices::Choice;
 pub use collective::Collective;
 pub use device::{Device, Lane};
 #[cfg(test)]

@@ -133,7 +133,12 @@ struct Event {
     std::shared_ptr<Stream> stream;
     size_t at = 0;
     std::shared_ptr<Graph> graph;
+    bool is_timed = false;
+    std::shared_ptr<double> time;
 };
+
+// Milliseconds that everything would have taken: a thousandth for each block of a launch, and what products say.
+double spent = 0;
 
 std::map<void*, std::shared_ptr<Stream>> streams;
 
@@ -358,7 +363,11 @@ API Result cuStreamWaitEvent(void* handle, void* event_handle, unsigned) {
     return SUCCESS;
 }
 
-API Result cuEventCreate(void** handle, unsigned) { return *handle = new Event, SUCCESS; }
+API Result cuEventCreate(void** handle, unsigned flags) {
+    auto event = new Event;
+    event->is_timed = !(flags & 2);
+    return *handle = event, SUCCESS;
+}
 API Result cuEventDestroy_v2(void* handle) {
     LOCKED;
     delete (Event*)handle;
@@ -367,7 +376,10 @@ API Result cuEventDestroy_v2(void* handle) {
 API Result cuEventRecord(void* handle, void* stream_handle) {
     LOCKED;
     auto stream = of(stream_handle);
-    *(Event*)handle = {stream, stream->submitted, stream->graph};
+    auto time = std::make_shared<double>(0.0);
+    bool is_timed = ((Event*)handle)->is_timed;
+    if (is_timed && !stream->graph) submit(*stream, [time] { *time = spent; });
+    *(Event*)handle = {stream, stream->submitted, stream->graph, is_timed, time};
     return SUCCESS;
 }
 API Result cuEventSynchronize(void* handle) {
@@ -383,8 +395,9 @@ API Result cuEventQuery(void* handle) {
     return !event->stream || event->stream->done >= event->at ? SUCCESS : NOT_READY;
 }
 API Result cuEventElapsedTime_v2(float* milliseconds, void* begin, void* end) {
+    if (!((Event*)begin)->is_timed || !((Event*)end)->is_timed) return INVALID_VALUE;
     cuEventSynchronize(begin), cuEventSynchronize(end);
-    *milliseconds = 1.0f;
+    *milliseconds = (float)(*((Event*)end)->time - *((Event*)begin)->time);
     return SUCCESS;
 }
 
@@ -469,6 +482,7 @@ API Result cuLaunchKernel(
     const Function& function = *(Function*)handle;
     bool fits = x > 0 && y > 0 && z > 0 && x <= 0x7fffffff && y <= 65535 && z <= 65535 && tx * ty * tz > 0 && tx * ty * tz <= 1024;
     if (!fits || shared_bytes > function.allowed || x % function.kernel->blocks_of_cluster != 0) return INVALID_VALUE;
+    if (function.kernel->blocks_of_cluster > 1 && setting("SOFT_CUDA_CLUSTERS", 1) == 0) return INVALID_VALUE;
     // Arguments are copied now, and kept where they lie.
     auto launch = std::make_shared<Launch>();
     auto values = std::make_shared<std::vector<std::string>>();
@@ -477,10 +491,14 @@ API Result cuLaunchKernel(
     for (std::string& value : *values) launch->arguments.push_back(value.data());
     submit(*of(stream), [launch, values] {
         run(*launch);
+        spent += 1e-3 * launch->blocks.x * launch->blocks.y * launch->blocks.z;
         for (auto& [address, range] : device_memory) watch(address, range.bytes);
     });
     return SUCCESS;
 }
+
+// What work of another library would have taken; called by it.
+API void soft_cuda_spend(double milliseconds) { spent += milliseconds; }
 
 // Work of another library, in the order of a stream.
 API void soft_cuda_submit(void* stream, void (*work)(void*), void (*drop)(void*), void* what) {

@@ -1,8 +1,8 @@
-//! `aludel devices`: lists the GPUs that merges can be computed on, and tunes kernels for them.
+//! `aludel devices`: lists the GPUs that merges can be computed on, tunes kernels for them, and lists what was chosen for models.
 
 use std::sync::Arc;
 
-use aludel_kernels::cuda::{CudaError, Device, Finding, Shape, Tuned};
+use aludel_kernels::cuda::{Choice, CudaError, Device, Finding, Shape, Tuned};
 use aludel_kernels::wgpu::{self, AdapterFacts, WgpuError};
 use aludel_merge::plan::Bytes;
 use serde_json::json;
@@ -90,7 +90,17 @@ fn show(ordinal: usize, device: &Device, tuned: Option<Tuned>, printer: &Printer
     };
     printer.data(&format_args!("         {how}"))?;
     printer.data(&format_args!("         writes by {}", text_of(shapes.write)))?;
-    printer.data(&format_args!("         selects by {}", text_of(shapes.select)))
+    printer.data(&format_args!("         selects by {}", text_of(shapes.select)))?;
+    device.choices_of_models().iter().try_for_each(|choice| show_choice(choice, printer))
+}
+
+fn show_choice(choice: &Choice, printer: &Printer) -> std::io::Result<()> {
+    let Choice { kernel, shape, choice, seconds, first_seconds, tried, disagreed, failed, .. } = choice;
+    let [own, first] = [seconds, first_seconds].map(|seconds| 1000.0 * seconds);
+    printer.data(&format_args!("         {kernel} of {shape}: {choice}"))?;
+    printer.data(&format_args!(
+        "           {own:.3} ms, the first of {tried} ways {first:.3} ms; {disagreed} disagreed, {failed} failed"
+    ))
 }
 
 fn show_adapter((ordinal, facts): (usize, &AdapterFacts), printer: &Printer) -> std::io::Result<()> {
@@ -133,5 +143,6 @@ fn described(
         "shapes": tuned.map_or_else(|| device.shapes(), |tuned| tuned.shapes),
         "tuned": tuned,
         "findings": findings,
+        "models": device.choices_of_models(),
     })
 }

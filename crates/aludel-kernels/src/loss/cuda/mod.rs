@@ -2,20 +2,21 @@
 //!
 //! In and out: as [`LossDevice`] says, on buffers in the device's memory. The kernel of an objective is printed for its kinds of terms and
 //! the number of its temperatures; numbers are told it, so that an annealed target compiles nothing anew. A row is looked at two or three times, as on
-//! the CPU. On Hopper a cluster of blocks shares it and holds it in shared memory, so that it is read once.
+//! the CPU. On Hopper a cluster of blocks shares it and holds it in shared memory, so that it is read once, where trials say that this is faster.
 //!
-//! Modules: `printed` (objectives as kernels see them), `sparse` (teachers of which some columns are known). Sorted distances go over the host.
+//! Modules: `printed` (objectives as kernels see them), `sharing` (blocks of a row), `sparse` (teachers of which some columns are known). Sorted distances go over the host.
 
 mod printed;
+mod sharing;
 mod sparse;
 
 use super::device::{LossDevice, RowDistance, RowLoss};
 use super::sparse::SparseRows;
 use crate::cuda::driver::{Argument, Grid};
-use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
 use crate::nn::{DeviceError, Rows};
 use printed::Printed;
+use sharing::{Call, NOT_SHARED, Places};
 
 /// 2048 rows of both models' logits at a vocabulary of 128 k: enough for products at their full rate.
 const LOGIT_MEMORY: usize = 1100 << 20;
@@ -34,34 +35,6 @@ const THREADS: usize = 512;
 /// A block for each row.
 const fn of_rows(rows: usize) -> Grid {
     Grid { blocks: [rows as u32, 1, 1], threads: THREADS as u32, shared: 0 }
-}
-
-/// How blocks share a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sharing {
-    /// Blocks of a cluster.
-    blocks: usize,
-    /// How many times eight columns of each model a thread holds; 0 where rows are read again.
-    pieces: usize,
-    /// Bytes that a block holds.
-    shared: usize,
-}
-
-const NOT_SHARED: Sharing = Sharing { blocks: 1, pieces: 0, shared: 0 };
-
-/// Bytes that three blocks on a multiprocessor can have each.
-const MOST_SHARED: usize = 72 << 10;
-
-impl Sharing {
-    /// The fewest blocks that hold as many columns of both models, or of one.
-    fn of(columns: usize, models: usize) -> Self {
-        let of = |blocks| {
-            let pieces = columns.div_ceil(8 * THREADS * blocks);
-            Self { blocks, pieces, shared: pieces * models * THREADS * 16 }
-        };
-        let fitting = [1, 2, 4, 8].map(of).into_iter().find(|sharing| sharing.shared <= MOST_SHARED);
-        fitting.unwrap_or(NOT_SHARED)
-    }
 }
 
 impl LossDevice for Cuda {
@@ -90,27 +63,18 @@ impl LossDevice for Cuda {
             .all(|stored| stored.is_multiple_of(8));
         let common = teacher.map_or(valid, |(shape, _)| shape.valid.min(valid));
         let element = teacher.map(|(_, logits)| logits.element());
-        let can_hold =
-            is_aligned && self.has_warpgroups() && element.is_none_or(|element| element == Element::BF16);
-        let sharing =
-            if can_hold { Sharing::of(common, 1 + usize::from(teacher.is_some())) } else { NOT_SHARED };
-        let printed = Printed::of_rows(&loss, element, is_aligned, sharing);
-        let Some(settings) = self.sent(bytemuck::cast_slice(&printed.settings)) else { return };
-        let arguments = [
-            Argument::Address(settings.address()),
-            labels.argument(),
-            student.halves(),
-            Argument::Long(stored as i64),
-            Argument::Int(valid as i32),
-            teacher.map_or(Argument::Address(0), |(_, logits)| logits.argument()),
-            Argument::Long(teacher.map_or(0, |(shape, _)| shape.stored as i64)),
-            Argument::Int(common as i32),
-            values.floats(),
-        ];
-        let name = format!("loss_rows {}", printed.defines);
-        let text = Text { name: &name, defines: &printed.defines, parts: ROWS };
-        let grid = Grid { shared: sharing.shared as u32, ..of_rows(loss.rows * sharing.blocks) };
-        self.run(text, "loss_rows", grid, &arguments);
+        let Printed { settings, .. } = Printed::of_rows(&loss, element, is_aligned, NOT_SHARED);
+        let Some(settings) = self.sent(bytemuck::cast_slice(&settings)) else { return };
+        let call = Call { cuda: self, loss, element, is_aligned, common, settings };
+        let teacher = teacher.map(|(_, logits)| logits);
+        let places = Places {
+            rows: loss.rows,
+            labels: labels.argument(),
+            student: student.halves(),
+            teacher: teacher.map_or(Argument::Address(0), Buffer::argument),
+            values: values.floats(),
+        };
+        self.keep(call.start(call.sharing(labels, student, teacher), places));
     }
 
     fn sparse_rows(

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::Sharing;
+use super::sharing::Sharing;
 use crate::element::Element;
 use crate::loss::device::{Mode, RowLoss};
 use crate::loss::objective::{Divergence, Target};
@@ -144,7 +144,8 @@ fn kind_of(divergence: Divergence) -> (usize, f32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{NOT_SHARED, ROWS, SPARSE, Sharing, text};
+    use super::super::sharing::{NOT_SHARED, Sharing};
+    use super::super::{ROWS, SPARSE, text};
     use super::*;
     use crate::loss::{Columns, LabelTerm, Objective, Term};
     use crate::nn::cuda::Text;

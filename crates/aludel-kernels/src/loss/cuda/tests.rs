@@ -1,6 +1,6 @@
 //! Holds what is decided on the host.
 
-use super::{NOT_SHARED, Sharing};
+use super::sharing::{NOT_SHARED, Sharing};
 
 #[test]
 fn rows_are_shared_by_as_few_blocks_as_hold_them() {
@@ -8,4 +8,18 @@ fn rows_are_shared_by_as_few_blocks_as_hold_them() {
     assert_eq!([blocks(1000, 2), blocks(16_384, 2), blocks(49_152, 2), blocks(128_256, 2)], [1, 1, 4, 8]);
     assert_eq!(Sharing::of(128_256, 1), Sharing { blocks: 4, pieces: 8, shared: 64 << 10 });
     assert_eq!(Sharing::of(262_144, 2), NOT_SHARED);
+}
+
+#[test]
+fn one_block_that_reads_again_is_the_first_of_what_is_tried() {
+    let tried = |columns, models| -> Vec<(usize, usize)> {
+        let tried = Sharing::tried(columns, models);
+        assert_eq!(tried[0], NOT_SHARED);
+        tried[1..].iter().map(|sharing| (sharing.blocks, sharing.pieces)).collect()
+    };
+    assert_eq!(tried(1024, 2), [(2, 0), (1, 1)]);
+    assert_eq!(tried(49_152, 2), [(2, 0), (1, 12), (2, 6), (4, 3), (8, 2)]);
+    // One and two blocks do not have the memory.
+    assert_eq!(tried(128_256, 2), [(2, 0), (4, 8), (8, 4)]);
+    assert_eq!(tried(262_144, 2), [(2, 0), (8, 8)]);
 }

@@ -1,11 +1,13 @@
 //! Runs attention on a CUDA device, tile by tile on its units for matrices.
 //!
 //! Queries of a span are cut into tiles, and keys into others for their own gradient; tables of tiles are made once for the spans of a
-//! step. Tiles with the most work come first.
+//! step. Tiles with the most work come first. How long tiles are is chosen among a few tilings when spans of a size are first met (`cuda/choices`).
 //!
 //! Kernels are written twice. Those of `warpgroups/` are for Hopper's instructions, by which four warps multiply 64 rows from shared memory at
 //! once, and for heads of a width of 64 or 128. All others are for single warps, which any device from capability 8.0 on has.
 
+use crate::cuda::CudaError;
+use crate::cuda::choices::{Output, Question, Trials, Way, own_version};
 use crate::cuda::driver::{Argument, Block, Grid};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text, lock};
@@ -29,37 +31,42 @@ impl Tiling {
     const fn rows(self) -> usize {
         64 * self.parts
     }
-}
 
-/// The three kernels with tiles, for heads of a width: as many rows as the registers of a thread hold.
-struct Tilings {
-    forward: Tiling,
-    queries: Tiling,
-    keys: Tiling,
-}
-
-const fn tiling(parts: usize, across: usize) -> Tiling {
-    Tiling { parts, across, blocks: 1 }
-}
-
-const fn tilings_of_warps(padded: usize) -> Tilings {
-    if padded <= 64 {
-        Tilings { forward: tiling(2, 64), queries: tiling(1, 64), keys: tiling(2, 32) }
-    } else if padded <= 128 {
-        Tilings { forward: tiling(1, 64), queries: tiling(1, 32), keys: tiling(1, 32) }
-    } else {
-        Tilings { forward: tiling(1, 32), queries: tiling(1, 16), keys: tiling(1, 16) }
+    fn way(self) -> Way {
+        let Self { parts, across, blocks } = self;
+        let words = [parts, across, blocks].map(|number| number as u64).to_vec();
+        Way { words, text: format!("{} rows against {across}, {blocks} blocks at once", self.rows()) }
     }
 }
 
-/// The fastest of those tried on an H100.
-const fn tilings_of_warpgroups(width: usize) -> Tilings {
-    if width == 64 {
-        let pair = Tiling { parts: 2, across: 64, blocks: 2 };
-        Tilings { forward: pair, queries: pair, keys: tiling(2, 128) }
-    } else {
-        Tilings { forward: tiling(3, 64), queries: tiling(2, 64), keys: tiling(2, 64) }
-    }
+/// The three kernels with tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Forward,
+    Queries,
+    Keys,
+}
+
+/// Tilings that are tried for heads of a width; the first is taken where nothing is. All take as many rows as the registers of a thread hold, or not many
+/// more, and pieces of 16 columns; those of warpgroups 64 or 128, as their instructions do.
+fn tilings(unit: Unit, padded: usize, part: Part) -> Vec<Tiling> {
+    let numbers: &[(usize, usize, usize)] = match (unit, padded, part) {
+        (Unit::Warps, ..=64, Part::Forward) => &[(2, 64, 1), (1, 64, 1), (2, 32, 1), (1, 128, 1)],
+        (Unit::Warps, ..=64, Part::Queries) => &[(1, 64, 1), (1, 32, 1), (2, 32, 1)],
+        (Unit::Warps, ..=64, Part::Keys) => &[(2, 32, 1), (1, 32, 1), (1, 64, 1)],
+        (Unit::Warps, ..=128, Part::Forward) => &[(1, 64, 1), (1, 32, 1), (2, 32, 1)],
+        (Unit::Warps, ..=128, Part::Queries) => &[(1, 32, 1), (1, 16, 1), (1, 64, 1)],
+        (Unit::Warps, ..=128, Part::Keys) => &[(1, 32, 1), (1, 16, 1)],
+        (Unit::Warps, _, Part::Forward) => &[(1, 32, 1), (1, 16, 1), (1, 64, 1)],
+        (Unit::Warps, _, Part::Queries | Part::Keys) => &[(1, 16, 1), (1, 32, 1)],
+        (Unit::Warpgroups, ..=64, Part::Forward) => &[(2, 64, 2), (3, 64, 1), (2, 128, 1), (3, 128, 1)],
+        (Unit::Warpgroups, ..=64, Part::Queries) => &[(2, 64, 2), (3, 64, 1), (2, 128, 1)],
+        (Unit::Warpgroups, ..=64, Part::Keys) => &[(2, 128, 1), (2, 64, 1), (3, 64, 1), (1, 128, 2)],
+        (Unit::Warpgroups, _, Part::Forward) => &[(3, 64, 1), (2, 64, 1), (2, 128, 1), (3, 128, 1)],
+        (Unit::Warpgroups, _, Part::Queries) => &[(2, 64, 1), (3, 64, 1), (1, 64, 2)],
+        (Unit::Warpgroups, _, Part::Keys) => &[(2, 64, 1), (1, 64, 1), (1, 64, 2)],
+    };
+    numbers.iter().map(|&(parts, across, blocks)| Tiling { parts, across, blocks }).collect()
 }
 
 /// What multiplies.
@@ -102,8 +109,8 @@ pub(in crate::nn) fn forward(
     let rows = check(attention, q, k, v);
     assert_eq!((y.len(), lse.len()), (q.len(), rows * attention.heads), "results of attention");
     let operands = [q.halves(), k.halves(), v.halves(), y.halves(), lse.floats()];
-    let [kernel, ..] = kernels(Unit::of(cuda, attention), attention);
-    kernel.run(cuda, attention, spans, &operands);
+    let call = Call { cuda, unit: Unit::of(cuda, attention), attention, spans };
+    call.run(Part::Forward, &operands, &[(3, y), (4, lse)]);
 }
 
 pub(in crate::nn) fn backward(
@@ -120,16 +127,18 @@ pub(in crate::nn) fn backward(
     assert_eq!(lengths, (q.len(), q.len(), q.len(), count), "operands of attention's gradient");
     assert_eq!((dk.len(), dv.len()), (k.len(), v.len()), "gradients of keys and values");
     let unit = Unit::of(cuda, attention);
-    let [_, of_queries, of_keys] = kernels(unit, attention);
+    let call = Call { cuda, unit, attention, spans };
     let [q, k, v, dy] = [q, k, v, dy].map(Buffer::halves);
-    let (dq, dk, dv) = (dq.halves(), dk.halves(), dv.halves());
+    let gradients = [&*dq, &*dk, &*dv].map(Buffer::halves);
+    let [to_queries, to_keys, to_values] = gradients;
     match unit {
         Unit::Warpgroups => {
             let Some(pairs) = cuda.scratch(2 * count, Element::F32) else { return };
-            let (pairs, rows) = (pairs.argument(), Argument::Long(rows as i64));
-            let operands = [q, k, v, y.halves(), dy, lse.floats(), pairs, rows, dq];
-            of_queries.run(cuda, attention, spans, &operands);
-            of_keys.run(cuda, attention, spans, &[q, k, v, dy, pairs, rows, dk, dv]);
+            let (to_pairs, rows) = (pairs.argument(), Argument::Long(rows as i64));
+            let operands = [q, k, v, y.halves(), dy, lse.floats(), to_pairs, rows, to_queries];
+            call.run(Part::Queries, &operands, &[(6, &pairs), (8, dq)]);
+            let operands = [q, k, v, dy, to_pairs, rows, to_keys, to_values];
+            call.run(Part::Keys, &operands, &[(6, dk), (7, dv)]);
         }
         Unit::Warps => {
             let Some(dots) = cuda.scratch(count, Element::F32) else { return };
@@ -139,43 +148,103 @@ pub(in crate::nn) fn backward(
             let grid = Grid { blocks: [count.div_ceil(8) as u32, 1, 1], threads: 256, shared: 0 };
             let (lse, dots) = (lse.floats(), dots.argument());
             cuda.run(text, "attention_dots", grid, &[y.halves(), dy, dots, Argument::Long(count as i64)]);
-            of_queries.run(cuda, attention, spans, &[q, k, v, dy, lse, dots, dq]);
-            of_keys.run(cuda, attention, spans, &[q, k, v, dy, lse, dots, dk, dv]);
+            call.run(Part::Queries, &[q, k, v, dy, lse, dots, to_queries], &[(6, dq)]);
+            call.run(Part::Keys, &[q, k, v, dy, lse, dots, to_keys, to_values], &[(6, dk), (7, dv)]);
         }
     }
 }
 
-/// Forward, and both backward.
-fn kernels(unit: Unit, attention: Attention) -> [Tiled; 3] {
-    let tiled =
-        |name, text, is_of_keys, tiling, shared| Tiled { name, unit, text, is_of_keys, tiling, shared };
-    match unit {
-        Unit::Warps => {
-            let Tilings { forward, queries, keys } = tilings_of_warps(padded(attention));
-            // Rows of tiles: of the block's own operands, and of two of the others', by turns.
-            let bytes =
-                |tiling: Tiling, own| (own * tiling.rows() + 4 * tiling.across) * 2 * pitch(attention);
-            let of_keys = bytes(keys, 2) + 16 * keys.across;
-            [
-                tiled("attention", include_str!("forward.cu"), false, forward, bytes(forward, 1)),
-                tiled("attention_queries", include_str!("queries.cu"), false, queries, bytes(queries, 2)),
-                tiled("attention_keys", include_str!("keys.cu"), true, keys, of_keys),
-            ]
+/// Attention over some spans on a device.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    cuda: &'a Cuda,
+    unit: Unit,
+    attention: Attention,
+    spans: &'a [Span],
+}
+
+impl Call<'_> {
+    /// Starts a kernel by the tiling that is chosen for it. `outputs` are those of the operands that it overwrites, with their places among them.
+    fn run(&self, part: Part, operands: &[Argument], outputs: &[(usize, &Buffer)]) {
+        let Self { cuda, unit, attention, .. } = *self;
+        let tilings = tilings(unit, padded(attention), part);
+        let at = if cuda.choices.rule().takes(self.work()) {
+            let ways: Vec<Way> = tilings.iter().map(|tiling| tiling.way()).collect();
+            cuda.choices.choose(&self.question(part), &ways, || {
+                let spare = |(_, buffer): &(usize, &Buffer)| {
+                    cuda.stream.spare_block(buffer.len() * buffer.element().size())
+                };
+                let blocks = outputs.iter().map(spare).collect::<Result<Vec<_>, _>>()?;
+                let mut elsewhere = operands.to_vec();
+                for ((place, _), block) in outputs.iter().zip(&blocks) {
+                    elsewhere[*place] = Argument::Address(block.address());
+                }
+                let run = |way: usize| self.start(part, tilings[way], &elsewhere);
+                let results = outputs.iter().zip(&blocks);
+                let results: Vec<Output<'_>> =
+                    results.map(|((_, buffer), block)| Output { block, element: buffer.element() }).collect();
+                Trials { stream: &cuda.stream, prepare: &|| Ok(()), run: &run, outputs: &results }
+                    .outcome(tilings.len())
+            })
+        } else {
+            0
+        };
+        cuda.keep(self.start(part, tilings[at], operands));
+    }
+
+    fn start(&self, part: Part, tiling: Tiling, operands: &[Argument]) -> Result<(), CudaError> {
+        Tiled::of(self.unit, self.attention, part, tiling).start(
+            self.cuda,
+            self.attention,
+            self.spans,
+            operands,
+        )
+    }
+
+    /// Multiplications and additions of scores and of what they weigh, about.
+    fn work(&self) -> f64 {
+        let Attention { heads, width, window, .. } = self.attention;
+        let seen = |span: &Span| span.keys.len().min(window.unwrap_or(usize::MAX));
+        let pairs = self.spans.iter().map(|span| span.queries.len() as f64 * seen(span) as f64);
+        2.0 * (heads * width) as f64 * pairs.sum::<f64>()
+    }
+
+    /// Spans of about as many rows have the same answer.
+    fn question(&self, part: Part) -> Question {
+        let Attention { heads, key_heads, width, window, soft_cap, .. } = self.attention;
+        let rows: usize = self.spans.iter().map(|span| span.queries.len()).sum();
+        let longest = self.spans.iter().map(|span| span.keys.len()).max().unwrap_or(0);
+        let (rows, longest) = (rows.next_power_of_two(), longest.next_power_of_two());
+        let window = window.map_or_else(String::new, |window| format!(", window {window}"));
+        let cap = if soft_cap.is_some() { ", capped" } else { "" };
+        let unit = self.unit;
+        Question {
+            kernel: part.name(),
+            shape: format!(
+                "{unit:?}, {rows} rows of spans of {longest}, {heads} heads of {width} over {key_heads}{window}{cap}"
+            ),
+            version: own_version(),
         }
-        Unit::Warpgroups => {
-            let Tilings { forward, queries, keys } = tilings_of_warpgroups(attention.width);
-            let bytes = |tiling: Tiling, own| (own * tiling.rows() + 4 * tiling.across) * 2 * attention.width;
-            let of_keys = bytes(keys, 2) + 16 * keys.across;
-            let [forward_text, queries_text, keys_text] = [
-                include_str!("warpgroups/forward.cu"),
-                include_str!("warpgroups/queries.cu"),
-                include_str!("warpgroups/keys.cu"),
-            ];
-            [
-                tiled("attention", forward_text, false, forward, bytes(forward, 1)),
-                tiled("attention_queries", queries_text, false, queries, bytes(queries, 2)),
-                tiled("attention_keys", keys_text, true, keys, of_keys),
-            ]
+    }
+}
+
+impl Part {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "attention",
+            Self::Queries => "attention_queries",
+            Self::Keys => "attention_keys",
+        }
+    }
+
+    const fn text(self, unit: Unit) -> &'static str {
+        match (unit, self) {
+            (Unit::Warps, Self::Forward) => include_str!("forward.cu"),
+            (Unit::Warps, Self::Queries) => include_str!("queries.cu"),
+            (Unit::Warps, Self::Keys) => include_str!("keys.cu"),
+            (Unit::Warpgroups, Self::Forward) => include_str!("warpgroups/forward.cu"),
+            (Unit::Warpgroups, Self::Queries) => include_str!("warpgroups/queries.cu"),
+            (Unit::Warpgroups, Self::Keys) => include_str!("warpgroups/keys.cu"),
         }
     }
 }
@@ -192,7 +261,23 @@ struct Tiled {
 }
 
 impl Tiled {
-    fn run(&self, cuda: &Cuda, attention: Attention, spans: &[Span], operands: &[Argument]) {
+    fn of(unit: Unit, attention: Attention, part: Part, tiling: Tiling) -> Self {
+        let pitch = if unit == Unit::Warps { pitch(attention) } else { attention.width };
+        // Rows of tiles: of the block's own operands, and of two of the others', by turns.
+        let own = if part == Part::Forward { 1 } else { 2 };
+        let tiles = (own * tiling.rows() + 4 * tiling.across) * 2 * pitch;
+        let is_of_keys = part == Part::Keys;
+        let shared = tiles + if is_of_keys { 16 * tiling.across } else { 0 };
+        Self { name: part.name(), unit, text: part.text(unit), is_of_keys, tiling, shared }
+    }
+
+    fn start(
+        &self,
+        cuda: &Cuda,
+        attention: Attention,
+        spans: &[Span],
+        operands: &[Argument],
+    ) -> Result<(), CudaError> {
         let &Self { name, unit, is_of_keys, tiling, shared, .. } = self;
         let Attention { heads, key_heads, width, scale, window, soft_cap } = attention;
         let mut tables = lock(&cuda.tables);
@@ -205,7 +290,7 @@ impl Tiled {
                 let numbers =
                     if is_of_keys { tiles_of_keys(spans, rows) } else { tiles_of_queries(spans, rows) };
                 let numbers: Vec<i32> = numbers.concat();
-                let Some(table) = cuda.sent(bytemuck::cast_slice(&numbers)) else { return };
+                let table = cuda.sent_now(bytemuck::cast_slice(&numbers))?;
                 let count = numbers.len() / if is_of_keys { 8 } else { 4 };
                 tables.insert(0, Tables { spans: spans.to_vec(), rows, is_of_keys, table, count });
                 tables.truncate(KEPT);
@@ -213,9 +298,10 @@ impl Tiled {
             }
         };
         let Tables { table, count, .. } = &tables[at];
-        let key = format!("{name} {unit:?} {width} {}", soft_cap.is_some());
+        let Tiling { parts, across, blocks: at_once } = tiling;
+        let key = format!("{name} {unit:?} {width} {} {parts} {across} {at_once}", soft_cap.is_some());
         let blocks = [if is_of_keys { key_heads } else { heads } as u32, *count as u32, 1];
-        let threads = if unit == Unit::Warpgroups { 128 * tiling.parts as u32 } else { 128 };
+        let threads = if unit == Unit::Warpgroups { 128 * parts as u32 } else { 128 };
         let grid = Grid { blocks, threads, shared: shared as u32 };
         let arguments: Vec<Argument> = [Argument::Address(table.address())]
             .into_iter()
@@ -230,7 +316,7 @@ impl Tiled {
             .collect();
         let (defines, parts) = (self.defines(attention), self.parts());
         let text = Text { name: &key, defines: &defines, parts: &parts };
-        cuda.run(text, name, grid, &arguments);
+        cuda.start(text, name, grid, &arguments)
     }
 
     const fn parts(&self) -> [&'static str; 4] {
@@ -311,6 +397,36 @@ const fn pitch(attention: Attention) -> usize {
 mod tests {
     use super::*;
 
+    fn all(unit: Unit, attention: Attention) -> impl Iterator<Item = (Part, Tiling)> {
+        [Part::Forward, Part::Queries, Part::Keys].into_iter().flat_map(move |part| {
+            tilings(unit, padded(attention), part).into_iter().map(move |tiling| (part, tiling))
+        })
+    }
+
+    #[test]
+    fn tiles_fit_shared_memory_and_what_multiplies() {
+        const MOST: usize = 227 << 10;
+        for (unit, width) in [(Unit::Warps, 64), (Unit::Warps, 128), (Unit::Warps, 256)]
+            .into_iter()
+            .chain([(Unit::Warpgroups, 64), (Unit::Warpgroups, 128)])
+        {
+            let attention =
+                Attention { heads: 4, key_heads: 2, width, scale: 0.1, window: None, soft_cap: None };
+            for (part, tiling) in all(unit, attention) {
+                // Of the kernel's own: pairs of numbers for each query.
+                let own = 8 * tiling.rows();
+                assert!(Tiled::of(unit, attention, part, tiling).shared + own <= MOST, "{width} {tiling:?}");
+                match unit {
+                    Unit::Warps => assert!(tiling.across.is_multiple_of(16) && tiling.blocks == 1),
+                    // A thread brings a number for each of `across`.
+                    Unit::Warpgroups => {
+                        assert!(matches!(tiling.across, 64 | 128) && tiling.across <= 128 * tiling.parts);
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn kernels_compile_for_heads_of_every_width() {
         for (unit, width) in [8, 64, 72, 128, 256]
@@ -321,7 +437,8 @@ mod tests {
             for soft_cap in [None, Some(30.0)] {
                 let attention =
                     Attention { heads: 4, key_heads: 2, width, scale: 0.1, window: None, soft_cap };
-                for kernel in kernels(unit, attention) {
+                for (part, tiling) in all(unit, attention) {
+                    let kernel = Tiled::of(unit, attention, part, tiling);
                     let defines = kernel.defines(attention);
                     Text { name: "", defines: &defines, parts: &kernel.parts() }.assert_compiles();
                 }

@@ -43,7 +43,7 @@ impl Buffer {
     }
 
     /// The block that holds the elements, in the stream's order.
-    pub(super) fn block(&self) -> &Block {
+    pub(crate) fn block(&self) -> &Block {
         let mut is_zero = lock(&self.is_zero);
         if std::mem::take(&mut *is_zero) {
             // A failure to clear is a failure of the context, which every later call reports.

@@ -1,13 +1,14 @@
 //! Opens a device for models, starts kernels by their names, and keeps the first failure.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::buffer::{Buffer, Indices, code};
+use crate::cuda::choices::Choices;
 use crate::cuda::compile::Kernels;
 use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Memory, Stream};
 use crate::cuda::products::{Operands, Products, Shape};
-use crate::cuda::{CudaError, Facts};
+use crate::cuda::{Choice, CudaError, Facts};
 use crate::element::Element;
 use crate::gpu::KernelStore;
 use crate::nn::attention::cuda::Tables;
@@ -28,12 +29,13 @@ pub struct Cuda {
     facts: Facts,
     kernels: Kernels,
     loaded: Mutex<HashMap<String, HashMap<&'static str, Kernel>>>,
-    pub(super) stream: Stream,
+    pub(crate) stream: Stream,
     /// Copies to the device, copies from it, and sums over devices, beside what is computed.
     pub(super) up: Stream,
     pub(super) down: Stream,
     pub(super) beside: Stream,
     products: Products,
+    pub(crate) choices: Arc<Choices>,
     pub(in crate::nn) tables: Mutex<Vec<Tables>>,
     failure: Mutex<Option<CudaError>>,
 }
@@ -78,10 +80,23 @@ impl Cuda {
         let (up, down, beside) = (driver.stream()?, driver.stream()?, driver.stream()?);
         let architecture = if is_hopper(&facts) { HOPPER } else { &facts.architecture };
         let kernels = Kernels::of_models(architecture, store);
-        let products = Products::new(&stream)?;
+        let choices = Arc::new(Choices::new(kernels.shared_store(), &facts));
+        let products = Products::new(&stream, Arc::clone(&choices))?;
         let (loaded, tables, failure) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let device =
-            Self { driver, facts, kernels, loaded, stream, up, down, beside, products, tables, failure };
+        let device = Self {
+            driver,
+            facts,
+            kernels,
+            loaded,
+            stream,
+            up,
+            down,
+            beside,
+            products,
+            choices,
+            tables,
+            failure,
+        };
         // A compiler that is missing is told of here rather than in the first step.
         let text = Text { name: "elementwise", defines: "", parts: &[crate::nn::elementwise::cuda::TEXT] };
         device.kernel(text, "fill", 0)?;
@@ -93,6 +108,16 @@ impl Cuda {
         &self.facts
     }
 
+    /// What was chosen for models on such a device so far, in this process or an earlier one.
+    pub fn choices(&self) -> Vec<Choice> {
+        self.choices.remembered()
+    }
+
+    /// How many shapes this process has timed ways for.
+    pub fn timed(&self) -> u64 {
+        self.choices.timed()
+    }
+
     /// Whether warpgroups multiply here.
     pub(crate) fn has_warpgroups(&self) -> bool {
         is_hopper(&self.facts)
@@ -100,10 +125,19 @@ impl Cuda {
 
     /// Starts a kernel of a text.
     pub(crate) fn run(&self, text: Text<'_>, name: &'static str, grid: Grid, arguments: &[Argument]) {
-        let started = self
-            .kernel(text, name, grid.shared)
-            .and_then(|kernel| self.stream.start(&kernel, grid, arguments));
-        self.keep(started);
+        self.keep(self.start(text, name, grid, arguments));
+    }
+
+    /// Starts a kernel of a text, or says why not.
+    pub(crate) fn start(
+        &self,
+        text: Text<'_>,
+        name: &'static str,
+        grid: Grid,
+        arguments: &[Argument],
+    ) -> Result<(), CudaError> {
+        let kernel = self.kernel(text, name, grid.shared)?;
+        self.stream.start(&kernel, grid, arguments)
     }
 
     /// Starts a kernel with a thread for each of `count` pieces.

@@ -8,7 +8,8 @@
 //! matrices are cuBLASLt's. Where there is no GPU, tests run all of it on CUDA in software (`aludel-soft-cuda`).
 //!
 //! Tolerance, held by `aludel-distill`'s example `device` on a GPU and its test of that name without one: 1e-2 norm-wise of the CPU's f32 over the same values rounded to bf16. The same inputs give the
-//! same bits: nothing is added in an order that depends on time.
+//! same bits: nothing is added in an order that depends on time, but for the choices among several ways that are made when a large shape is first met, and
+//! remembered (`cuda/choices`).
 //!
 //! Reading order: `buffer` (memory), `context` (kernels and failures), `device` (the operations), `aside` (an optimizer's state in the host's memory),
 //! `layers` (weights there).
