@@ -77,7 +77,7 @@ fn compiled() -> io::Result<PathBuf> {
     }
     for (name, sources) in LIBRARIES {
         let flags = [
-            "-std=c++17",
+            "-std=c++20",
             "-O2",
             "-Wall",
             "-Wno-attributes",

@@ -122,7 +122,7 @@ void go_on(void** from) {
     Block& all = *block;
     if (all.ready.empty() && !all.waits_for_cluster.waiting.empty()) {
         unsigned phase = all.threads[all.waits_for_cluster.waiting.front()].phase;
-        while (all.cluster->phase.load() == phase) std::this_thread::yield();
+        all.cluster->phase.wait(phase);
         release(all.waits_for_cluster);
     }
     if (all.ready.empty()) {
@@ -199,7 +199,8 @@ void run_block(Cluster& cluster, Place place, unsigned rank) {
     cluster.shared[rank] = shared;
     cluster.anchors[rank] = (char*)launch.kernel->anchor();
     cluster.begun++;
-    while (cluster.begun.load() < cluster.shared.size()) std::this_thread::yield();
+    cluster.begun.notify_all();
+    for (unsigned begun; (begun = cluster.begun.load()) < cluster.shared.size();) cluster.begun.wait(begun);
     here = {{0, 0, 0}, place, launch.threads, launch.blocks, rank};
     own.cluster = &cluster;
     own.meeting.there = count;
@@ -240,6 +241,7 @@ void arrive_in_cluster() {
     if (cluster.arrived.fetch_add(1) + 1 == cluster.threads) {
         cluster.arrived.store(0);
         cluster.phase.fetch_add(1);
+        cluster.phase.notify_all();
     }
 }
 
