@@ -140,8 +140,7 @@ impl Choices {
         let rule = Rule::of(std::env::var("ALUDEL_TUNE").ok().as_deref());
         let name = name(facts);
         let known = read(&*store, &name);
-        let made = known.iter().map(|choice| (key(&choice.kernel, &choice.shape, &choice.version), choice));
-        let made = made.map(|(key, choice)| (key, choice.words.clone())).collect();
+        let made = known.into_iter().map(|choice| (choice.key(), choice.words)).collect();
         Self { store, name, rule, made: Mutex::new(made), timed: AtomicU64::new(0) }
     }
 
@@ -192,16 +191,14 @@ impl Choices {
     /// Writes a choice down. Where another process has come to one before, it is that one's.
     fn remember(&self, question: &Question, ways: &[Way], outcome: Outcome) -> Vec<u64> {
         let mut known = self.remembered();
-        let same = |choice: &&Choice| {
-            key(&choice.kernel, &choice.shape, &choice.version) == question.key()
-                && ways.iter().any(|way| way.words == choice.words)
-        };
+        let key = question.key();
+        let same = |choice: &&Choice| choice.key() == key && ways.iter().any(|way| way.words == choice.words);
         if let Some(choice) = known.iter().find(same) {
             return choice.words.clone();
         }
         let way = &ways[outcome.best];
         let [seconds, first_seconds] = outcome.seconds;
-        known.retain(|choice| key(&choice.kernel, &choice.shape, &choice.version) != question.key());
+        known.retain(|choice| choice.key() != key);
         known.push(Choice {
             kernel: question.kernel.to_owned(),
             shape: question.shape.clone(),
@@ -222,6 +219,12 @@ impl Choices {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<u64>>> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Choice {
+    fn key(&self) -> String {
+        key(&self.kernel, &self.shape, &self.version)
     }
 }
 
@@ -345,9 +348,7 @@ fn read(store: &dyn KernelStore, name: &str) -> Vec<Choice> {
 }
 
 fn name(facts: &Facts) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    let device: String = facts.name.chars().map(plain).collect();
-    format!("tuned-models-{device}-{}.json", facts.architecture)
+    facts.file_of("tuned-models")
 }
 
 fn key(kernel: &str, shape: &str, version: &str) -> String {

@@ -35,6 +35,15 @@ pub struct Facts {
     pub multiprocessors: u32,
 }
 
+impl Facts {
+    /// The name of a file of what is known of such devices.
+    pub(super) fn file_of(&self, what: &str) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let device: String = self.name.chars().map(plain).collect();
+        format!("{what}-{device}-{}.json", self.architecture)
+    }
+}
+
 /// Bytes of a device's memory, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Memory {

@@ -68,8 +68,7 @@ pub(super) fn remembered(store: &dyn KernelStore, facts: &Facts) -> Option<Tuned
 }
 
 fn name(facts: &Facts) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    format!("tuned-{}-{}.json", facts.name.chars().map(plain).collect::<String>(), facts.architecture)
+    facts.file_of("tuned")
 }
 
 fn candidates() -> impl Iterator<Item = Shape> {

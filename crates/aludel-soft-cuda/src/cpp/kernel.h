@@ -20,7 +20,6 @@
 #define blockDim soft_cuda::here.threads
 #define gridDim soft_cuda::here.blocks
 
-struct alignas(8) int2 { int x, y; };
 struct alignas(16) int4 { int x, y, z, w; };
 struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
@@ -59,16 +58,13 @@ template <typename To, typename From> To bits(From x) {
 inline float __uint_as_float(unsigned x) { return soft_cuda::bits<float>(x); }
 inline float __int_as_float(int x) { return soft_cuda::bits<float>(x); }
 inline unsigned __float_as_uint(float x) { return soft_cuda::bits<unsigned>(x); }
-inline int __float_as_int(float x) { return soft_cuda::bits<int>(x); }
 inline double __longlong_as_double(long long x) { return soft_cuda::bits<double>(x); }
 inline long long __double_as_longlong(double x) { return soft_cuda::bits<long long>(x); }
 inline float __expf(float x) { return expf(x); }
 inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
-inline float rsqrtf(float x) { return (float)(1.0 / sqrt((double)x)); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz((unsigned)x); }
 inline unsigned __umulhi(unsigned x, unsigned y) { return (unsigned)((unsigned long long)x * y >> 32); }
 template <typename T> T __ldg(const T* x) { return *x; }
 template <typename T> T __ldcs(const T* x) { return *x; }
@@ -83,7 +79,6 @@ inline double atomicAdd(double* x, double y) { double old = *x; return *x = old 
 inline unsigned atomicOr(unsigned* x, unsigned y) { return __atomic_fetch_or(x, y, __ATOMIC_SEQ_CST); }
 
 inline void __syncthreads() { soft_cuda::wait_for_block(); }
-inline void __threadfence() {}
 
 namespace soft_cuda {
 inline unsigned lane() { return here.thread.x % 32; }

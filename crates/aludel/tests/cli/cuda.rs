@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::distill::example;
-use crate::processes::port;
+use crate::processes::{COMPARED, measured, place, port};
 use crate::sandbox::{Sandbox, printed};
 
 /// A run of four steps of two micro-batches, as short as what a device of software takes long for.
@@ -37,16 +37,6 @@ fn on_cuda(sandbox: &Sandbox, more: &[&str]) -> Option<Command> {
     Some(command)
 }
 
-/// What a run measured of these names, in its order.
-fn measured(sandbox: &Sandbox, names: &[&str]) -> Vec<f64> {
-    let text = fs::read_to_string(sandbox.path("out.run/metrics.jsonl")).unwrap();
-    let entries = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    entries
-        .flat_map(|entry| names.iter().map(|&name| entry[name].as_f64()).collect::<Vec<_>>())
-        .flatten()
-        .collect()
-}
-
 #[track_caller]
 fn succeed(mut command: Command) {
     let output = command.output().unwrap();
@@ -66,8 +56,7 @@ fn a_training_on_cuda_follows_that_on_the_cpu() {
     let Some(command) = on_cuda(&cuda, &[]) else { return };
     succeed(command);
     cpu.aludel(&["distill", "run.yml", "-q"]).assert().code(0);
-    let names = ["loss", "gradient_norm", "kl"];
-    let (got, want) = (measured(&cuda, &names), measured(&cpu, &names));
+    let (got, want) = (measured(&cuda, &COMPARED), measured(&cpu, &COMPARED));
     assert_eq!(got.len(), want.len());
     for (at, (got, want)) in got.iter().zip(&want).enumerate() {
         assert!((got - want).abs() <= 1e-2 * want.abs(), "{at}: {got} for {want}");
@@ -93,8 +82,7 @@ fn two_devices_take_the_steps_of_one() {
         let (sandbox, port) = (short(train), port());
         let start = |rank: usize| {
             let mut command = on_cuda(&sandbox, &[]).unwrap();
-            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-            command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", "2");
+            place(&mut command, rank, port);
             command.env("SOFT_CUDA_DEVICES", "2").spawn().unwrap()
         };
         for child in [0, 1].map(start) {

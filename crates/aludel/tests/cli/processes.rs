@@ -14,11 +14,16 @@ pub(crate) fn port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Makes a command process `rank` of two.
+pub(crate) fn place(command: &mut Command, rank: usize, port: u16) {
+    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+    command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", "2");
+}
+
 /// Process `rank` of two.
 fn process(sandbox: &Sandbox, arguments: &[&str], rank: usize, port: u16) -> Command {
     let mut command = sandbox.process(&[&["distill"], arguments].concat());
-    command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-    command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string()).env("WORLD_SIZE", "2");
+    place(&mut command, rank, port);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -44,11 +49,14 @@ fn succeed(sandbox: &Sandbox, arguments: &[&str]) {
 }
 
 /// Losses and gradient norms of steps, and losses of evaluations, in their order.
-fn measured(sandbox: &Sandbox) -> Vec<f64> {
+pub(crate) const COMPARED: [&str; 3] = ["loss", "gradient_norm", "kl"];
+
+/// What a run measured of these names, in its order.
+pub(crate) fn measured(sandbox: &Sandbox, names: &[&str]) -> Vec<f64> {
     let text = fs::read_to_string(sandbox.path("out.run/metrics.jsonl")).unwrap();
     let entries = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     entries
-        .flat_map(|entry| ["loss", "gradient_norm", "kl"].map(|name| entry[name].as_f64()))
+        .flat_map(|entry| names.iter().map(|&name| entry[name].as_f64()).collect::<Vec<_>>())
         .flatten()
         .collect()
 }
@@ -80,9 +88,9 @@ fn two_processes_take_the_steps_of_one() {
     );
     assert!(text(&first.stderr).contains("trained 12 steps into out"), "{}", text(&first.stderr));
     assert_eq!((text(&other.stdout), text(&other.stderr)), (String::new(), String::new()));
-    let want = measured(&alone);
+    let want = measured(&alone, &COMPARED);
     assert_eq!(want.len(), 2 * 12 + 2 * 4, "{want:?}");
-    assert_near(&measured(&together), &want);
+    assert_near(&measured(&together, &COMPARED), &want);
     assert_eq!(together.names("out"), alone.names("out"));
     let run = fs::read_to_string(together.path("out.run/run.json")).unwrap();
     assert!(run.contains("processes"), "{run}");
@@ -100,7 +108,7 @@ fn a_run_of_two_processes_goes_on_with_one_and_one_of_one_with_two() {
         fs::remove_dir_all(checkpoints.join("step-00000012")).unwrap();
         fs::remove_dir_all(sandbox.path("out")).unwrap();
         end(&sandbox);
-        assert_near(&measured(&sandbox), &measured(&whole));
+        assert_near(&measured(&sandbox, &COMPARED), &measured(&whole, &COMPARED));
     };
     let one = |sandbox: &Sandbox| {
         sandbox.aludel(&["distill", "run.yml", "--resume", "-q"]).assert().code(0);
@@ -131,7 +139,7 @@ fn who_holds_the_optimizers_state_changes_no_bit_of_student_or_checkpoint() {
         });
         assert!(student(&each) == student(&shared), "{types}: the student differs");
         assert!(checkpoint(&each, 12) == checkpoint(&shared, 12), "{types}: the checkpoint differs");
-        assert_eq!(measured(&each), measured(&shared));
+        assert_eq!(measured(&each, &COMPARED), measured(&shared, &COMPARED));
     }
 }
 
@@ -157,7 +165,7 @@ fn a_checkpoint_goes_on_with_and_without_shares_to_the_same_bits() {
     fs::remove_dir_all(sandbox.path("out.run/checkpoints/step-00000012")).unwrap();
     fs::remove_dir_all(sandbox.path("out")).unwrap();
     sandbox.aludel(&["distill", "run.yml", "--resume", "-q"]).assert().code(0);
-    assert_near(&measured(&sandbox), &measured(&whole));
+    assert_near(&measured(&sandbox, &COMPARED), &measured(&whole, &COMPARED));
 }
 
 #[test]
@@ -251,5 +259,5 @@ fn a_process_that_is_killed_ends_the_run_with_a_checkpoint() {
     succeed(&sandbox, &["run.yml", "--resume", "-q"]);
     let whole = shared("");
     whole.aludel(&["distill", "run.yml", "-q"]).assert().code(0);
-    assert_near(&measured(&sandbox), &measured(&whole));
+    assert_near(&measured(&sandbox, &COMPARED), &measured(&whole, &COMPARED));
 }
