@@ -1,7 +1,8 @@
 //! Keeps buffers of activations for reuse: fresh memory costs a page fault for every page that is touched.
 //!
 //! In: a number of elements and their type. Out: a [`Held`] buffer of unspecified content, which comes back here when it is
-//! dropped. Buffers of lengths that are no longer asked for are given up when the number of rows changes.
+//! dropped. Buffers of lengths that are no longer asked for are given up when the number of rows changes. Where what is given back serves any length
+//! ([`Device::shares_memory`]), large buffers are not kept: gradients, other decoders and losses have their memory next.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -29,9 +30,13 @@ pub(crate) struct Held<D: Device> {
     /// `None` only while it is dropped.
     buffer: Option<D::Buffer>,
     key: (usize, Element),
-    age: u64,
+    /// `None` for one that does not come back.
+    age: Option<u64>,
     free: Arc<Mutex<Free<D::Buffer>>>,
 }
+
+/// Bytes from which on a buffer is large: asking for one costs microseconds, as much as computing a smaller one.
+const LARGE: usize = 4 << 20;
 
 impl<D: Device> Pool<D> {
     pub(crate) fn new(device: Arc<D>) -> Self {
@@ -60,13 +65,14 @@ impl<D: Device> Pool<D> {
 
     fn take_as(&self, len: usize, element: Element) -> Result<Held<D>, DeviceError> {
         let key = (len, element);
+        let is_kept = len * element.size() < LARGE || !self.device.shares_memory();
         let (buffer, age) = {
             let mut free = lock(&self.free);
-            (free.buffers.get_mut(&key).and_then(Vec::pop), free.age)
+            (free.buffers.get_mut(&key).and_then(Vec::pop), is_kept.then_some(free.age))
         };
         let buffer = match buffer {
             Some(buffer) => buffer,
-            None => self.device.zeros(len, element)?,
+            None => self.device.room(len, element)?,
         };
         Ok(Held { buffer: Some(buffer), key, age, free: Arc::clone(&self.free) })
     }
@@ -95,7 +101,7 @@ impl<D: Device> DerefMut for Held<D> {
 impl<D: Device> Drop for Held<D> {
     fn drop(&mut self) {
         let mut free = lock(&self.free);
-        if free.age == self.age
+        if self.age == Some(free.age)
             && let Some(buffer) = self.buffer.take()
         {
             free.buffers.entry(self.key).or_default().push(buffer);

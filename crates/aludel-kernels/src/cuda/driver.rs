@@ -117,12 +117,18 @@ pub struct Kernel {
     function: CudaFunction,
 }
 
+/// Whether the driver's library is there.
+///
+/// # Errors
+/// [`CudaError::NoDriver`].
+pub fn find_driver() -> Result<(), CudaError> {
+    // SAFETY: loads the library by its name, as any later call would, and calls nothing in it.
+    if unsafe { sys::is_culib_present() } { Ok(()) } else { Err(CudaError::NoDriver) }
+}
+
 /// How many devices the driver shows.
 pub(super) fn count() -> Result<usize, CudaError> {
-    // SAFETY: loads the library by its name, as any later call would, and calls nothing in it.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(CudaError::NoDriver);
-    }
+    find_driver()?;
     let count = CudaContext::device_count().map_err(|error| match error.0 {
         sys::cudaError_enum::CUDA_ERROR_NO_DEVICE => CudaError::NoDevice,
         _ => driver("count devices")(error),
@@ -319,7 +325,7 @@ impl Block {
 impl Drop for Allocation {
     fn drop(&mut self) {
         // A failure to free is a failure of the context, which every later call reports.
-        if self.stream.context().bind_to_thread().is_ok() {
+        if self.address != 0 && self.stream.context().bind_to_thread().is_ok() {
             // SAFETY: the address came from an allocation on this stream that nobody else frees; the stream frees it after all that was
             // submitted before.
             let _ = unsafe { result::free_async(self.address, self.stream.cu_stream()) };
@@ -434,6 +440,12 @@ impl Stream {
         })?;
         let allocation = Arc::new(Allocation { address, stream: Arc::clone(&self.stream) });
         Ok(Block { address, bytes, allocation })
+    }
+
+    /// A block that there was no memory for: the driver refuses to copy to it and from it.
+    pub(crate) fn nowhere(&self, bytes: usize) -> Block {
+        let allocation = Arc::new(Allocation { address: 0, stream: Arc::clone(&self.stream) });
+        Block { address: 0, bytes, allocation }
     }
 
     /// Sends bytes into a block, in order with what is submitted before and after; the source is free when this returns.

@@ -25,7 +25,7 @@ pub use device::{Device, Lane};
 #[cfg(test)]
 pub(crate) use dialect::CudaC;
 pub use dialect::{Shape, Shapes};
-pub use driver::Facts;
+pub use driver::{Facts, find_driver};
 pub use tune::{Finding, Tuned};
 
 /// What can go wrong with a device.

@@ -349,6 +349,17 @@ pub trait Device: Send + Sync + 'static {
     /// `len` zeros.
     fn zeros(&self, len: usize, element: Element) -> Result<Self::Buffer, DeviceError>;
 
+    /// A buffer of unspecified content, for who overwrites all of it.
+    fn room(&self, len: usize, element: Element) -> Result<Self::Buffer, DeviceError> {
+        self.zeros(len, element)
+    }
+
+    /// Whether memory that a large buffer gives back is at hand for buffers of any length, at no cost. A buffer that [`Device::fill`] makes zero has none
+    /// then until something else is written to it.
+    fn shares_memory(&self) -> bool {
+        false
+    }
+
     /// Stored elements, little-endian. The CPU uses them where they lie, without a copy, when they are aligned.
     fn import(&self, bytes: SharedBytes, element: Element) -> Result<Self::Buffer, DeviceError>;
 

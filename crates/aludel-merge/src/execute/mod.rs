@@ -39,7 +39,7 @@ mod windows;
 mod writer;
 
 pub use crate::derive::Aligned;
-pub use device::Device;
+pub use device::{Device, Opening};
 pub use error::MergeError;
 pub use finished::{forget_finished, is_finished, mark_begun, mark_finished};
 pub use in_memory::{Merged, Place, Resident, Tensor, write_companions};
@@ -81,8 +81,8 @@ pub struct ExecuteOptions<'a> {
     pub sync: bool,
     /// Whether to go on with what a run that died or failed has left.
     pub resume: bool,
-    /// A device that computes what it can; the rest and everything without one is the CPU's.
-    pub device: Option<Device>,
+    /// A device that computes what it can; the rest and everything without one is the CPU's. It is waited for once the output's files are made.
+    pub device: Option<Opening>,
     /// What goes on at once.
     pub pipeline: Pipeline,
 }
@@ -159,6 +159,10 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
     provenance::check(plan, |source, file| options.digests.remembered(path(source, file)))?;
     let inputs = identity::inputs(plan)?;
     let identity = identity::identity(plan, &inputs)?;
+    // A device that is refused already leaves no trace, and never takes what an earlier run has left.
+    if let Some(opening) = options.device.as_ref().filter(|opening| options.resume || opening.is_over()) {
+        opening.device()?;
+    }
     let (mut folder, written) = if options.resume {
         OutputFolder::resume(target, options.replace, &identity, &[DATA_FILE, INDEX_FILE])?
     } else {
@@ -189,14 +193,15 @@ pub fn execute(plan: &Plan, target: &Path, options: &ExecuteOptions<'_>) -> Resu
         }
     };
     let done = Done::of(plan, &written);
-    let share = match &options.device {
+    let device = options.device.as_ref().map_or(Ok(None), Opening::device)?;
+    let share = match &device {
         Some(device) => device.share(plan, &done.steps)?,
         None => Share::default(),
     };
     let mut counters = Counters::new(plan, options, &done);
     counters.to_read = counters.to_read.saturating_sub(share.bytes_spared(plan));
     let maps = map_inputs(plan, options)?;
-    let run = Run { leaves_cache, ..Run::new(plan, options, &maps, counters) };
+    let run = Run { leaves_cache, device, ..Run::new(plan, options, &maps, counters) };
     let writer = Writer::new(plan, output, written);
     let merged = run.align().and_then(|aligned| {
         let (digests, written, merged) = run.merge(&done, &share, writer, start)?;

@@ -9,6 +9,7 @@ use aludel_kernels::cpu::Scratch;
 use super::ahead::Wanted;
 use super::card::Digests;
 use super::delta::Coder;
+use super::device::Device;
 use super::queue::Queue;
 use super::reader::StepSource;
 use super::share::Share;
@@ -29,6 +30,8 @@ pub(super) struct Run<'a> {
     pub turns: Turns,
     /// Whether what was read for the last time leaves the page cache.
     pub leaves_cache: bool,
+    /// Computes what it can.
+    pub device: Option<Device>,
     /// Whether the inputs stay mapped for runs that follow.
     pub stays: bool,
 }
@@ -52,7 +55,7 @@ impl<'a> Run<'a> {
         counters: Counters,
     ) -> Self {
         let turns = Turns::new(options.pipeline.overlaps);
-        Self { plan, maps, options, counters, turns, leaves_cache: false, stays: false }
+        Self { plan, maps, options, counters, turns, leaves_cache: false, device: None, stays: false }
     }
 
     /// Computes and writes all weights that are not done, and hashes all inputs.
@@ -67,7 +70,7 @@ impl<'a> Run<'a> {
         let elsewhere = share.and_done(self.plan, &done.steps);
         let queue = Queue::new(self.plan, &elsewhere, self.options.pipeline.groups);
         let lanes =
-            self.options.device.as_ref().map(|device| device.lanes(share, self.options.pipeline.groups));
+            self.device.as_ref().map(|device| device.lanes(share, self.options.pipeline.groups));
         let mut digests = Ok(Vec::new());
         let mut written = Ok(());
         let weights = Instant::now();

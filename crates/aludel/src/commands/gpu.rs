@@ -9,7 +9,7 @@ use aludel_kernels::cuda::{self, CudaError};
 use aludel_kernels::gpu::KernelStore;
 use aludel_kernels::nn::Cuda;
 use aludel_kernels::wgpu::{self, WgpuError};
-use aludel_merge::execute::Device;
+use aludel_merge::execute::{Device, Opening};
 
 use crate::args::MergeDevice;
 use crate::failure::Refusal;
@@ -17,8 +17,20 @@ use crate::failure::Refusal;
 /// What writes the same without a GPU.
 const ON_THE_CPU: &str = "`--device cpu` writes the same output";
 
-/// The GPU that is asked for; none for the CPU, and where `auto` finds none.
-pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Device>, Refusal> {
+/// Begins to open the GPU that is asked for, unless its driver is missing; none for the CPU.
+pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Opening>, Refusal> {
+    match device {
+        MergeDevice::Cpu => return Ok(None),
+        MergeDevice::Cuda(ordinal) => {
+            cuda::find_driver().map_err(|error| refusal(ordinal, &error, ON_THE_CPU))?;
+        }
+        MergeDevice::Auto | MergeDevice::Wgpu(_) => {}
+    }
+    Ok(Some(Opening::begin(move || opened(device).map_err(|refusal| refusal.problems))))
+}
+
+/// The GPU that is asked for; none where `auto` finds none.
+fn opened(device: MergeDevice) -> Result<Option<Device>, Refusal> {
     let cuda = |ordinal| open(ordinal).map(Arc::new).map(Device::Cuda);
     let opened = match device {
         MergeDevice::Cpu => return Ok(None),

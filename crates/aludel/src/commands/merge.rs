@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use aludel_checkpoint::{DigestCache, check_target};
 use aludel_document::Problem;
 use aludel_merge::execute::{
-    self, Device, DeviceReport, ExecuteOptions, MergeError, Pipeline, Report, forget_finished, is_finished,
+    self, DeviceReport, ExecuteOptions, MergeError, Opening, Pipeline, Report, forget_finished, is_finished,
     mark_begun, mark_finished, parts_of,
 };
 use aludel_merge::plan::{Bytes, Compute, Form, Part, Plan, PlanOptions, Role, Values};
@@ -13,7 +13,7 @@ use aludel_merge::sequence::Run;
 
 use crate::args::{ComputeName, MergeArguments, OutputForm, ResumableFlags, WritingFlags};
 use crate::elsewhere::Destination;
-use crate::failure::{Interrupted, Refusal};
+use crate::failure::{Refusal, of_merging};
 use crate::hub;
 use crate::printer::Printer;
 use crate::progress::{Progress, Stage, duration};
@@ -52,8 +52,8 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     let options =
         PlanOptions { part, ..options(arguments, &target, arguments.writing.folder.force, printer) };
     let Some(results) = &arguments.stages.intermediate_dir else {
-        let plan = recipe::plan(&arguments.recipe, &options)?;
         let device = gpu::for_merges(arguments.device)?;
+        let plan = recipe::plan(&arguments.recipe, &options)?;
         let report = merge(&plan, &target, &arguments.writing, device, printer)?;
         return if printer.talk().json { printer.json(&report) } else { Ok(()) };
     };
@@ -62,8 +62,8 @@ pub(super) fn run(arguments: &MergeArguments, printer: &Printer) -> anyhow::Resu
     }
     // Results that are there already are in nobody's way: those of this recipe are gone on with, others are refused in their turn.
     let options = PlanOptions { replace: options.replace || arguments.writing.resume, ..options };
-    let sequence = recipe::Runs::of(&arguments.recipe, &options, results)?;
     let device = gpu::for_merges(arguments.device)?;
+    let sequence = recipe::Runs::of(&arguments.recipe, &options, results)?;
     let reports = merge_all(&sequence, arguments, device.as_ref(), printer)?;
     if printer.talk().json { printer.json(&reports) } else { Ok(()) }
 }
@@ -120,7 +120,7 @@ fn options(arguments: &MergeArguments, target: &Path, replace: bool, printer: &P
 fn merge_all(
     sequence: &recipe::Runs,
     arguments: &MergeArguments,
-    device: Option<&Device>,
+    device: Option<&Opening>,
     printer: &Printer,
 ) -> anyhow::Result<Vec<Report>> {
     let target = |run: &Run| run.target().cloned().unwrap_or_else(|| arguments.output.clone());
@@ -162,7 +162,7 @@ fn merge(
     plan: &Plan,
     output: &Path,
     writing: &ResumableFlags,
-    device: Option<Device>,
+    device: Option<Opening>,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
     let subject = subject(plan);
@@ -180,7 +180,7 @@ pub(super) fn execute(
     plan: &Plan,
     target: &Path,
     writing: &ResumableFlags,
-    device: Option<Device>,
+    device: Option<Opening>,
     printer: &Printer,
 ) -> anyhow::Result<Report> {
     let signals = Signals::listen()?;
@@ -205,11 +205,10 @@ pub(super) fn execute(
     );
     drop(progress);
     // What fails after a signal fails because of it: a stopped run has not written all that it planned, for one.
-    match (result, signals.received()) {
-        (Ok(report), _) => Ok(report),
-        (Err(error), Some(signal)) => Err(Interrupted { signal, left: left(&error) }.into()),
-        (Err(error), None) => Err(error.into()),
-    }
+    result.map_err(|error| {
+        let left = left(&error);
+        of_merging(error, signals.received(), left)
+    })
 }
 
 /// What a run that was interrupted has left.

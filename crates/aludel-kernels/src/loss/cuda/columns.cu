@@ -4,6 +4,8 @@
 #define THREADS 512
 #define FLOOR -1e30f
 #define EXCLUDED -1e20f
+// The next bf16 below FLOOR, twice.
+#define FLOORS 0xf14af14au
 
 enum { FORWARD, REVERSE, JENSEN_SHANNON, SKEWED_FORWARD, SKEWED_REVERSE, TOTAL_VARIATION, SOFT_CROSS_ENTROPY, LOGITS_MSE };
 
@@ -19,7 +21,6 @@ struct Settings {
 #define LN2 0.6931471805599453f
 
 __device__ __forceinline__ float exp_fast(float x) { return exp2_fast(x * LOG2E); }
-__device__ __forceinline__ float log_fast(float x) { return log2_fast(x) * LN2; }
 
 // Log-sum-exps at all temperatures, counted from the greatest logit, and where that is.
 struct Sums {
@@ -113,9 +114,14 @@ __device__ __forceinline__ void join_block(Sums (&s)[N], Room<N>& room, const fl
     __syncthreads();
 }
 
+__device__ __forceinline__ void unpack_floored(uint4 x, float z[8]) {
+    unpack8(make_uint4(greater_bf16(x.x, FLOORS), greater_bf16(x.y, FLOORS), greater_bf16(x.z, FLOORS), greater_bf16(x.w, FLOORS)), z);
+}
+
 __device__ __forceinline__ void read8(const void* row, int type, int at, int end, float z[8]) {
 #if ALIGNED
     if (at + 8 <= end) {
+        if (type == 2) return unpack_floored(*(const uint4*)((const half_bits*)row + at), z);
         load8(row, at, type, z);
 #pragma unroll
         for (int i = 0; i < 8; i++) if (z[i] < FLOOR) z[i] = FLOOR;
@@ -129,7 +135,8 @@ __device__ __forceinline__ void read8(const void* row, int type, int at, int end
     }
 }
 
-// One column: what it adds to the value of a term, and its slope, or its flow where the kind is balanced. Logarithms are finite.
+// One column: what it adds to the value of a term, and its slope, or its flow where the kind is balanced. Logarithms are finite, and of base 2, as the
+// device has them: values and slopes of kinds that are sums of logarithms are counted in `value_unit` and `slope_unit`.
 struct Point { float p, q, log_p, log_q; };
 
 // Of both probabilities; where it is too small for a logarithm, whatever it is multiplied by is 0.
@@ -137,21 +144,27 @@ __device__ __forceinline__ float mean(float parameter, Point x) { return fmaxf(p
 
 __device__ __forceinline__ constexpr bool is_balanced(int kind) { return kind == FORWARD || kind == SOFT_CROSS_ENTROPY || kind == LOGITS_MSE; }
 
+__device__ __forceinline__ constexpr float value_unit(int kind) { return kind == TOTAL_VARIATION || kind == LOGITS_MSE ? 1.0f : LN2; }
+
+__device__ __forceinline__ constexpr float slope_unit(int kind) {
+    return kind == REVERSE || kind == JENSEN_SHANNON || kind == SKEWED_REVERSE ? LN2 : 1.0f;
+}
+
 __device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
     switch (kind) {
     case FORWARD: return x.p * (x.log_p - x.log_q);
-    case REVERSE: return x.log_p < EXCLUDED ? 0.0f : (x.q == 0.0f ? 0.0f : x.q * (x.log_q - x.log_p)) - x.q + x.p;
+    case REVERSE: return x.log_p < EXCLUDED ? 0.0f : (x.q == 0.0f ? 0.0f : x.q * (x.log_q - x.log_p)) + (x.p - x.q) * LOG2E;
     case JENSEN_SHANNON: {
-        float log_m = log_fast(mean(parameter, x));
+        float log_m = log2_fast(mean(parameter, x));
         return parameter * (x.p * (x.log_p - log_m)) + (1.0f - parameter) * (x.q * (x.log_q - log_m));
     }
     case SKEWED_FORWARD: {
         float m = parameter * x.p + (1.0f - parameter) * x.q;
-        return x.p < 1e-37f ? 0.0f : x.p * (x.log_p - log_fast(m));
+        return x.p < 1e-37f ? 0.0f : x.p * (x.log_p - log2_fast(m));
     }
     case SKEWED_REVERSE: {
         float m = (1.0f - parameter) * x.p + parameter * x.q;
-        return x.q < 1e-37f ? 0.0f : x.q * (x.log_q - log_fast(m));
+        return x.q < 1e-37f ? 0.0f : x.q * (x.log_q - log2_fast(m));
     }
     case TOTAL_VARIATION: return 0.5f * fabsf(x.p - x.q);
     case SOFT_CROSS_ENTROPY: return x.p == 0.0f ? 0.0f : -x.p * x.log_q;
@@ -162,14 +175,14 @@ __device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
 __device__ __forceinline__ float slope_of(int kind, float parameter, Point x) {
     switch (kind) {
     case REVERSE: return x.log_p < EXCLUDED ? 0.0f : x.log_q - x.log_p;
-    case JENSEN_SHANNON: return (1.0f - parameter) * (x.log_q - log_fast(mean(parameter, x)));
+    case JENSEN_SHANNON: return (1.0f - parameter) * (x.log_q - log2_fast(mean(parameter, x)));
     case SKEWED_FORWARD: {
         float m = parameter * x.p + (1.0f - parameter) * x.q;
         return m < 1e-37f ? 0.0f : -(1.0f - parameter) * x.p / m;
     }
     case SKEWED_REVERSE: {
         float m = (1.0f - parameter) * x.p + parameter * x.q;
-        return m < 1e-37f ? 0.0f : x.log_q - log_fast(m) + 1.0f - parameter * x.q / m;
+        return m < 1e-37f ? 0.0f : x.log_q - log2_fast(m) + (1.0f - parameter * x.q / m) * LOG2E;
     }
     case TOTAL_VARIATION: return x.q == x.p ? 0.0f : x.q > x.p ? 0.5f : -0.5f;
     }

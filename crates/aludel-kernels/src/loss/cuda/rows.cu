@@ -52,25 +52,25 @@ __device__ __forceinline__ float interpolate(float t, float s, float z) { return
 // What a row's columns are seen by, once its sums are known.
 struct Scene {
     const float* inverse;
-    // Log-sum-exps of what is divided by the temperatures.
-    float s_log[STATS], t_log[STATS], x_log[STATS];
+    // Inverse temperatures, and log-sum-exps of what is divided by the temperatures, to base 2.
+    float scale[STATS], s_log[STATS], t_log[STATS], x_log[STATS];
     float t, a;
 };
 
 __device__ __forceinline__ Point point(const Scene& scene, int stat, int target, float s, float z) {
     Point x;
-    float inverse = scene.inverse[stat];
-    x.log_q = s * inverse - scene.s_log[stat];
-    x.q = exp_fast(x.log_q);
+    float scale = scene.scale[stat];
+    x.log_q = s * scale - scene.s_log[stat];
+    x.q = exp2_fast(x.log_q);
     if (target == 1) {
-        x.log_p = interpolate(scene.t, s, z) * inverse - scene.x_log[stat];
-        x.p = exp_fast(x.log_p);
+        x.log_p = interpolate(scene.t, s, z) * scale - scene.x_log[stat];
+        x.p = exp2_fast(x.log_p);
     } else {
-        x.log_p = z * inverse - scene.t_log[stat];
-        x.p = exp_fast(x.log_p);
+        x.log_p = z * scale - scene.t_log[stat];
+        x.p = exp2_fast(x.log_p);
         if (target == 2) {
             x.p = scene.a * x.p + (1.0f - scene.a) * x.q;
-            x.log_p = log_fast(fmaxf(x.p, 1e-37f));
+            x.log_p = log2_fast(fmaxf(x.p, 1e-37f));
         }
     }
     return x;
@@ -98,13 +98,29 @@ __device__ __forceinline__ void hold(int piece, int of_teacher, const void* row,
 __device__ __forceinline__ void see(int piece, int of_teacher, const void* row, int type, int at, int end, float z[8]) {
 #if HELD
     if (at + 8 <= end) {
-        unpack8(*place(piece, of_teacher), z);
-#pragma unroll
-        for (int i = 0; i < 8; i++) z[i] = fmaxf(z[i], FLOOR);
+        unpack_floored(*place(piece, of_teacher), z);
         return;
     }
 #endif
     read8(row, type, at, end, z);
+}
+
+// Where one term alone needs its slopes twice, they take the place of the teacher's logits, as f16, whose range ends beyond all that matters: a slope that is
+// cut there has a probability of 0 beside it.
+#define KEEPS (HELD && GRADIENT && TEACHER && TERMS == 1 && !is_balanced(kind_of(0)))
+
+__device__ __forceinline__ void keep(int piece, const float slopes[8]) {
+    float x[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = fminf(fmaxf(slopes[i], -6e4f), 6e4f);
+    *place(piece, 1) = make_uint4(pack_f16(x[0], x[1]), pack_f16(x[2], x[3]), pack_f16(x[4], x[5]), pack_f16(x[6], x[7]));
+}
+
+__device__ __forceinline__ void kept(int piece, float slopes[8]) {
+    uint4 x = *place(piece, 1);
+    u32 words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+    for (int i = 0; i < 8; i++) slopes[i] = from_f16((half_bits)(words[i / 2] >> 16 * (i % 2)));
 }
 
 // All pieces of a row that are a thread's: `f(piece, first column)`. Where they are read again they are gone through backwards: what was read last is still
@@ -229,15 +245,16 @@ extern "C" __global__ void BLOCKS loss_rows(
     scene.t = t;
     scene.a = settings->a * (1.0f - settings->difficulty * (1.0f - expf(-cross_entropy)));
     for (int i = 0; i < STATS; i++) {
-        scene.s_log[i] = s.most * inverse[i] + logf(s.sum[i]);
-        scene.t_log[i] = z.most * inverse[i] + logf(z.sum[i]);
-        scene.x_log[i] = x.most * inverse[i] + logf(x.sum[i]);
+        scene.scale[i] = inverse[i] * LOG2E;
+        scene.s_log[i] = s.most * scene.scale[i] + log2f(s.sum[i]);
+        scene.t_log[i] = z.most * scene.scale[i] + log2f(z.sum[i]);
+        scene.x_log[i] = x.most * scene.scale[i] + log2f(x.sum[i]);
     }
     // The compiler does not know that settings stay as they are while rows are written.
     float factor[TERMS + 1], parameter[TERMS + 1];
 #pragma unroll
     for (int term = 0; term < TERMS; term++) {
-        factor[term] = settings->gradient_factor[term] * inverse[stat_of(term)];
+        factor[term] = settings->gradient_factor[term] * inverse[stat_of(term)] * slope_unit(kind_of(term));
         parameter[term] = settings->parameter[term];
     }
     float value[TERMS + 1] = {}, flow[TERMS + 1] = {}, forward = 0.0f, reverse = 0.0f;
@@ -247,7 +264,7 @@ extern "C" __global__ void BLOCKS loss_rows(
 #if TEACHER
     if (needs_flows) {
         each_piece(member, common, true, [&](int piece, int at) {
-            float a[8], b[8];
+            float a[8], b[8], slopes[8];
             see(piece, 0, s_row, 2, at, common, a);
             see(piece, 1, t_row, TEACHER_TYPE, at, common, b);
 #pragma unroll
@@ -264,6 +281,7 @@ extern "C" __global__ void BLOCKS loss_rows(
                     Point x = point(scene, stat_of(term), TARGET, a[i], b[i]);
                     value[term] += value_of(kind, parameter[term], x);
                     if (!is_balanced(kind)) flow[term] += flow_of(kind, parameter[term], x);
+                    if (KEEPS) slopes[i] = slope_of(kind, parameter[term], x);
                 }
                 if (!GRADIENT) {
                     Point x = point(scene, 0, 0, a[i], b[i]);
@@ -271,6 +289,7 @@ extern "C" __global__ void BLOCKS loss_rows(
                     reverse += value_of(REVERSE, 0.0f, x);
                 }
             }
+            if (KEEPS && at + 8 <= common) keep(piece, slopes);
         });
         Flows own_flows;
 #pragma unroll
@@ -289,7 +308,7 @@ extern "C" __global__ void BLOCKS loss_rows(
     }
 #endif
 #if GRADIENT
-    float label_factor = LABELS ? settings->label_factor : 0.0f, cap = settings->soft_cap;
+    float label_factor = LABELS ? settings->label_factor : 0.0f, cap = settings->soft_cap, label_log = whole_log * LOG2E;
     each_piece(member, (int)stored, !needs_flows, [&](int piece, int at) {
         float a[8], b[8], g[8];
         // What is held ends with the columns that both have. Columns beyond the valid ones have the lowest of logits and add nothing.
@@ -297,13 +316,15 @@ extern "C" __global__ void BLOCKS loss_rows(
         if (valid == common) see(piece, 0, s_row, 2, at, common, a);
         else read8(s_row, 2, at, valid, a);
 #if TEACHER
-        see(piece, 1, t_row, TEACHER_TYPE, at, common, b);
+        bool is_kept = KEEPS && at + 8 <= common;
+        if (is_kept) kept(piece, b);
+        else see(piece, 1, t_row, TEACHER_TYPE, at, common, b);
 #endif
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             g[i] = 0.0f;
             if (LABELS) {
-                g[i] = label_factor * exp_fast(a[i] - whole_log);
+                g[i] = label_factor * exp2_fast(a[i] * LOG2E - label_log);
                 if (at + i == label) g[i] -= label_factor;
             }
 #if TEACHER
@@ -315,6 +336,10 @@ extern "C" __global__ void BLOCKS loss_rows(
                         float d = at + i < common ? difference(scene, stat, a[i], b[i]) : 0.0f;
                         value[term] += d * d;
                         g[i] += factor[term] * 2.0f * d / (float)common;
+                        continue;
+                    }
+                    if (is_kept) {
+                        g[i] += factor[term] * exp2_fast(a[i] * scene.scale[stat] - scene.s_log[stat]) * (b[i] - flow[term]);
                         continue;
                     }
                     Point x = point(scene, stat, TARGET, a[i], b[i]);
@@ -355,7 +380,7 @@ extern "C" __global__ void BLOCKS loss_rows(
             for (int i = 0; i < CLUSTER; i++) sum += all_values[i].value[term];
             if (kind_of(term) == LOGITS_MSE) sum /= (float)common;
             if (sum > 1e20f) sum = __int_as_float(0x7f800000);
-            values[term] = sum * settings->value_factor[term];
+            values[term] = sum * settings->value_factor[term] * value_unit(kind_of(term));
         }
         forward = reverse = 0.0f;
         for (int i = 0; i < CLUSTER; i++) {
@@ -365,7 +390,7 @@ extern "C" __global__ void BLOCKS loss_rows(
         values[TERMS] = cross_entropy;
         values[TERMS + 1] = whole.at == (int)label ? 1.0f : 0.0f;
         values[TERMS + 2] = TEACHER && z.at == s.at ? 1.0f : 0.0f;
-        values[TERMS + 3] = forward > 1e20f ? __int_as_float(0x7f800000) : forward;
-        values[TERMS + 4] = reverse;
+        values[TERMS + 3] = forward > 1e20f ? __int_as_float(0x7f800000) : forward * LN2;
+        values[TERMS + 4] = reverse * LN2;
     }
 }

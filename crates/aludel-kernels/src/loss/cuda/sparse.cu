@@ -11,13 +11,16 @@ struct Shares {
 
 __device__ __forceinline__ Point known_point(Shares s, float z, float log_p) {
     Point x;
-    x.log_q = (z - s.most) * s.inverse - s.log_sum;
-    x.q = exp_fast(x.log_q);
+    x.log_q = ((z - s.most) * s.inverse - s.log_sum) * LOG2E;
+    x.q = exp2_fast(x.log_q);
     // A tail that has everything leaves nothing to the columns.
-    x.log_p = fmaxf(log_p * s.scale - s.shift, 2.0f * FLOOR);
-    x.p = exp_fast(x.log_p);
+    x.log_p = fmaxf(log_p * s.scale - s.shift, 2.0f * FLOOR) * LOG2E;
+    x.p = exp2_fast(x.log_p);
     return x;
 }
+
+__device__ __forceinline__ float known_value(int kind, float parameter, Point x) { return value_unit(kind) * value_of(kind, parameter, x); }
+__device__ __forceinline__ float known_flow(int kind, float parameter, Point x) { return slope_unit(kind) * flow_of(kind, parameter, x); }
 
 __device__ __forceinline__ float floored(float z) { return z < FLOOR ? FLOOR : z; }
 
@@ -113,24 +116,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
         float sum = 0.0f;
         for (int j = threadIdx.x; j < count; j += THREADS) {
             Point x = known_point(at, floored(aside[j]), log_p[j]);
-            value[term] += KNOWN == DRAWN ? (x.p == 0.0f ? 0.0f : -x.p * x.log_q) : value_of(kind, parameter, x);
-            sum += flow_of(kind, parameter, x);
+            value[term] += KNOWN == DRAWN ? (x.p == 0.0f ? 0.0f : -x.p * x.log_q * LN2) : known_value(kind, parameter, x);
+            sum += known_flow(kind, parameter, x);
         }
         Point bucket;
-        bucket.log_q = log_others[stat];
-        bucket.q = exp_fast(bucket.log_q);
+        bucket.log_q = log_others[stat] * LOG2E;
+        bucket.q = exp2_fast(bucket.log_q);
         bucket.p = KNOWN == BUCKET ? tail[stat] : 0.0f;
-        bucket.log_p = bucket.p > 0.0f ? logf(bucket.p) : 2.0f * FLOOR;
+        bucket.log_p = bucket.p > 0.0f ? log2f(bucket.p) : 2.0f * FLOOR;
         float flow = 0.0f;
         if ((KNOWN == BUCKET || KNOWN == RENORMALISED) && bucket.q > 0.0f) {
-            more[term] = value_of(kind, parameter, bucket);
-            flow = flow_of(kind, parameter, bucket);
+            more[term] = known_value(kind, parameter, bucket);
+            flow = known_flow(kind, parameter, bucket);
         }
         if (KNOWN == DRAWN && kind == FORWARD && entropies) more[term] = -entropies[blockIdx.x];
         float mean = sum_of_block(sum, sums_room) + flow;
         for (int j = threadIdx.x; j < count; j += THREADS) {
             Point x = known_point(at, floored(aside[j]), log_p[j]);
-            slopes[j] += weight * (flow_of(kind, parameter, x) - x.q * mean);
+            slopes[j] += weight * (known_flow(kind, parameter, x) - x.q * mean);
         }
         if (bucket.q > 0.0f) share[stat] += weight * (flow / bucket.q - mean);
     }
@@ -175,20 +178,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
     for (int j = threadIdx.x; j < count; j += THREADS) {
         Point x = known_point(shares[0], floored(aside[j]), log_p[j]);
         if (KNOWN == DRAWN) {
-            forward -= x.p == 0.0f ? 0.0f : x.p * x.log_q;
+            forward -= x.p == 0.0f ? 0.0f : x.p * x.log_q * LN2;
         } else {
-            forward += value_of(FORWARD, 0.0f, x);
-            reverse += value_of(REVERSE, 0.0f, x);
+            forward += known_value(FORWARD, 0.0f, x);
+            reverse += known_value(REVERSE, 0.0f, x);
         }
     }
     Point bucket;
-    bucket.log_q = log_others[0];
-    bucket.q = exp_fast(bucket.log_q);
+    bucket.log_q = log_others[0] * LOG2E;
+    bucket.q = exp2_fast(bucket.log_q);
     bucket.p = KNOWN == BUCKET ? tail[0] : 0.0f;
-    bucket.log_p = bucket.p > 0.0f ? logf(bucket.p) : 2.0f * FLOOR;
+    bucket.log_p = bucket.p > 0.0f ? log2f(bucket.p) : 2.0f * FLOOR;
     if ((KNOWN == BUCKET || KNOWN == RENORMALISED) && bucket.q > 0.0f) {
-        more_forward = value_of(FORWARD, 0.0f, bucket);
-        more_reverse = value_of(REVERSE, 0.0f, bucket);
+        more_forward = known_value(FORWARD, 0.0f, bucket);
+        more_reverse = known_value(REVERSE, 0.0f, bucket);
     }
     if (KNOWN == DRAWN && entropies) more_forward = -entropies[blockIdx.x];
 #endif

@@ -84,7 +84,7 @@ pub(in crate::nn) fn update8(
 pub(in crate::nn) fn moments(cuda: &Cuda, stored: &StoredMoments) -> Result<Moments, DeviceError> {
     let scales = |values: &[f32]| -> Result<Buffer, CudaError> {
         let block = cuda.numbers(bytemuck::cast_slice(values))?;
-        Ok(Buffer::of_numbers(block, Element::F32))
+        Ok(Buffer::of_numbers(&cuda.supply, block, Element::F32))
     };
     let made = || {
         Ok(Moments {

@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use super::buffer::Buffer;
 use super::context::Cuda;
 use crate::cuda::CudaError;
 use crate::cuda::driver::{Block, Mark, Pinned, Stream};
@@ -104,7 +103,7 @@ fn carry(
     cuda.stream.follow(&cuda.up.mark()?)?;
     let len = piece.elements.len();
     let floats =
-        |block: &Block, len: usize| Buffer::new(block.part(0, len * size_of::<f32>()), len, Element::F32);
+        |block: &Block, len: usize| cuda.buffer(block.part(0, len * size_of::<f32>()), len, Element::F32);
     let gradient = gradient.part(piece.elements.clone());
     let weights = weights.part(piece.elements.clone());
     let (mut master_here, mut stored) = match &place.master {

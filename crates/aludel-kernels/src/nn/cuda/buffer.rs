@@ -1,18 +1,20 @@
 //! Holds elements and small numbers in a device's memory.
 //!
 //! A buffer that is to be zero is not written until somebody asks where it is: most gradients are overwritten by the first product that would have
-//! been added to them.
+//! been added to them. One that is emptied is not even there until then: activations have its memory meanwhile.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
-use super::context::lock;
+use super::context::{Supply, lock};
 use crate::cuda::driver::{Argument, Block};
 use crate::element::Element;
 
 /// A dense array of elements of one type in a device's memory.
 #[derive(Debug)]
 pub struct Buffer {
-    block: Block,
+    supply: Arc<Supply>,
+    /// Empty while everything is zero and nobody has asked where it is.
+    block: OnceLock<Block>,
     pub(super) len: usize,
     pub(super) element: Element,
     /// Whether it counts as zero, whatever its block holds.
@@ -28,8 +30,9 @@ pub struct Indices {
 
 impl Buffer {
     /// Elements as they lie in a block.
-    pub(super) fn new(block: Block, len: usize, element: Element) -> Self {
-        Self { block, len, element, is_zero: Mutex::new(false) }
+    pub(super) fn new(supply: &Arc<Supply>, block: Block, len: usize, element: Element) -> Self {
+        let supply = Arc::clone(supply);
+        Self { supply, block: OnceLock::from(block), len, element, is_zero: Mutex::new(false) }
     }
 
     /// Everything becomes zero.
@@ -37,26 +40,34 @@ impl Buffer {
         *lock(&self.is_zero) = true;
     }
 
+    /// Everything becomes zero, and the memory is given back until it is needed.
+    pub(super) fn empty(&mut self) {
+        self.clear();
+        self.block.take();
+    }
+
     /// Whether everything is zero; asked by who then overwrites everything.
     pub(crate) fn take_zero(&mut self) -> bool {
         std::mem::take(&mut *lock(&self.is_zero))
     }
 
-    /// The block that holds the elements, in the stream's order.
+    /// The block that holds the elements, in the stream's order. Where there is no memory for it, the failure is kept, and nothing is computed until it is
+    /// told.
     pub(crate) fn block(&self) -> &Block {
         let mut is_zero = lock(&self.is_zero);
+        let block = self.block.get_or_init(|| self.supply.block_or_nowhere(self.len * self.element.size()));
         if std::mem::take(&mut *is_zero) {
             // A failure to clear is a failure of the context, which every later call reports.
-            let _ = self.block.clear();
+            let _ = block.clear();
         }
-        &self.block
+        block
     }
 
     /// Numbers as the bits of elements of 32 bits.
-    pub(crate) fn of_numbers(numbers: Indices, element: Element) -> Self {
+    pub(crate) fn of_numbers(supply: &Arc<Supply>, numbers: Indices, element: Element) -> Self {
         assert_eq!(element.size(), 4, "numbers have 32 bits");
         let len = numbers.host.len();
-        Self::new(numbers.block, len, element)
+        Self::new(supply, numbers.block, len, element)
     }
 
     /// Elements from `start` on, in the same memory.
@@ -66,7 +77,7 @@ impl Buffer {
     pub(super) fn part(&self, range: std::ops::Range<usize>) -> Self {
         let size = self.element.size();
         let block = self.block().part(range.start * size, range.len() * size);
-        Self::new(block, range.len(), self.element)
+        Self::new(&self.supply, block, range.len(), self.element)
     }
 
     /// The number of elements.

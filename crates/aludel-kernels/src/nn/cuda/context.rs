@@ -37,7 +37,42 @@ pub struct Cuda {
     products: Products,
     pub(crate) choices: Arc<Choices>,
     pub(in crate::nn) tables: Mutex<Vec<Tables>>,
+    pub(crate) supply: Arc<Supply>,
+}
+
+/// Where buffers that are there no sooner than they are needed have their memory from, and the first failure that nobody has been told of.
+#[derive(Debug)]
+pub(crate) struct Supply {
+    stream: Stream,
     failure: Mutex<Option<CudaError>>,
+}
+
+impl Supply {
+    /// Memory of any content, or, with the failure kept, none.
+    pub(super) fn block_or_nowhere(&self, bytes: usize) -> Block {
+        self.keep(self.stream.block(bytes)).unwrap_or_else(|| self.stream.nowhere(bytes))
+    }
+
+    fn keep<T>(&self, result: Result<T, CudaError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                lock(&self.failure).get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Refuses to compute on what a failure has left.
+    fn is_sound(&self) -> Result<(), CudaError> {
+        match *lock(&self.failure) {
+            None => Ok(()),
+            Some(_) => Err(CudaError::Driver {
+                doing: "go on",
+                message: "an operation before has failed".to_owned(),
+            }),
+        }
+    }
 }
 
 /// A text of kernels: what is defined before it, and its parts one after another. The name stands for all of that.
@@ -82,7 +117,8 @@ impl Cuda {
         let kernels = Kernels::of_models(architecture, store);
         let choices = Arc::new(Choices::new(kernels.shared_store(), &facts));
         let products = Products::new(&stream, Arc::clone(&choices))?;
-        let (loaded, tables, failure) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let supply = Arc::new(Supply { stream: stream.clone(), failure: Mutex::default() });
+        let (loaded, tables) = (Mutex::default(), Mutex::default());
         let device = Self {
             driver,
             facts,
@@ -95,7 +131,7 @@ impl Cuda {
             products,
             choices,
             tables,
-            failure,
+            supply,
         };
         // A compiler that is missing is told of here rather than in the first step.
         let text = Text { name: "elementwise", defines: "", parts: &[crate::nn::elementwise::cuda::TEXT] };
@@ -136,6 +172,7 @@ impl Cuda {
         grid: Grid,
         arguments: &[Argument],
     ) -> Result<(), CudaError> {
+        self.supply.is_sound()?;
         let kernel = self.kernel(text, name, grid.shared)?;
         self.stream.start(&kernel, grid, arguments)
     }
@@ -153,12 +190,18 @@ impl Cuda {
 
     /// Submits a product.
     pub(crate) fn multiply(&self, shape: Shape, alpha: f32, operands: Operands) {
-        self.keep(self.products.multiply(shape, alpha, operands));
+        let multiplied = self.supply.is_sound().and_then(|()| self.products.multiply(shape, alpha, operands));
+        self.keep(multiplied);
     }
 
     /// A buffer of any content, or, where there is no memory, none: the failure is kept.
     pub(crate) fn scratch(&self, len: usize, element: Element) -> Option<Buffer> {
-        self.keep(self.stream.block(len * element.size())).map(|block| Buffer::new(block, len, element))
+        self.keep(self.stream.block(len * element.size())).map(|block| self.buffer(block, len, element))
+    }
+
+    /// Elements as they lie in a block.
+    pub(crate) fn buffer(&self, block: Block, len: usize, element: Element) -> Buffer {
+        Buffer::new(&self.supply, block, len, element)
     }
 
     /// A buffer with a copy of elements that lie in a memory of the same device.
@@ -172,7 +215,7 @@ impl Cuda {
         let block = self.stream.block(len * element.size());
         self.told(block.and_then(|block| {
             self.stream.fetch(from, offset, &block)?;
-            Ok(Buffer::new(block, len, element))
+            Ok(self.buffer(block, len, element))
         }))
     }
 
@@ -212,7 +255,8 @@ impl Cuda {
         let size = from.element.size();
         if from.element == to.element {
             let (from, to) = ((from.block(), at * size), (to.block(), to_at * size));
-            self.keep(self.stream.copy_between(from, to, len * size));
+            let copied = self.supply.is_sound().and_then(|()| self.stream.copy_between(from, to, len * size));
+            self.keep(copied);
             return;
         }
         let addresses =
@@ -231,18 +275,12 @@ impl Cuda {
 
     /// Keeps a failure for the next call that can tell it.
     pub(crate) fn keep<T>(&self, result: Result<T, CudaError>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(error) => {
-                lock(&self.failure).get_or_insert(error);
-                None
-            }
-        }
+        self.supply.keep(result)
     }
 
     /// What has failed since the last time, or `result`.
     pub(crate) fn told<T>(&self, result: Result<T, CudaError>) -> Result<T, DeviceError> {
-        let kept = lock(&self.failure).take();
+        let kept = lock(&self.supply.failure).take();
         kept.map_or(result, Err).map_err(|error| self.failed(error))
     }
 

@@ -108,19 +108,25 @@ impl Device for Cuda {
     }
 
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
+        let mut buffer = self.room(len, element)?;
+        buffer.clear();
+        Ok(buffer)
+    }
+
+    fn room(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
         let block = self.stream.block(len * element.size());
-        self.told(block.map(|block| {
-            let mut buffer = Buffer::new(block, len, element);
-            buffer.clear();
-            buffer
-        }))
+        self.told(block.map(|block| self.buffer(block, len, element)))
+    }
+
+    fn shares_memory(&self) -> bool {
+        true
     }
 
     fn import(&self, bytes: SharedBytes, element: Element) -> Result<Buffer, DeviceError> {
         let raw = (*bytes).as_ref();
         let len = raw.len() / element.size();
         let block = self.sent_now(&raw[..len * element.size()]);
-        self.told(block.map(|block| Buffer::new(block, len, element)))
+        self.told(block.map(|block| self.buffer(block, len, element)))
     }
 
     fn indices(&self, values: &[u32]) -> Result<Indices, DeviceError> {
@@ -163,7 +169,7 @@ impl Device for Cuda {
 
     fn fill(&self, buffer: &mut Buffer, value: f32) {
         if value.to_bits() == 0 {
-            buffer.clear();
+            buffer.empty();
         } else {
             elementwise::cuda::fill(self, buffer, value);
         }

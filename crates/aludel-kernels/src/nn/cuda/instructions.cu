@@ -31,6 +31,20 @@ __device__ __forceinline__ u32 pack(float low, float high) {
     return y;
 }
 
+// Two f16 likewise.
+__device__ __forceinline__ u32 pack_f16(float low, float high) {
+    u32 y;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+
+// The greater of each of two bf16; of a NaN and a number the number.
+__device__ __forceinline__ u32 greater_bf16(u32 x, u32 y) {
+    u32 z;
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(z) : "r"(x), "r"(y));
+    return z;
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -60,7 +60,7 @@ fn made(cuda: &Cuda, layers: &[LayerWeights]) -> Result<(Layers, Vec<Vec<Buffer>
             let bytes = (**bytes).as_ref();
             to[at..at + bytes.len()].copy_from_slice(bytes);
             let block = places[number % 2].part(at, bytes.len());
-            own.push(Buffer::new(block, bytes.len() / element.size(), *element));
+            own.push(cuda.buffer(block, bytes.len() / element.size(), *element));
             at += bytes.len().next_multiple_of(ALIGNMENT);
         }
         host.push(pinned);

@@ -38,6 +38,13 @@ pub struct Layers {
 }
 
 impl Tally {
+    /// Something is written to a buffer: it is there from now on.
+    fn touch(&self, buffer: &mut Buffer) {
+        if std::mem::take(&mut buffer.is_empty) {
+            buffer.share = Some(self.device.take((buffer.len * buffer.element.size()) as u64));
+        }
+    }
+
     fn moments_of(&self, len: usize) -> Moments {
         let bytes = 2 * (len + 4 * StoredMoments::scales(len));
         Moments { len, _share: self.device.take(bytes as u64) }
@@ -132,7 +139,8 @@ impl Device for Tally {
         let buffer = |(bytes, element): &(SharedBytes, Element)| Buffer {
             len: (**bytes).as_ref().len() / element.size(),
             element: *element,
-            _share: None,
+            share: None,
+            is_empty: false,
         };
         let buffers = layers.iter().map(|layer| layer.iter().map(buffer).collect());
         Ok(Some((Layers { _places, _aside: self.host.take(all.iter().sum()) }, buffers.collect())))
@@ -140,14 +148,18 @@ impl Device for Tally {
 
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
         let share = self.device.take((len * element.size()) as u64);
-        Ok(Buffer { len, element, _share: Some(share) })
+        Ok(Buffer { len, element, share: Some(share), is_empty: false })
+    }
+
+    fn shares_memory(&self) -> bool {
+        self.like.has_memory
     }
 
     /// Counted where the device has a memory of its own; elsewhere it is used where it lies.
     fn import(&self, bytes: SharedBytes, element: Element) -> Result<Buffer, DeviceError> {
         let len = (*bytes).as_ref().len() / element.size();
         let share = self.like.has_memory.then(|| self.device.take((len * element.size()) as u64));
-        Ok(Buffer { len, element, _share: share })
+        Ok(Buffer { len, element, share, is_empty: false })
     }
 
     fn indices(&self, _: &[u32]) -> Result<(), DeviceError> {
@@ -196,19 +208,29 @@ impl Device for Tally {
         Ok(())
     }
 
-    fn copy(&self, _: &Buffer, _: &mut Buffer) {}
+    fn copy(&self, _: &Buffer, to: &mut Buffer) {
+        self.touch(to);
+    }
 
     fn copy_rows(&self, _: &Buffer, _: usize, _: &mut Buffer, _: usize, _: Rows) {}
 
-    fn fill(&self, _: &mut Buffer, _: f32) {}
+    fn fill(&self, buffer: &mut Buffer, value: f32) {
+        if value.to_bits() == 0 && self.shares_memory() && buffer.share.take().is_some() {
+            buffer.is_empty = true;
+        }
+    }
 
-    fn add(&self, _: &Buffer, _: f32, _: &mut Buffer) {}
+    fn add(&self, _: &Buffer, _: f32, y: &mut Buffer) {
+        self.touch(y);
+    }
 
     fn scale(&self, _: &mut Buffer, _: f32) {}
 
     fn embed(&self, _: &Indices, _: &Buffer, _: usize, _: f32, _: &mut Buffer) {}
 
-    fn embed_backward(&self, _: &Indices, _: &Buffer, _: usize, _: f32, _: &mut Buffer) {}
+    fn embed_backward(&self, _: &Indices, _: &Buffer, _: usize, _: f32, d_table: &mut Buffer) {
+        self.touch(d_table);
+    }
 
     fn rms_norm(&self, _: Norm, _: Rows, _: &Buffer, _: &Buffer, _: &mut Buffer, _: &mut Buffer) {}
 
@@ -220,24 +242,30 @@ impl Device for Tally {
         _: &Buffer,
         _: &Buffer,
         _: &Buffer,
-        _: &mut Buffer,
+        dx: &mut Buffer,
         _: Accumulate,
-        _: Option<&mut Buffer>,
+        d_weight: Option<&mut Buffer>,
     ) {
+        self.touch(dx);
+        d_weight.into_iter().for_each(|buffer| self.touch(buffer));
     }
 
     fn linear(&self, _: Product, _: &Buffer, _: &Buffer, _: Option<&Buffer>, _: &mut Buffer, _: Accumulate) {}
 
-    fn linear_backward_input(&self, _: Product, _: &Buffer, _: &Buffer, _: &mut Buffer, _: Accumulate) {}
+    fn linear_backward_input(&self, _: Product, _: &Buffer, _: &Buffer, dx: &mut Buffer, _: Accumulate) {
+        self.touch(dx);
+    }
 
     fn linear_backward_weight(
         &self,
         _: Product,
         _: &Buffer,
         _: &Buffer,
-        _: &mut Buffer,
-        _: Option<&mut Buffer>,
+        d_weight: &mut Buffer,
+        d_bias: Option<&mut Buffer>,
     ) {
+        self.touch(d_weight);
+        d_bias.into_iter().for_each(|buffer| self.touch(buffer));
     }
 
     fn rotate(&self, _: Direction, _: Heads, _: usize, _: &Buffer, _: &Buffer, _: &Indices, _: &mut Buffer) {}

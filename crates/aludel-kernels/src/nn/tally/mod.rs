@@ -49,8 +49,9 @@ pub(super) struct Share {
 pub struct Buffer {
     len: usize,
     element: Element,
-    /// `None` for what lies in a mapped file or shares the memory of another.
-    _share: Option<Share>,
+    /// `None` for what lies in a mapped file or shares the memory of another, and for what is empty.
+    share: Option<Share>,
+    is_empty: bool,
 }
 
 impl Tally {
