@@ -37,6 +37,8 @@ inline u32 pack_bf16(float low, float high) { return pack(low, high); }
 inline u32 pack_f16(float low, float high) { return (u32)to_f16(high) << 16 | to_f16(low); }
 inline void unpack_f16(float* low, float* high, u32 words) { *low = from_f16(words), *high = from_f16(words >> 16); }
 inline void hide(float*) {}
+inline half_bits finite_f16_of(half_bits x) { return (x & 0x7fff) > 0x7bff ? (x & 0x8000) | 0x7bff : x; }
+inline u32 finite_f16(u32 x) { return (u32)finite_f16_of(x >> 16) << 16 | finite_f16_of(x); }
 inline u32 greater_bf16(u32 x, u32 y) {
     float low = fmaxf(__uint_as_float(x << 16), __uint_as_float(y << 16));
     return pack(low, fmaxf(__uint_as_float(x & 0xffff0000u), __uint_as_float(y & 0xffff0000u)));

@@ -1,7 +1,6 @@
 // What all losses of rows have in common, a block to a row: sums of exponentials, and what a column adds to the value of a term. Printed before
 // this text: TERMS and STATS, how many terms and temperatures; kind_of(term) and stat_of(term); GRADIENT or values only; LABELS; ALIGNED, whether
-// rows are for eight at once; MOST, the length of the lists of settings. Temperature 0 is 1.
-#define THREADS 512
+// rows are for eight at once; MOST, the length of the lists of settings; THREADS of a block. Temperature 0 is 1.
 #define FLOOR -1e30f
 #define EXCLUDED -1e20f
 // The next bf16 below FLOOR, twice.
@@ -136,28 +135,30 @@ __device__ __forceinline__ void read8(const void* row, int type, int at, int end
 }
 
 // One column: what it adds to the value of a term, and its slope, or its flow where the kind is balanced. Logarithms are finite, and of base 2, as the
-// device has them: values and slopes of kinds that are sums of logarithms are counted in `value_unit` and `slope_unit`.
+// device has them. Columns are added up in parts and flows, with as few multiplications as there can be: a term's value is `value_unit` times `whole_of`
+// both sums, its slopes and flows `slope_unit` times theirs.
 struct Point { float p, q, log_p, log_q; };
 
 // Of both probabilities; where it is too small for a logarithm, whatever it is multiplied by is 0.
-__device__ __forceinline__ float mean(float parameter, Point x) { return fmaxf(parameter * x.p + (1.0f - parameter) * x.q, 1e-37f); }
+__device__ __forceinline__ float mean(float parameter, Point x) { return parameter * x.p + ((1.0f - parameter) * x.q + 1e-37f); }
 
 __device__ __forceinline__ constexpr bool is_balanced(int kind) { return kind == FORWARD || kind == SOFT_CROSS_ENTROPY || kind == LOGITS_MSE; }
 
 __device__ __forceinline__ constexpr float value_unit(int kind) { return kind == TOTAL_VARIATION || kind == LOGITS_MSE ? 1.0f : LN2; }
 
-__device__ __forceinline__ constexpr float slope_unit(int kind) {
-    return kind == REVERSE || kind == JENSEN_SHANNON || kind == SKEWED_REVERSE ? LN2 : 1.0f;
+__device__ __forceinline__ float slope_unit(int kind, float parameter) {
+    return kind == JENSEN_SHANNON ? LN2 * (1.0f - parameter) : kind == REVERSE || kind == SKEWED_REVERSE ? LN2 : 1.0f;
 }
 
-__device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
+__device__ __forceinline__ float whole_of(int kind, float parameter, float part, float flow) {
+    return kind == JENSEN_SHANNON ? parameter * part + (1.0f - parameter) * flow : part;
+}
+
+__device__ __forceinline__ float part_of(int kind, float parameter, Point x) {
     switch (kind) {
     case FORWARD: return x.p * (x.log_p - x.log_q);
     case REVERSE: return x.log_p < EXCLUDED ? 0.0f : (x.q == 0.0f ? 0.0f : x.q * (x.log_q - x.log_p)) + (x.p - x.q) * LOG2E;
-    case JENSEN_SHANNON: {
-        float log_m = log2_fast(mean(parameter, x));
-        return parameter * (x.p * (x.log_p - log_m)) + (1.0f - parameter) * (x.q * (x.log_q - log_m));
-    }
+    case JENSEN_SHANNON: return x.p * (x.log_p - log2_fast(mean(parameter, x)));
     case SKEWED_FORWARD: {
         float m = parameter * x.p + (1.0f - parameter) * x.q;
         return x.p < 1e-37f ? 0.0f : x.p * (x.log_p - log2_fast(m));
@@ -175,7 +176,7 @@ __device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
 __device__ __forceinline__ float slope_of(int kind, float parameter, Point x) {
     switch (kind) {
     case REVERSE: return x.log_p < EXCLUDED ? 0.0f : x.log_q - x.log_p;
-    case JENSEN_SHANNON: return (1.0f - parameter) * (x.log_q - log2_fast(mean(parameter, x)));
+    case JENSEN_SHANNON: return x.log_q - log2_fast(mean(parameter, x));
     case SKEWED_FORWARD: {
         float m = parameter * x.p + (1.0f - parameter) * x.q;
         return m < 1e-37f ? 0.0f : -(1.0f - parameter) * x.p / m;
@@ -194,4 +195,10 @@ __device__ __forceinline__ float flow_of(int kind, float parameter, Point x) {
     if (kind == FORWARD || kind == SOFT_CROSS_ENTROPY) return -x.p;
     if (kind == JENSEN_SHANNON) return x.q * slope_of(kind, parameter, x);
     return x.q > 0.0f ? x.q * slope_of(kind, parameter, x) : 0.0f;
+}
+
+// One column alone.
+__device__ __forceinline__ float value_of(int kind, float parameter, Point x) {
+    float flow = kind == JENSEN_SHANNON ? flow_of(kind, parameter, x) : 0.0f;
+    return value_unit(kind) * whole_of(kind, parameter, part_of(kind, parameter, x), flow);
 }

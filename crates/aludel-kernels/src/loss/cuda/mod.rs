@@ -29,7 +29,7 @@ const fn text() -> Text<'static> {
     Text { name: "loss", defines: "", parts: &[include_str!("kernels.cu")] }
 }
 
-/// As many as `columns.cu` says.
+/// Of a block, where trials choose no other number.
 const THREADS: usize = 512;
 
 /// A block for each row.

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::THREADS;
 use super::sharing::Sharing;
 use crate::element::Element;
 use crate::loss::device::{Mode, RowLoss};
@@ -87,6 +88,7 @@ impl Printed {
             ("TEACHER_TYPE", code(teacher.unwrap_or(Element::BF16)) as usize),
             ("CLUSTER", sharing.blocks),
             ("HELD", sharing.pieces),
+            ("THREADS", sharing.threads),
         ]);
         printed
     }
@@ -104,7 +106,12 @@ impl Printed {
         let place = |temperature: &f32| teacher.temperatures.iter().position(|known| known == temperature);
         let places: Vec<usize> =
             printed.temperatures.iter().map(|temperature| place(temperature).unwrap_or(tails)).collect();
-        printed.define([("KNOWN", known), ("TAILS", tails), ("ONE", usize::from(place(&1.0).is_some()))]);
+        printed.define([
+            ("KNOWN", known),
+            ("TAILS", tails),
+            ("ONE", usize::from(place(&1.0).is_some())),
+            ("THREADS", THREADS),
+        ]);
         printed.defines += &chosen("tail_of", &places);
         printed
     }
@@ -193,7 +200,7 @@ mod tests {
         for blocks in [1, 2, 4, 8] {
             let objective = objective(Target::InterpolatedLogits { t: 0.5 }, None);
             let loss = loss(&objective, Mode::Gradient, Some(Element::BF16));
-            let sharing = Sharing { blocks, pieces: 4, shared: 64 << 10 };
+            let sharing = Sharing { blocks, threads: 256, pieces: 4, shared: 32 << 10 };
             let printed = Printed::of_rows(&loss, Some(Element::BF16), true, sharing);
             Text { name: "", defines: &printed.defines, parts: ROWS }.assert_compiles();
         }
@@ -234,7 +241,7 @@ mod tests {
         teacher.temperatures = vec![4.0, 2.0];
         let objective = objective(Target::Teacher, None);
         let Printed { defines, .. } = Printed::of_known(&loss(&objective, Mode::Values, None), &teacher);
-        assert!(defines.contains("#define KNOWN 1\n#define TAILS 2\n#define ONE 0\n"), "{defines}");
+        assert!(defines.contains("#define KNOWN 1\n#define TAILS 2\n#define ONE 0\n#define THREADS 512\n"), "{defines}");
         // The kernel's temperatures are 1, which is not stored, and 2.
         let want = "int tail_of(int term) { return term == 0 ? 2 : term == 1 ? 1 : 0; }";
         assert!(defines.contains(want), "{defines}");

@@ -95,6 +95,16 @@ __device__ __forceinline__ void hold(int piece, int of_teacher, const void* row,
 #endif
 }
 
+// Until a piece is there; at most so many later ones are left on their way.
+#define AHEAD 3
+__device__ __forceinline__ void await_piece(int piece) {
+    int later = HELD - 1 - piece;
+    if (later >= AHEAD) wait<AHEAD>();
+    else if (later == 2) wait<2>();
+    else if (later == 1) wait<1>();
+    else wait<0>();
+}
+
 __device__ __forceinline__ void see(int piece, int of_teacher, const void* row, int type, int at, int end, float z[8]) {
 #if HELD
     if (at + 8 <= end) {
@@ -110,10 +120,10 @@ __device__ __forceinline__ void see(int piece, int of_teacher, const void* row, 
 #define KEEPS (HELD && GRADIENT && TEACHER && TERMS == 1 && !is_balanced(kind_of(0)))
 
 __device__ __forceinline__ void keep(int piece, const float slopes[8]) {
-    float x[8];
+    u32 words[4];
 #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = fminf(fmaxf(slopes[i], -6e4f), 6e4f);
-    *place(piece, 1) = make_uint4(pack_f16(x[0], x[1]), pack_f16(x[2], x[3]), pack_f16(x[4], x[5]), pack_f16(x[6], x[7]));
+    for (int i = 0; i < 4; i++) words[i] = finite_f16(pack_f16(slopes[2 * i], slopes[2 * i + 1]));
+    *place(piece, 1) = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
 __device__ __forceinline__ void kept(int piece, float slopes[8]) {
@@ -199,14 +209,20 @@ extern "C" __global__ void BLOCKS loss_rows(
 #endif
     };
 #if HELD
-    each_piece(member, common, false, [&](int piece, int at) {
+    // A group to a piece, so that the first is looked at while the others are on their way.
+#pragma unroll
+    for (int piece = 0; piece < HELD; piece++) {
+        int at = 8 * (member + piece * MEMBERS);
         hold(piece, 0, s_row, at, common);
         if (TEACHER) hold(piece, 1, t_row, at, common);
-    });
-    brought();
+        fetched();
+    }
 #endif
     each_piece(member, common, false, [&](int piece, int at) {
         float a[8], b[8];
+#if HELD
+        await_piece(piece);
+#endif
         see(piece, 0, s_row, 2, at, common, a);
         if (TEACHER) see(piece, 1, t_row, TEACHER_TYPE, at, common, b);
         look(a, b, at);
@@ -238,24 +254,25 @@ extern "C" __global__ void BLOCKS loss_rows(
         gather(rest, all_rests, 0);
         join(whole, rest, inverse);
     }
-    float whole_log = whole.most + logf(whole.sum[0]), cross_entropy = whole_log - at_label;
+    float whole_log = whole.most + LN2 * log2_fast(whole.sum[0]), cross_entropy = whole_log - at_label;
 
     Scene scene;
     scene.inverse = inverse;
     scene.t = t;
-    scene.a = settings->a * (1.0f - settings->difficulty * (1.0f - expf(-cross_entropy)));
+    scene.a = settings->a * (1.0f - settings->difficulty * (1.0f - exp_fast(-cross_entropy)));
     for (int i = 0; i < STATS; i++) {
         scene.scale[i] = inverse[i] * LOG2E;
-        scene.s_log[i] = s.most * scene.scale[i] + log2f(s.sum[i]);
-        scene.t_log[i] = z.most * scene.scale[i] + log2f(z.sum[i]);
-        scene.x_log[i] = x.most * scene.scale[i] + log2f(x.sum[i]);
+        scene.s_log[i] = s.most * scene.scale[i] + log2_fast(s.sum[i]);
+        scene.t_log[i] = z.most * scene.scale[i] + log2_fast(z.sum[i]);
+        scene.x_log[i] = x.most * scene.scale[i] + log2_fast(x.sum[i]);
     }
     // The compiler does not know that settings stay as they are while rows are written.
     float factor[TERMS + 1], parameter[TERMS + 1];
 #pragma unroll
     for (int term = 0; term < TERMS; term++) {
-        factor[term] = settings->gradient_factor[term] * inverse[stat_of(term)] * slope_unit(kind_of(term));
+        factor[term] = settings->gradient_factor[term] * inverse[stat_of(term)];
         parameter[term] = settings->parameter[term];
+        factor[term] *= slope_unit(kind_of(term), parameter[term]);
     }
     float value[TERMS + 1] = {}, flow[TERMS + 1] = {}, forward = 0.0f, reverse = 0.0f;
     bool needs_flows = !GRADIENT;
@@ -279,14 +296,14 @@ extern "C" __global__ void BLOCKS loss_rows(
                         continue;
                     }
                     Point x = point(scene, stat_of(term), TARGET, a[i], b[i]);
-                    value[term] += value_of(kind, parameter[term], x);
+                    value[term] += part_of(kind, parameter[term], x);
                     if (!is_balanced(kind)) flow[term] += flow_of(kind, parameter[term], x);
                     if (KEEPS) slopes[i] = slope_of(kind, parameter[term], x);
                 }
                 if (!GRADIENT) {
                     Point x = point(scene, 0, 0, a[i], b[i]);
-                    forward += value_of(FORWARD, 0.0f, x);
-                    reverse += value_of(REVERSE, 0.0f, x);
+                    forward += part_of(FORWARD, 0.0f, x);
+                    reverse += part_of(REVERSE, 0.0f, x);
                 }
             }
             if (KEEPS && at + 8 <= common) keep(piece, slopes);
@@ -344,7 +361,7 @@ extern "C" __global__ void BLOCKS loss_rows(
                     }
                     Point x = point(scene, stat, TARGET, a[i], b[i]);
                     if (is_balanced(kind)) {
-                        value[term] += value_of(kind, parameter[term], x);
+                        value[term] += part_of(kind, parameter[term], x);
                         g[i] += factor[term] * (x.q - x.p);
                     } else {
                         g[i] += factor[term] * x.q * (slope_of(kind, parameter[term], x) - flow[term]);
@@ -379,6 +396,7 @@ extern "C" __global__ void BLOCKS loss_rows(
             float sum = 0.0f;
             for (int i = 0; i < CLUSTER; i++) sum += all_values[i].value[term];
             if (kind_of(term) == LOGITS_MSE) sum /= (float)common;
+            sum = whole_of(kind_of(term), parameter[term], sum, flow[term]);
             if (sum > 1e20f) sum = __int_as_float(0x7f800000);
             values[term] = sum * settings->value_factor[term] * value_unit(kind_of(term));
         }
@@ -390,7 +408,7 @@ extern "C" __global__ void BLOCKS loss_rows(
         values[TERMS] = cross_entropy;
         values[TERMS + 1] = whole.at == (int)label ? 1.0f : 0.0f;
         values[TERMS + 2] = TEACHER && z.at == s.at ? 1.0f : 0.0f;
-        values[TERMS + 3] = forward > 1e20f ? __int_as_float(0x7f800000) : forward * LN2;
-        values[TERMS + 4] = reverse * LN2;
+        values[TERMS + 3] = forward > 1e20f ? __int_as_float(0x7f800000) : forward * value_unit(FORWARD);
+        values[TERMS + 4] = reverse * value_unit(REVERSE);
     }
 }

@@ -17,13 +17,15 @@ use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
 pub(super) struct Sharing {
     /// Blocks of a cluster.
     pub(super) blocks: usize,
+    /// Threads of a block.
+    pub(super) threads: usize,
     /// How many times eight columns of each model a thread holds; 0 where rows are read again.
     pub(super) pieces: usize,
     /// Bytes that a block holds.
     pub(super) shared: usize,
 }
 
-pub(super) const NOT_SHARED: Sharing = Sharing { blocks: 1, pieces: 0, shared: 0 };
+pub(super) const NOT_SHARED: Sharing = Sharing { blocks: 1, threads: THREADS, pieces: 0, shared: 0 };
 
 /// Bytes that three blocks on a multiprocessor can have each.
 const MOST_SHARED: usize = 72 << 10;
@@ -33,6 +35,9 @@ const MOST_TRIED: usize = 200 << 10;
 
 const BLOCKS: [usize; 4] = [1, 2, 4, 8];
 
+/// Threads of a block whose every thread has twice as much to do between two meetings of all.
+const FEWER: usize = 256;
+
 /// Rows of trials: two for each multiprocessor of an H100.
 const TRIED: usize = 264;
 
@@ -41,30 +46,33 @@ const WORK: usize = 100;
 
 impl Sharing {
     /// Blocks that hold as many columns of so many models.
-    const fn held(columns: usize, models: usize, blocks: usize) -> Self {
-        let pieces = columns.div_ceil(8 * THREADS * blocks);
-        Self { blocks, pieces, shared: pieces * models * THREADS * 16 }
+    const fn held(columns: usize, models: usize, blocks: usize, threads: usize) -> Self {
+        let pieces = columns.div_ceil(8 * threads * blocks);
+        Self { blocks, threads, pieces, shared: pieces * models * threads * 16 }
     }
 
     /// The fewest blocks that hold as many columns of both models, or of one.
     pub(super) fn of(columns: usize, models: usize) -> Self {
-        let held = BLOCKS.map(|blocks| Self::held(columns, models, blocks));
+        let held = BLOCKS.map(|blocks| Self::held(columns, models, blocks, THREADS));
         held.into_iter().find(|sharing| sharing.shared <= MOST_SHARED).unwrap_or(NOT_SHARED)
     }
 
     /// What is tried for as many columns, the one that counts first.
     pub(super) fn tried(columns: usize, models: usize) -> Vec<Self> {
-        let held = BLOCKS.map(|blocks| Self::held(columns, models, blocks));
-        // More blocks than hold one piece each do not hold less.
-        let enough = held.iter().position(|sharing| sharing.pieces <= 1).map_or(held.len(), |at| at + 1);
-        let held = held.into_iter().take(enough).filter(|sharing| sharing.shared <= MOST_TRIED);
+        let held = [THREADS, FEWER].into_iter().flat_map(|threads| {
+            let held = BLOCKS.map(|blocks| Self::held(columns, models, blocks, threads));
+            // More blocks than hold one piece each do not hold less.
+            let enough = held.iter().position(|sharing| sharing.pieces <= 1).map_or(held.len(), |at| at + 1);
+            held.into_iter().take(enough)
+        });
+        let held = held.filter(|sharing| sharing.shared <= MOST_TRIED);
         [NOT_SHARED, Self { blocks: 2, ..NOT_SHARED }].into_iter().chain(held).collect()
     }
 
     fn way(self) -> Way {
         let held = if self.pieces > 0 { "held" } else { "read again" };
-        let words = vec![self.blocks as u64, self.pieces as u64];
-        Way { words, text: format!("{} blocks to a row, {held}", self.blocks) }
+        let words = vec![self.blocks as u64, self.pieces as u64, self.threads as u64];
+        Way { words, text: format!("{} blocks of {} threads to a row, {held}", self.blocks, self.threads) }
     }
 }
 
@@ -110,7 +118,11 @@ impl Call<'_> {
         ];
         let name = format!("loss_rows {}", printed.defines);
         let text = Text { name: &name, defines: &printed.defines, parts: ROWS };
-        let grid = Grid { shared: sharing.shared as u32, ..of_rows(rows * sharing.blocks) };
+        let grid = Grid {
+            threads: sharing.threads as u32,
+            shared: sharing.shared as u32,
+            ..of_rows(rows * sharing.blocks)
+        };
         cuda.start(text, "loss_rows", grid, &arguments)
     }
 

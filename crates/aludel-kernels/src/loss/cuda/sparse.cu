@@ -19,8 +19,7 @@ __device__ __forceinline__ Point known_point(Shares s, float z, float log_p) {
     return x;
 }
 
-__device__ __forceinline__ float known_value(int kind, float parameter, Point x) { return value_unit(kind) * value_of(kind, parameter, x); }
-__device__ __forceinline__ float known_flow(int kind, float parameter, Point x) { return slope_unit(kind) * flow_of(kind, parameter, x); }
+__device__ __forceinline__ float known_flow(int kind, float parameter, Point x) { return slope_unit(kind, parameter) * flow_of(kind, parameter, x); }
 
 __device__ __forceinline__ float floored(float z) { return z < FLOOR ? FLOOR : z; }
 
@@ -116,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
         float sum = 0.0f;
         for (int j = threadIdx.x; j < count; j += THREADS) {
             Point x = known_point(at, floored(aside[j]), log_p[j]);
-            value[term] += KNOWN == DRAWN ? (x.p == 0.0f ? 0.0f : -x.p * x.log_q * LN2) : known_value(kind, parameter, x);
+            value[term] += KNOWN == DRAWN ? (x.p == 0.0f ? 0.0f : -x.p * x.log_q * LN2) : value_of(kind, parameter, x);
             sum += known_flow(kind, parameter, x);
         }
         Point bucket;
@@ -126,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
         bucket.log_p = bucket.p > 0.0f ? log2f(bucket.p) : 2.0f * FLOOR;
         float flow = 0.0f;
         if ((KNOWN == BUCKET || KNOWN == RENORMALISED) && bucket.q > 0.0f) {
-            more[term] = known_value(kind, parameter, bucket);
+            more[term] = value_of(kind, parameter, bucket);
             flow = known_flow(kind, parameter, bucket);
         }
         if (KNOWN == DRAWN && kind == FORWARD && entropies) more[term] = -entropies[blockIdx.x];
@@ -180,8 +179,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
         if (KNOWN == DRAWN) {
             forward -= x.p == 0.0f ? 0.0f : x.p * x.log_q * LN2;
         } else {
-            forward += known_value(FORWARD, 0.0f, x);
-            reverse += known_value(REVERSE, 0.0f, x);
+            forward += value_of(FORWARD, 0.0f, x);
+            reverse += value_of(REVERSE, 0.0f, x);
         }
     }
     Point bucket;
@@ -190,8 +189,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) sparse_rows(
     bucket.p = KNOWN == BUCKET ? tail[0] : 0.0f;
     bucket.log_p = bucket.p > 0.0f ? log2f(bucket.p) : 2.0f * FLOOR;
     if ((KNOWN == BUCKET || KNOWN == RENORMALISED) && bucket.q > 0.0f) {
-        more_forward = known_value(FORWARD, 0.0f, bucket);
-        more_reverse = known_value(REVERSE, 0.0f, bucket);
+        more_forward = value_of(FORWARD, 0.0f, bucket);
+        more_reverse = value_of(REVERSE, 0.0f, bucket);
     }
     if (KNOWN == DRAWN && entropies) more_forward = -entropies[blockIdx.x];
 #endif

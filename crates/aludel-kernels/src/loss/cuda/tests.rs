@@ -6,20 +6,21 @@ use super::sharing::{NOT_SHARED, Sharing};
 fn rows_are_shared_by_as_few_blocks_as_hold_them() {
     let blocks = |columns, models| Sharing::of(columns, models).blocks;
     assert_eq!([blocks(1000, 2), blocks(16_384, 2), blocks(49_152, 2), blocks(128_256, 2)], [1, 1, 4, 8]);
-    assert_eq!(Sharing::of(128_256, 1), Sharing { blocks: 4, pieces: 8, shared: 64 << 10 });
+    assert_eq!(Sharing::of(128_256, 1), Sharing { blocks: 4, threads: 512, pieces: 8, shared: 64 << 10 });
     assert_eq!(Sharing::of(262_144, 2), NOT_SHARED);
 }
 
 #[test]
 fn one_block_that_reads_again_is_the_first_of_what_is_tried() {
-    let tried = |columns, models| -> Vec<(usize, usize)> {
+    let tried = |columns, models| -> Vec<(usize, usize, usize)> {
         let tried = Sharing::tried(columns, models);
         assert_eq!(tried[0], NOT_SHARED);
-        tried[1..].iter().map(|sharing| (sharing.blocks, sharing.pieces)).collect()
+        tried[1..].iter().map(|sharing| (sharing.blocks, sharing.threads, sharing.pieces)).collect()
     };
-    assert_eq!(tried(1024, 2), [(2, 0), (1, 1)]);
-    assert_eq!(tried(49_152, 2), [(2, 0), (1, 12), (2, 6), (4, 3), (8, 2)]);
+    assert_eq!(tried(1024, 2), [(2, 512, 0), (1, 512, 1), (1, 256, 1)]);
+    let all = [(1, 512, 12), (2, 512, 6), (4, 512, 3), (8, 512, 2), (1, 256, 24), (2, 256, 12), (4, 256, 6), (8, 256, 3)];
+    assert_eq!(tried(49_152, 2), [&[(2, 512, 0)][..], &all].concat());
     // One and two blocks do not have the memory.
-    assert_eq!(tried(128_256, 2), [(2, 0), (4, 8), (8, 4)]);
-    assert_eq!(tried(262_144, 2), [(2, 0), (8, 8)]);
+    assert_eq!(tried(128_256, 2), [(2, 512, 0), (4, 512, 8), (8, 512, 4), (4, 256, 16), (8, 256, 8)]);
+    assert_eq!(tried(262_144, 2), [(2, 512, 0), (8, 512, 8), (8, 256, 16)]);
 }

@@ -38,6 +38,13 @@ __device__ __forceinline__ u32 pack_f16(float low, float high) {
     return y;
 }
 
+// Each of two f16, no farther from zero than the largest of them that is finite.
+__device__ __forceinline__ u32 finite_f16(u32 x) {
+    u32 y;
+    asm("{ .reg .b32 most, least; mov.b32 most, 0x7bff7bff; mov.b32 least, 0xfbfffbff; min.f16x2 %0, %1, most; max.f16x2 %0, %0, least; }" : "=r"(y) : "r"(x));
+    return y;
+}
+
 // The greater of each of two bf16; of a NaN and a number the number.
 __device__ __forceinline__ u32 greater_bf16(u32 x, u32 y) {
     u32 z;
