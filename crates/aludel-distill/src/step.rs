@@ -224,7 +224,9 @@ impl<D: LossDevice> Trainer<D> {
     /// Gives the first process what it lacks of a checkpoint.
     pub(crate) fn give(&self) -> Result<(), Error> {
         match self.holders() {
-            Some(group) => give(group, self.device.as_ref(), &self.optimizer.items(&self.names())),
+            Some(group) => {
+                give(group, self.device.as_ref(), &self.optimizer.items(&self.names(), self.weights()))
+            }
             None => Ok(()),
         }
     }
@@ -448,13 +450,19 @@ impl<D: LossDevice> Trainer<D> {
         of_student.chain(self.hidden.names()).collect()
     }
 
+    /// Everything that is trained, in the optimizer's order.
+    fn weights(&self) -> impl Iterator<Item = &D::Buffer> {
+        let of_student = self.student.parameters().trainable().map(|parameter| &parameter.buffer);
+        of_student.chain(self.hidden.weights())
+    }
+
     /// Every array of the training, in order to be saved.
     pub fn items(&self) -> Vec<Item<Content<'_, D>>> {
         let names = self.names();
-        let mut items = self.optimizer.items(&names);
-        let weights = self.student.parameters().trainable().map(|parameter| &parameter.buffer);
-        let weights = weights.chain(self.hidden.weights()).zip(&names);
-        for (buffer, name) in weights.filter(|(buffer, _)| is_own_master::<D>(&self.device, buffer)) {
+        let mut items = self.optimizer.items(&names, self.weights());
+        for (buffer, name) in
+            self.weights().zip(&names).filter(|(buffer, _)| is_own_master::<D>(&self.device, buffer))
+        {
             items.push(Item { name: format!("weights/{name}"), content: Content::Buffer(buffer) });
         }
         items

@@ -8,8 +8,8 @@ use aludel_kernels::loss::{
     RowLoss, SparseRows, Tail, Target, Term,
 };
 use aludel_kernels::nn::{
-    Accumulate, Activation, Attention, Cpu, Cuda, Device, DeviceError, Direction, Heads, Norm, Product, Rows,
-    Span, Update,
+    Accumulate, Activation, Attention, Cpu, Cuda, Device, DeviceError, Direction, Heads, Master, MomentsMut,
+    Norm, ParameterUpdate, Product, Rows, Span, Update,
 };
 
 use crate::compare::{Findings, TOLERANCE};
@@ -371,33 +371,64 @@ fn attend<D: Device>(device: &D, attention: Attention, documents: &[Range<usize>
     ])
 }
 
+/// A matrix whose weights are their own master, and a vector whose weights are split, by one call.
 fn adamw<D: Device>(device: &D, len: usize) -> Outcome {
-    let gradient = of_type(device, &values(1, len, 1.0), Element::F32)?;
-    let mut master = of_type(device, &values(2, len, 1.0), Element::F32)?;
-    let mut first = of_type(device, &values(3, len, 0.1), Element::F32)?;
-    let squares: Vec<f32> = values(4, len, 0.1).iter().map(|value| value * value).collect();
-    let mut second = of_type(device, &squares, Element::F32)?;
-    let mut stored = device.zeros(len, Element::BF16)?;
-    device.adamw(update(3), &gradient, &mut master, &mut first, &mut second, Some(&mut stored));
+    let few = len / 2 + 1;
+    let f32s = |seed, len, size| of_type(device, &values(seed, len, size), Element::F32);
+    let squares = |seed, len| -> Result<D::Buffer, DeviceError> {
+        let squares: Vec<f32> = values(seed, len, 0.1).iter().map(|value| value * value).collect();
+        of_type(device, &squares, Element::F32)
+    };
+    let (gradient, of_split) = (f32s(1, len, 1.0)?, f32s(5, few, 1.0)?);
+    let (mut own, mut weights) = (f32s(2, len, 1.0)?, device.zeros(few, Element::BF16)?);
+    let mut remainders = device.remainders(few)?;
+    device.write_master(&mut weights, Some(&mut remainders), 0, &values(6, few, 1.0))?;
+    let (mut first, mut second) = (f32s(3, len, 0.1)?, squares(4, len)?);
+    let (mut first_of_split, mut second_of_split) = (f32s(7, few, 0.1)?, squares(8, few)?);
+    let mut parameters = [
+        ParameterUpdate {
+            gradient: &gradient,
+            decays: true,
+            master: Master::Weights(&mut own),
+            moments: MomentsMut::Whole([&mut first, &mut second]),
+        },
+        ParameterUpdate {
+            gradient: &of_split,
+            decays: false,
+            master: Master::Split(&mut weights, &mut remainders),
+            moments: MomentsMut::Whole([&mut first_of_split, &mut second_of_split]),
+        },
+    ];
+    device.adamw(update(3), &mut parameters);
     Ok(vec![
-        ("master", all(device, &master)?),
+        ("own", all(device, &own)?),
         ("first", all(device, &first)?),
         ("second", all(device, &second)?),
-        ("stored", all(device, &stored)?),
+        ("master", device.read_master(&weights, &remainders, 0..few)?),
+        ("weights", all(device, &weights)?),
+        ("first of split", all(device, &first_of_split)?),
+        ("second of split", all(device, &second_of_split)?),
     ])
 }
 
 /// Some codes are another where a fused multiplication rounds the noise over an edge.
 fn adamw8<D: Device>(device: &D, len: usize) -> Outcome {
-    let mut master = of_type(device, &values(2, len, 1.0), Element::F32)?;
+    let mut weights = device.zeros(len, Element::BF16)?;
+    let mut remainders = device.remainders(len)?;
+    device.write_master(&mut weights, Some(&mut remainders), 0, &values(2, len, 1.0))?;
     let mut moments = device.moments(len)?;
     for step in 1..4 {
         let gradient = of_type(device, &values(step, len, 1.0), Element::F32)?;
-        device.adamw8(update(step), &gradient, &mut master, &mut moments, None);
+        let master = Master::Split(&mut weights, &mut remainders);
+        let moments = MomentsMut::Eight(&mut moments);
+        device.adamw(
+            update(step),
+            &mut [ParameterUpdate { gradient: &gradient, decays: true, master, moments }],
+        );
     }
     let stored = device.read_moments(&moments)?;
     Ok(vec![
-        ("master", all(device, &master)?),
+        ("master", device.read_master(&weights, &remainders, 0..len)?),
         ("first scales", stored.first_scales),
         ("second scales", stored.second_scales),
     ])

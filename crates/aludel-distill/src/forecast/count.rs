@@ -66,11 +66,11 @@ fn of_models(
     let ready = tally.now();
     let gradients = 4 * trained;
     let state = (ready - before).saturating_sub(gradients);
-    // A master for every two moments, of which eight bits take a quarter.
+    // Two bytes of a master beside eight of moments, or beside two and their scales.
     let masters = match (has_masters && !run.train.offload.optimizer, run.train.moments) {
         (false, _) => 0,
-        (true, crate::run::Moments::Float32) => state / 3,
-        (true, crate::run::Moments::Int8) => (state as f64 * 4.0 / (6.0 + 8.0 / 256.0)) as u64,
+        (true, crate::run::Moments::Float32) => state / 5,
+        (true, crate::run::Moments::Int8) => (state as f64 * 2.0 / (4.0 + 8.0 / 256.0)) as u64,
     };
     trainer.step(&[micro_batch(&run, rows)], &|| false)?;
     let passing = tally.most().saturating_sub(ready);
@@ -187,7 +187,7 @@ mod tests {
         let all = count_of(", micro_batch: 1", 512, false);
         let trained = all.gradients / 4;
         assert_eq!((all.moments, all.aside), (8 * trained, 0));
-        assert_eq!(all.weights, 6 * trained);
+        assert_eq!(all.weights, 4 * trained);
         let shared = count_of(", micro_batch: 1, zero: 1", 512, false);
         assert!(shared.moments >= 4 * trained && shared.moments < 5 * trained, "{shared}");
         let aside = count_of(", micro_batch: 1, offload: optimizer", 512, false);

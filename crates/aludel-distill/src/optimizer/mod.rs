@@ -1,8 +1,7 @@
 //! Updates parameters by AdamW, with clipping by the norm of all gradients together.
 //!
 //! In: trained parameters and their gradients, always in the same order, and a learning rate. Out: parameters changed in
-//! place. Masters are f32: the weights themselves where they are f32, else a copy that the weights are rounded from after
-//! every step. Gradients come with every factor of theirs applied; here they are only clipped. Of several processes each may hold the
+//! place. Masters are f32: the weights themselves where they are f32, else the weights and what they lack of f32. Gradients come with every factor of theirs applied; here they are only clipped. Of several processes each may hold the
 //! state of some parameters only and update those; what the others have made of theirs is then handed round.
 
 mod state;
@@ -14,7 +13,7 @@ use crate::error::Error;
 use crate::group::{Group, fullest, owners};
 use crate::run::{Moments as MomentType, Train};
 use crate::state::{Content, ContentMut, Item};
-use state::{Slot, State};
+use state::{Due, Slot, State};
 
 /// A parameter in training.
 pub struct Trained<'a, D: Device> {
@@ -150,21 +149,25 @@ impl<D: Device> Optimizer<D> {
         }
         self.steps += 1;
         let AdamW { betas, epsilon, weight_decay, clip, .. } = self.settings;
-        let update = |decays: bool| Update {
+        let update = Update {
             learning_rate: learning_rate as f32,
             beta1: betas[0] as f32,
             beta2: betas[1] as f32,
             epsilon: epsilon as f32,
-            weight_decay: if decays { weight_decay as f32 } else { 0.0 },
+            weight_decay: weight_decay as f32,
             step: self.steps,
             gradient_scale: clipping(norm, clip) as f32,
         };
-        let mut aside = Vec::new();
+        let (mut here, mut aside) = (Vec::new(), Vec::new());
         for (parameter, slot) in trained.iter_mut().zip(&mut self.slots) {
-            if let Some(state) = &mut slot.state {
-                aside.extend(state.step(device, update(parameter.decays), parameter));
+            match slot.state.as_mut().map(|state| state.due(update, parameter)) {
+                Some(Due::Here(one)) => here.push(one),
+                Some(Due::Aside(one)) => aside.push(one),
+                None => {}
             }
         }
+        device.adamw(update, &mut here);
+        drop(here);
         if !aside.is_empty() {
             device.adamw_aside(&mut aside)?;
         }
@@ -176,11 +179,15 @@ impl<D: Device> Optimizer<D> {
         Ok(norm)
     }
 
-    /// The state in order to be saved: masters and moments of the parameters, which have these names.
-    pub fn items<'a>(&'a self, names: &[String]) -> Vec<Item<Content<'a, D>>> {
+    /// The state in order to be saved: masters and moments of the parameters, which have these weights and names.
+    pub fn items<'a>(
+        &'a self,
+        names: &[String],
+        weights: impl IntoIterator<Item = &'a D::Buffer>,
+    ) -> Vec<Item<Content<'a, D>>> {
         let moments = self.settings.moments;
-        let of_slot = |(slot, name): (&'a Slot<D>, &String)| slot.items(moments, name);
-        self.slots.iter().zip(names).flat_map(of_slot).collect()
+        let slots = self.slots.iter().zip(weights).zip(names);
+        slots.flat_map(|((slot, weights), name)| slot.items(moments, weights, name)).collect()
     }
 
     /// The state, and the weights that are restored with it, in order to be restored: those that are their own masters, and those whose masters another
@@ -198,8 +205,7 @@ impl<D: Device> Optimizer<D> {
         slots.flat_map(|((slot, weights), name)| slot.items_mut(moments, weights, name)).collect()
     }
 
-    /// Takes up a restored state: `steps` have been taken, and weights that are not their own masters are rounded from
-    /// those anew.
+    /// Takes up a restored state: `steps` have been taken, and weights whose masters lie aside are rounded from those anew.
     ///
     /// # Errors
     /// What the device reports.

@@ -5,7 +5,7 @@
 use aludel_checkpoint::Dtype;
 use aludel_kernels::element::Element;
 use aludel_kernels::nn::device::{AsideMoments, AsideUpdate};
-use aludel_kernels::nn::{Device, DeviceError, StoredMoments, Update};
+use aludel_kernels::nn::{Device, DeviceError, Master, MomentsMut, ParameterUpdate, StoredMoments, Update};
 
 use super::{AdamW, Trained};
 use crate::run::Moments as MomentType;
@@ -22,9 +22,10 @@ pub(super) struct Slot<D: Device> {
     pub(super) state: Option<State<D>>,
 }
 
-/// What an update of a parameter needs beside its gradient. There is no master where the weights are their own.
+/// What an update of a parameter needs beside its gradient: moments, and where the weights are not their own master, what they lack of it on the device, or
+/// all of it aside.
 pub(super) enum State<D: Device> {
-    Here { master: Option<D::Buffer>, moments: Moments<D> },
+    Here { remainders: Option<D::Remainders>, moments: Moments<D> },
     Aside { master: Option<D::Host>, moments: MomentsAside<D> },
 }
 
@@ -38,6 +39,12 @@ pub(super) enum MomentsAside<D: Device> {
     Whole([D::Host; 2]),
     /// As [`StoredMoments`] has them.
     Eight([D::Host; 4]),
+}
+
+/// What is to be done for a parameter.
+pub(super) enum Due<'a, D: Device> {
+    Here(ParameterUpdate<'a, D>),
+    Aside(AsideUpdate<'a, D>),
 }
 
 /// Elements that go between device and host at once.
@@ -59,14 +66,9 @@ impl<D: Device> State<D> {
             MomentType::Float32 => Moments::Whole { first: zeros()?, second: zeros()? },
             MomentType::Int8 => Moments::Eight(device.moments(len)?),
         };
-        let master = if device.element(weights) == Element::F32 {
-            None
-        } else {
-            let mut master = zeros()?;
-            device.copy(weights, &mut master);
-            Some(master)
-        };
-        Ok(Self::Here { master, moments })
+        let is_own_master = device.element(weights) == Element::F32;
+        let remainders = (!is_own_master).then(|| device.remainders(len)).transpose()?;
+        Ok(Self::Here { remainders, moments })
     }
 
     /// In the host's memory; `None` where that is the device's too.
@@ -101,48 +103,39 @@ impl<D: Device> State<D> {
         Ok(Some(Self::Aside { master, moments }))
     }
 
-    /// Updates the parameter, or says what is to be done where its state lies aside.
-    pub(super) fn step<'a>(
-        &'a mut self,
-        device: &D,
-        update: Update,
-        parameter: &'a mut Trained<'_, D>,
-    ) -> Option<AsideUpdate<'a, D>> {
-        let gradient = parameter.gradient;
+    /// What an update has to do.
+    pub(super) fn due<'a>(&'a mut self, update: Update, parameter: &'a mut Trained<'_, D>) -> Due<'a, D> {
+        let (gradient, decays) = (parameter.gradient, parameter.decays);
         let weights: &'a mut D::Buffer = parameter.weights;
-        let (master, moments) = match self {
-            Self::Here { master, moments } => (master, moments),
+        match self {
+            Self::Here { remainders, moments } => {
+                let master = match remainders {
+                    Some(remainders) => Master::Split(weights, remainders),
+                    None => Master::Weights(weights),
+                };
+                let moments = match moments {
+                    Moments::Whole { first, second } => MomentsMut::Whole([first, second]),
+                    Moments::Eight(moments) => MomentsMut::Eight(moments),
+                };
+                Due::Here(ParameterUpdate { gradient, decays, master, moments })
+            }
             Self::Aside { master, moments } => {
                 let moments = match moments {
                     MomentsAside::Whole(hosts) => AsideMoments::Whole(hosts.each_mut()),
                     MomentsAside::Eight(hosts) => AsideMoments::Eight(hosts.each_mut()),
                 };
-                return Some(AsideUpdate { update, gradient, weights, master: master.as_mut(), moments });
+                let (update, master) = (update.of(decays), master.as_mut());
+                Due::Aside(AsideUpdate { update, gradient, weights, master, moments })
             }
-        };
-        let (master, stored) = match master {
-            Some(master) => (master, Some(weights)),
-            None => (weights, None),
-        };
-        match moments {
-            Moments::Whole { first, second } => {
-                device.adamw(update, gradient, master, first, second, stored);
-            }
-            Moments::Eight(moments) => device.adamw8(update, gradient, master, moments, stored),
         }
-        None
     }
 
-    /// Rounds weights that are not their own master from it.
+    /// Rounds weights from a master that lies aside.
     pub(super) fn round(&self, device: &D, weights: &mut D::Buffer) -> Result<(), DeviceError> {
-        match self {
-            Self::Here { master: Some(master), .. } => device.copy(master, weights),
-            Self::Aside { master: Some(master), .. } => {
-                for (piece, bytes) in device.host_bytes(master)?.chunks(4 * PIECE).enumerate() {
-                    device.write(weights, piece * PIECE, &Element::F32.decode(bytes))?;
-                }
+        if let Self::Aside { master: Some(master), .. } = self {
+            for (piece, bytes) in device.host_bytes(master)?.chunks(4 * PIECE).enumerate() {
+                device.write_master(weights, None, piece * PIECE, &Element::F32.decode(bytes))?;
             }
-            Self::Here { master: None, .. } | Self::Aside { master: None, .. } => {}
         }
         Ok(())
     }
@@ -150,12 +143,17 @@ impl<D: Device> State<D> {
 
 impl<D: Device> Slot<D> {
     /// Masters and moments, in order to be saved.
-    pub(super) fn items<'a>(&'a self, moments: MomentType, name: &str) -> Vec<Item<Content<'a, D>>> {
+    pub(super) fn items<'a>(
+        &'a self,
+        moments: MomentType,
+        weights: &'a D::Buffer,
+        name: &str,
+    ) -> Vec<Item<Content<'a, D>>> {
         let mut items = Vec::new();
         let mut put = |part: &str, content| items.push(Item { name: format!("{part}/{name}"), content });
         match &self.state {
-            Some(State::Here { master, moments }) => {
-                master.iter().for_each(|master| put("master", Content::Buffer(master)));
+            Some(State::Here { remainders, moments }) => {
+                remainders.iter().for_each(|remainders| put("master", Content::Master(weights, remainders)));
                 match moments {
                     Moments::Whole { first, second } => {
                         put("first", Content::Buffer(first));
@@ -206,14 +204,17 @@ impl<D: Device> Slot<D> {
     ) -> Vec<Item<ContentMut<'a, D>>> {
         let mut items = Vec::new();
         let mut put = |part: &str, content| items.push(Item { name: format!("{part}/{name}"), content });
-        if self.is_own_master {
+        let weights = if self.is_own_master {
             put("weights", ContentMut::Buffer(weights));
-        } else if self.state.is_none() {
-            put("master", ContentMut::Buffer(weights));
-        }
+            None
+        } else {
+            Some(weights)
+        };
         match &mut self.state {
-            Some(State::Here { master, moments }) => {
-                master.iter_mut().for_each(|master| put("master", ContentMut::Buffer(master)));
+            Some(State::Here { remainders, moments }) => {
+                if let Some(weights) = weights {
+                    put("master", ContentMut::Master(weights, remainders.as_mut()));
+                }
                 match moments {
                     Moments::Whole { first, second } => {
                         put("first", ContentMut::Buffer(first));
@@ -237,13 +238,18 @@ impl<D: Device> Slot<D> {
                     }
                 }
             }
-            None => match moments {
-                MomentType::Float32 => {
-                    put("first", ContentMut::Skipped(self.len));
-                    put("second", ContentMut::Skipped(self.len));
+            None => {
+                if let Some(weights) = weights {
+                    put("master", ContentMut::Master(weights, None));
                 }
-                MomentType::Int8 => put("moments", ContentMut::SkippedMoments(self.len)),
-            },
+                match moments {
+                    MomentType::Float32 => {
+                        put("first", ContentMut::Skipped(self.len));
+                        put("second", ContentMut::Skipped(self.len));
+                    }
+                    MomentType::Int8 => put("moments", ContentMut::SkippedMoments(self.len)),
+                }
+            }
         }
         items
     }

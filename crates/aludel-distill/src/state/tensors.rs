@@ -27,6 +27,8 @@ pub struct Item<C> {
 pub enum Content<'a, D: Device> {
     /// f32 elements.
     Buffer(&'a D::Buffer),
+    /// f32 elements: weights in bf16 and what they lack.
+    Master(&'a D::Buffer, &'a D::Remainders),
     /// Moments in eight bits, of so many elements.
     Moments(&'a D::Moments, usize),
     /// Elements of this type in the host's memory.
@@ -54,6 +56,8 @@ impl<D: Device> Copy for Content<'_, D> {}
 pub enum ContentMut<'a, D: Device> {
     /// f32 elements.
     Buffer(&'a mut D::Buffer),
+    /// f32 elements that become weights in bf16 and what they lack, which may be another process's to hold.
+    Master(&'a mut D::Buffer, Option<&'a mut D::Remainders>),
     /// Moments in eight bits, of so many elements.
     Moments(&'a mut D::Moments, usize),
     /// Elements of this type in the host's memory.
@@ -92,11 +96,9 @@ pub(super) fn write<D: Device>(
     };
     for Item { name, content } in items {
         match content {
-            Content::Buffer(buffer) => {
-                let len = device.len(buffer);
-                for start in (0..len).step_by(PIECE) {
-                    let values = device.read(buffer, start..len.min(start + PIECE))?;
-                    put(name, 4 * start as u64, &Element::F32.encode(&values))?;
+            Content::Buffer(buffer) | Content::Master(buffer, _) => {
+                for (start, bytes) in (0..).step_by(PIECE).zip(pieces(device, content, device.len(buffer))) {
+                    put(name, 4 * start, &bytes?)?;
                 }
             }
             Content::Moments(moments, _) => {
@@ -129,11 +131,9 @@ pub(crate) fn give<D: Device>(
 ) -> Result<(), Error> {
     for Item { content, .. } in items {
         match content {
-            Content::Buffer(buffer) => {
-                let len = device.len(buffer);
-                for start in (0..len).step_by(PIECE) {
-                    let values = device.read(buffer, start..len.min(start + PIECE))?;
-                    group.give(&Element::F32.encode(&values))?;
+            Content::Buffer(buffer) | Content::Master(buffer, _) => {
+                for bytes in pieces(device, content, device.len(buffer)) {
+                    group.give(&bytes?)?;
                 }
             }
             Content::Moments(moments, _) => {
@@ -146,6 +146,23 @@ pub(crate) fn give<D: Device>(
         }
     }
     Ok(())
+}
+
+/// f32 elements of a device, piece by piece.
+fn pieces<D: Device>(
+    device: &D,
+    content: &Content<'_, D>,
+    len: usize,
+) -> impl Iterator<Item = Result<Vec<u8>, Error>> {
+    (0..len).step_by(PIECE).map(move |start| {
+        let range = start..len.min(start + PIECE);
+        let values = match *content {
+            Content::Buffer(buffer) => device.read(buffer, range)?,
+            Content::Master(weights, remainders) => device.read_master(weights, remainders, range)?,
+            _ => Vec::new(),
+        };
+        Ok(Element::F32.encode(&values))
+    })
 }
 
 /// The four tensors of moments in eight bits.
@@ -162,7 +179,9 @@ fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Result<Vec<Out
         moment_tensors(&item.name, len).map(|(name, dtype, len)| tensor(&name, dtype, len)).to_vec()
     };
     Ok(match item.content {
-        Content::Buffer(buffer) => vec![tensor(&item.name, Dtype::F32, device.len(buffer))],
+        Content::Buffer(buffer) | Content::Master(buffer, _) => {
+            vec![tensor(&item.name, Dtype::F32, device.len(buffer))]
+        }
         Content::Host(host, dtype) => {
             let elements = device.host_bytes(host)?.len() / aludel_checkpoint::element_bytes(dtype) as usize;
             vec![tensor(&item.name, dtype, elements)]
@@ -203,7 +222,15 @@ pub(super) fn read<D: Device>(
     for Item { name, content } in items {
         match content {
             ContentMut::Buffer(buffer) => {
-                file.fill(device, &name, buffer)?;
+                for (start, values) in file.pieces(&name, device.len(buffer))? {
+                    device.write(buffer, start, &values)?;
+                }
+                known += 1;
+            }
+            ContentMut::Master(weights, mut remainders) => {
+                for (start, values) in file.pieces(&name, device.len(weights))? {
+                    device.write_master(weights, remainders.as_deref_mut(), start, &values)?;
+                }
                 known += 1;
             }
             ContentMut::Moments(moments, len) => {
@@ -281,11 +308,9 @@ impl<'a> File<'a> {
         Ok(Element::F32.decode(self.bytes(name, Dtype::F32, None)?))
     }
 
-    fn fill<D: Device>(&self, device: &D, name: &str, buffer: &mut D::Buffer) -> Result<(), Error> {
-        let bytes = self.bytes(name, Dtype::F32, Some(device.len(buffer)))?;
-        for (piece, bytes) in bytes.chunks(4 * PIECE).enumerate() {
-            device.write(buffer, piece * PIECE, &Element::F32.decode(bytes))?;
-        }
-        Ok(())
+    /// So many f32 elements, piece by piece, each with its position.
+    fn pieces(&self, name: &str, len: usize) -> Result<impl Iterator<Item = (usize, Vec<f32>)>, Error> {
+        let pieces = self.bytes(name, Dtype::F32, Some(len))?.chunks(4 * PIECE).enumerate();
+        Ok(pieces.map(|(piece, bytes)| (piece * PIECE, Element::F32.decode(bytes))))
     }
 }

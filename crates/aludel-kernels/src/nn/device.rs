@@ -157,6 +157,13 @@ pub struct Update {
     pub gradient_scale: f32,
 }
 
+impl Update {
+    /// The same for a parameter that decays, or does not.
+    pub const fn of(self, decays: bool) -> Self {
+        if decays { self } else { Self { weight_decay: 0.0, ..self } }
+    }
+}
+
 /// What a device may not compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
@@ -201,6 +208,34 @@ impl StoredMoments {
 
 /// The weights of one layer: bytes of each array, little-endian, and the type of its elements.
 pub type LayerWeights = Vec<(SharedBytes, Element)>;
+
+/// A parameter to be updated, with its state on the device.
+pub struct ParameterUpdate<'a, D: Device + ?Sized> {
+    /// f32, of the same length.
+    pub gradient: &'a D::Buffer,
+    /// Whether the update's decay is meant for it.
+    pub decays: bool,
+    /// What is updated.
+    pub master: Master<'a, D>,
+    /// Its moments.
+    pub moments: MomentsMut<'a, D>,
+}
+
+/// Where the f32 values of a parameter are.
+pub enum Master<'a, D: Device + ?Sized> {
+    /// In weights of f32.
+    Weights(&'a mut D::Buffer),
+    /// In weights of bf16 and what they lack of f32.
+    Split(&'a mut D::Buffer, &'a mut D::Remainders),
+}
+
+/// Both moments of a parameter.
+pub enum MomentsMut<'a, D: Device + ?Sized> {
+    /// First and second, f32.
+    Whole([&'a mut D::Buffer; 2]),
+    /// In eight bits (block-wise, after Dettmers et al. 2022).
+    Eight(&'a mut D::Moments),
+}
 
 /// Elements of a parameter that [`Device::adamw_aside`] has on the device at once, where its moments are f32; two such pieces are there.
 pub const PIECE_ASIDE: usize = 8 << 20;
@@ -254,6 +289,8 @@ pub trait Device: Send + Sync + 'static {
     type Assignment: Send + Sync;
     /// Both moments of AdamW in eight bits an element, with one scale for each block of elements.
     type Moments: Send + Sync;
+    /// What weights in bf16 lack of the f32 that an optimizer changes.
+    type Remainders: Send + Sync;
     /// How devices of several processes reach each other.
     type Collective: Send + Sync;
     /// Bytes of the host's memory that the device copies from and to.
@@ -319,7 +356,7 @@ pub trait Device: Send + Sync + 'static {
     /// The bytes to be written, after everything that was asked before.
     fn host_bytes_mut<'a>(&self, host: &'a mut Self::Host) -> Result<&'a mut [u8], DeviceError>;
 
-    /// As [`Device::adamw`] and [`Device::adamw8`] of all these, to the bit, with state that lies in the host's memory.
+    /// As [`Device::adamw`] of all these, to the bit, with state that lies in the host's memory.
     fn adamw_aside(&self, updates: &mut [AsideUpdate<'_, Self>]) -> Result<(), DeviceError> {
         let _ = updates;
         Err(DeviceError::Failed { device: self.name(), detail: "its memory is the host's".to_owned() })
@@ -568,17 +605,29 @@ pub trait Device: Send + Sync + 'static {
         Ok(squares)
     }
 
-    /// One pass of AdamW: `master`, `first` and `second` moments and `gradient` are f32 of equal length; `stored`, where
-    /// given, receives the new values rounded to its type.
-    fn adamw(
+    /// One pass of AdamW over all these parameters, whose moments are of one kind.
+    fn adamw(&self, update: Update, parameters: &mut [ParameterUpdate<'_, Self>]);
+
+    /// What `len` weights in bf16 lack of f32 while they are all that there is: nothing.
+    fn remainders(&self, len: usize) -> Result<Self::Remainders, DeviceError>;
+
+    /// The f32 values that weights in bf16 and their remainders are together.
+    fn read_master(
         &self,
-        update: Update,
-        gradient: &Self::Buffer,
-        master: &mut Self::Buffer,
-        first: &mut Self::Buffer,
-        second: &mut Self::Buffer,
-        stored: Option<&mut Self::Buffer>,
-    );
+        weights: &Self::Buffer,
+        remainders: &Self::Remainders,
+        range: Range<usize>,
+    ) -> Result<Vec<f32>, DeviceError>;
+
+    /// Splits values, which begin at a position: weights in bf16 become them rounded to nearest, ties away from zero, and remainders, where they are
+    /// here, what is lacking.
+    fn write_master(
+        &self,
+        weights: &mut Self::Buffer,
+        remainders: Option<&mut Self::Remainders>,
+        at: usize,
+        values: &[f32],
+    ) -> Result<(), DeviceError>;
 
     /// `len` elements of both moments in eight bits, zero.
     fn moments(&self, len: usize) -> Result<Self::Moments, DeviceError>;
@@ -592,16 +641,6 @@ pub trait Device: Send + Sync + 'static {
         len: usize,
         stored: &StoredMoments,
     ) -> Result<Option<Self::Moments>, DeviceError>;
-
-    /// As [`Device::adamw`], with moments in eight bits (block-wise, after Dettmers et al. 2022).
-    fn adamw8(
-        &self,
-        update: Update,
-        gradient: &Self::Buffer,
-        master: &mut Self::Buffer,
-        moments: &mut Self::Moments,
-        stored: Option<&mut Self::Buffer>,
-    );
 
     /// Chooses experts from `logits` (`[T, X]`): `weights` (f32, `[T, N]`) receives the weight of each choice. Equal
     /// probabilities are taken in the order of the experts.

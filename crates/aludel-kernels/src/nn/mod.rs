@@ -20,12 +20,12 @@ mod rms_norm;
 mod rotate;
 mod tally;
 
-pub use adamw::Moments;
+pub use adamw::{Moments, Remainders};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use device::{
-    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Missing, Norm, Product,
-    Routing, Rows, SharedBytes, Span, StoredMoments, Update,
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Master, Missing, MomentsMut,
+    Norm, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
 pub use experts::Assignment;
 pub use tally::{Like, Tally};

@@ -78,9 +78,9 @@ impl Opening {
     pub(super) fn device(&self) -> Opened {
         let mut stage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let device = match std::mem::replace(&mut *stage, Stage::Over(None)) {
-            Stage::UnderWay(thread) => thread
-                .join()
-                .unwrap_or_else(|_| Err(Problem::general("the thread that opens the device has failed").into()))?,
+            Stage::UnderWay(thread) => thread.join().unwrap_or_else(|_| {
+                Err(Problem::general("the thread that opens the device has failed").into())
+            })?,
             Stage::Over(device) => device,
         };
         *stage = Stage::Over(device.clone());

@@ -69,8 +69,7 @@ impl<'a> Run<'a> {
         let work = &self.plan.work;
         let elsewhere = share.and_done(self.plan, &done.steps);
         let queue = Queue::new(self.plan, &elsewhere, self.options.pipeline.groups);
-        let lanes =
-            self.device.as_ref().map(|device| device.lanes(share, self.options.pipeline.groups));
+        let lanes = self.device.as_ref().map(|device| device.lanes(share, self.options.pipeline.groups));
         let mut digests = Ok(Vec::new());
         let mut written = Ok(());
         let weights = Instant::now();

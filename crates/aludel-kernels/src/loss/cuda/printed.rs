@@ -241,7 +241,10 @@ mod tests {
         teacher.temperatures = vec![4.0, 2.0];
         let objective = objective(Target::Teacher, None);
         let Printed { defines, .. } = Printed::of_known(&loss(&objective, Mode::Values, None), &teacher);
-        assert!(defines.contains("#define KNOWN 1\n#define TAILS 2\n#define ONE 0\n#define THREADS 512\n"), "{defines}");
+        assert!(
+            defines.contains("#define KNOWN 1\n#define TAILS 2\n#define ONE 0\n#define THREADS 512\n"),
+            "{defines}"
+        );
         // The kernel's temperatures are 1, which is not stored, and 2.
         let want = "int tail_of(int term) { return term == 0 ? 2 : term == 1 ? 1 : 0; }";
         assert!(defines.contains(want), "{defines}");

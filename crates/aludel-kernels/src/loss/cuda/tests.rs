@@ -18,7 +18,16 @@ fn one_block_that_reads_again_is_the_first_of_what_is_tried() {
         tried[1..].iter().map(|sharing| (sharing.blocks, sharing.threads, sharing.pieces)).collect()
     };
     assert_eq!(tried(1024, 2), [(2, 512, 0), (1, 512, 1), (1, 256, 1)]);
-    let all = [(1, 512, 12), (2, 512, 6), (4, 512, 3), (8, 512, 2), (1, 256, 24), (2, 256, 12), (4, 256, 6), (8, 256, 3)];
+    let all = [
+        (1, 512, 12),
+        (2, 512, 6),
+        (4, 512, 3),
+        (8, 512, 2),
+        (1, 256, 24),
+        (2, 256, 12),
+        (4, 256, 6),
+        (8, 256, 3),
+    ];
     assert_eq!(tried(49_152, 2), [&[(2, 512, 0)][..], &all].concat());
     // One and two blocks do not have the memory.
     assert_eq!(tried(128_256, 2), [(2, 512, 0), (4, 512, 8), (8, 512, 4), (4, 256, 16), (8, 256, 8)]);

@@ -10,9 +10,8 @@
 //! Error of a stored moment: below 1/8 of it, zero on average. The first moment becomes zero below 2^-15.75 of the largest of
 //! its block; the second, if not zero, is at least 2^-31.75 of it.
 
-use super::cpu::stored_chunks;
+use super::split::Masters;
 use super::{Step, cpu};
-use crate::nn::cpu::buffer::ValuesMut;
 use crate::nn::cpu::math::Arithmetic;
 use crate::nn::cpu::{CHUNK, Cpu, dispatch, lanes};
 use crate::nn::device::{StoredMoments, Update};
@@ -77,9 +76,8 @@ pub(in crate::nn) fn update(
     cpu: &Cpu,
     update: Update,
     gradient: &[f32],
-    master: &mut [f32],
+    master: Masters<'_>,
     moments: &mut Moments,
-    stored: Option<ValuesMut<'_>>,
 ) {
     const BLOCKS: usize = CHUNK / BLOCK;
     let len = master.len();
@@ -87,23 +85,21 @@ pub(in crate::nn) fn update(
     assert_eq!((gradient.len(), moments.first.len()), (len, len), "lengths of an update");
     let step = Step::new(update);
     let seed = mix(update.step as u32);
-    let stored = stored_chunks(stored, len);
     let first = moments.first.chunks_mut(CHUNK).zip(moments.first_scales.chunks_mut(BLOCKS));
     let second = moments.second.chunks_mut(CHUNK).zip(moments.second_scales.chunks_mut(BLOCKS));
-    let pieces = gradient.chunks(CHUNK).zip(master.chunks_mut(CHUNK)).zip(first.zip(second)).zip(stored);
+    let pieces = gradient.chunks(CHUNK).zip(master.chunks(CHUNK)).zip(first.zip(second));
     let pieces = pieces.enumerate();
-    cpu.each(pieces.collect(), 64 * len, |(index, (((gradient, master), (first, second)), stored))| {
-        let blocks = gradient.chunks(BLOCK).zip(master.chunks_mut(BLOCK));
-        let first = first.0.chunks_mut(BLOCK).zip(first.1);
-        let second = second.0.chunks_mut(BLOCK).zip(second.1);
-        for (block, ((gradient, master), (first, second))) in blocks.zip(first.zip(second)).enumerate() {
-            let number = (index * CHUNK + block * BLOCK) as u32;
-            let (first, second) = ((first.0, first.1), (second.0, second.1));
-            Block { gradient, master, first, second }.update(step, seed, number);
-        }
-        if let Some(mut stored) = stored {
-            stored.encode(master);
-        }
+    cpu.each(pieces.collect(), 64 * len, |(index, ((gradient, master), (first, second)))| {
+        master.change(|master| {
+            let blocks = gradient.chunks(BLOCK).zip(master.chunks_mut(BLOCK));
+            let first = first.0.chunks_mut(BLOCK).zip(first.1);
+            let second = second.0.chunks_mut(BLOCK).zip(second.1);
+            for (block, ((gradient, master), (first, second))) in blocks.zip(first.zip(second)).enumerate() {
+                let number = (index * CHUNK + block * BLOCK) as u32;
+                let (first, second) = ((first.0, first.1), (second.0, second.1));
+                Block { gradient, master, first, second }.update(step, seed, number);
+            }
+        });
     });
 }
 

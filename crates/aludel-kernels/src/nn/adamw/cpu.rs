@@ -1,7 +1,7 @@
 //! Runs the update over chunks on the threads.
 
 use super::Step;
-use crate::nn::cpu::buffer::ValuesMut;
+use super::split::Masters;
 use crate::nn::cpu::math::Arithmetic;
 use crate::nn::cpu::{CHUNK, Cpu, dispatch};
 use crate::nn::device::Update;
@@ -10,37 +10,20 @@ pub(in crate::nn) fn update(
     cpu: &Cpu,
     update: Update,
     gradient: &[f32],
-    master: &mut [f32],
+    master: Masters<'_>,
     first: &mut [f32],
     second: &mut [f32],
-    stored: Option<ValuesMut<'_>>,
 ) {
     let len = master.len();
     assert_eq!((gradient.len(), first.len(), second.len()), (len, len, len), "lengths of an update");
     let step = Step::new(update);
-    let stored = stored_chunks(stored, len);
     let pieces = gradient
         .chunks(CHUNK)
-        .zip(master.chunks_mut(CHUNK))
-        .zip(first.chunks_mut(CHUNK).zip(second.chunks_mut(CHUNK)))
-        .zip(stored);
-    cpu.each(pieces.collect(), 16 * len, |(((gradient, master), (first, second)), stored)| {
-        dispatch::adamw(step, gradient, master, first, second);
-        if let Some(mut stored) = stored {
-            stored.encode(master);
-        }
+        .zip(master.chunks(CHUNK))
+        .zip(first.chunks_mut(CHUNK).zip(second.chunks_mut(CHUNK)));
+    cpu.each(pieces.collect(), 16 * len, |((gradient, master), (first, second))| {
+        master.change(|master| dispatch::adamw(step, gradient, master, first, second));
     });
-}
-
-/// Chunks of the buffer that receives rounded values, or as many times nothing.
-pub(in crate::nn) fn stored_chunks(stored: Option<ValuesMut<'_>>, len: usize) -> Vec<Option<ValuesMut<'_>>> {
-    match stored {
-        Some(stored) => {
-            assert_eq!(stored.len(), len, "lengths of an update");
-            stored.chunks(CHUNK).into_iter().map(Some).collect()
-        }
-        None => (0..len.div_ceil(CHUNK)).map(|_| None).collect(),
-    }
 }
 
 #[inline(always)]

@@ -1,4 +1,19 @@
-// AdamW: four elements to a thread. `stored` may be missing.
+// AdamW over pieces of parameters, a block of 256 threads to each; pieces are multiples of 256. What a half of a master is stands in `split.rs`.
+#define PIECE (128 * 256)
+
+// Words of `Place::words`.
+struct Place {
+    const float* gradient;
+    float* master;
+    half_bits* weights;
+    half_bits* remainders;
+    void* first;
+    void* second;
+    float* first_scales;
+    float* second_scales;
+    i64 len, first_piece, decays;
+};
+
 struct Factors { float gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon; };
 
 __device__ __forceinline__ void renew(const Factors& f, float g, float& w, float& m, float& v) {
@@ -8,40 +23,67 @@ __device__ __forceinline__ void renew(const Factors& f, float g, float& w, float
     w = w * f.keep - f.rate * m / (sqrtf(v) * f.correction + f.epsilon);
 }
 
-extern "C" __global__ void adamw(
-    const float* gradient, float* master, float* first, float* second, void* stored, int type, i64 n,
+__device__ __forceinline__ half_bits nearest(float x) { return (half_bits)((__float_as_uint(x) + 0x8000u) >> 16); }
+__device__ __forceinline__ float joined(u32 weight, u32 remainder) { return __uint_as_float(((weight - (remainder >> 15)) << 16) | remainder); }
+
+__device__ __forceinline__ float master_at(const Place& p, i64 at) { return p.master ? p.master[at] : joined(p.weights[at], p.remainders[at]); }
+
+__device__ __forceinline__ void put_master(const Place& p, i64 at, float w) {
+    if (p.master) p.master[at] = w;
+    else p.remainders[at] = (half_bits)__float_as_uint(w);
+    if (p.weights) p.weights[at] = nearest(w);
+}
+
+__device__ __forceinline__ float4 joined4(uint2 weights, uint2 remainders) {
+    return make_float4(
+        joined(weights.x & 0xffffu, remainders.x & 0xffffu), joined(weights.x >> 16, remainders.x >> 16),
+        joined(weights.y & 0xffffu, remainders.y & 0xffffu), joined(weights.y >> 16, remainders.y >> 16)
+    );
+}
+
+__device__ __forceinline__ u32 two(u32 low, u32 high) { return low | high << 16; }
+
+__device__ __forceinline__ uint2 nearest4(float4 w) {
+    return make_uint2(two(nearest(w.x), nearest(w.y)), two(nearest(w.z), nearest(w.w)));
+}
+
+__device__ __forceinline__ u32 low16(float x) { return __float_as_uint(x) & 0xffffu; }
+
+extern "C" __global__ void __launch_bounds__(256) adamw(
+    const Place* places, const u32* owners,
     float gradient_scale, float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon
 ) {
-    Factors f = {gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon};
-    i64 at = 4 * ((i64)blockIdx.x * blockDim.x + threadIdx.x);
-    if (at + 4 <= n) {
-        // Nothing of it is looked at again before the next step.
-        float4 g = __ldcs((const float4*)(gradient + at)), w = __ldcs((const float4*)(master + at));
-        float4 m = __ldcs((const float4*)(first + at)), v = __ldcs((const float4*)(second + at));
-        renew(f, g.x, w.x, m.x, v.x);
-        renew(f, g.y, w.y, m.y, v.y);
-        renew(f, g.z, w.z, m.z, v.z);
-        renew(f, g.w, w.w, m.w, v.w);
-        __stcs((float4*)(master + at), w);
-        __stcs((float4*)(first + at), m);
-        __stcs((float4*)(second + at), v);
-        if (stored && type == 2) {
-            __stcs((uint2*)((half_bits*)stored + at), make_uint2(pack(w.x, w.y), pack(w.z, w.w)));
-        } else if (stored) {
-            store(stored, at, type, w.x);
-            store(stored, at + 1, type, w.y);
-            store(stored, at + 2, type, w.z);
-            store(stored, at + 3, type, w.w);
+    const Place p = places[owners[blockIdx.x]];
+    Factors f = {gradient_scale, beta1, rest1, beta2, rest2, p.decays ? keep : 1.0f, rate, correction, epsilon};
+    i64 start = ((i64)blockIdx.x - p.first_piece) * PIECE, end = min(start + PIECE, p.len);
+    float *first = (float*)p.first, *second = (float*)p.second;
+    for (i64 at = start + 4 * threadIdx.x; at < end; at += 4 * 256) {
+        if (at + 4 <= end) {
+            // Nothing of it is looked at again before the next step.
+            float4 g = __ldcs((const float4*)(p.gradient + at)), w;
+            if (p.master) w = __ldcs((const float4*)(p.master + at));
+            else w = joined4(__ldcs((const uint2*)(p.weights + at)), __ldcs((const uint2*)(p.remainders + at)));
+            float4 m = __ldcs((const float4*)(first + at)), v = __ldcs((const float4*)(second + at));
+            renew(f, g.x, w.x, m.x, v.x);
+            renew(f, g.y, w.y, m.y, v.y);
+            renew(f, g.z, w.z, m.z, v.z);
+            renew(f, g.w, w.w, m.w, v.w);
+            __stcs((float4*)(first + at), m);
+            __stcs((float4*)(second + at), v);
+            if (p.master) __stcs((float4*)(p.master + at), w);
+            else __stcs((uint2*)(p.remainders + at), make_uint2(two(low16(w.x), low16(w.y)), two(low16(w.z), low16(w.w))));
+            if (p.weights) __stcs((uint2*)(p.weights + at), nearest4(w));
+            continue;
         }
-        return;
-    }
-    for (; at < n; at++) {
-        renew(f, gradient[at], master[at], first[at], second[at]);
-        if (stored) store(stored, at, type, master[at]);
+        for (i64 i = at; i < end; i++) {
+            float w = master_at(p, i);
+            renew(f, p.gradient[i], w, first[i], second[i]);
+            put_master(p, i, w);
+        }
     }
 }
 
-// AdamW with moments in eight bits: a block of 256 threads to 256 elements that share a scale. What a code is stands in `blockwise.rs`.
+// AdamW with moments in eight bits: 256 elements share a scale. What a code is stands in `blockwise.rs`.
 #define LOST 20
 #define ONE (0x3f800000u >> LOST)
 
@@ -72,34 +114,38 @@ __device__ __forceinline__ float greatest(float x, float* room) {
     return x;
 }
 
-extern "C" __global__ void adamw8(
-    const float* gradient, float* master, unsigned char* first, float* first_scales, unsigned char* second, float* second_scales,
-    void* stored, int type, i64 n, int seed,
+extern "C" __global__ void __launch_bounds__(256) adamw8(
+    const Place* places, const u32* owners, int seed,
     float gradient_scale, float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon
 ) {
     __shared__ float room[8];
-    i64 at = (i64)blockIdx.x * 256 + threadIdx.x;
-    bool is_there = at < n;
-    float m = 0.0f, v = 0.0f;
-    if (is_there) {
-        float x = gradient[at] * gradient_scale;
-        m = beta1 * decode(first[at], 127, first_scales[blockIdx.x]) + rest1 * x;
-        v = beta2 * decode(second[at], 255, second_scales[blockIdx.x]) + rest2 * x * x;
-        float w = master[at] * keep - rate * m / (sqrtf(v) * correction + epsilon);
-        master[at] = w;
-        if (stored) store(stored, at, type, w);
-    }
-    float most_m = greatest(fabsf(m), room), most_v = greatest(v, room);
-    if (is_there) {
-        u32 noise = mix((u32)seed ^ (u32)at);
-        float m_factor = most_m > 0.0f ? 1.0f / most_m : 0.0f, v_factor = most_v > 0.0f ? 1.0f / most_v : 0.0f;
-        u32 code = encode(fabsf(m * m_factor), noise & ((1u << LOST) - 1), 127);
-        first[at] = (unsigned char)(code | (__float_as_uint(m) >> 31) << 7);
-        code = encode(v * v_factor, noise >> (32 - LOST), 255);
-        second[at] = (unsigned char)max(code, (u32)(v > 0.0f));
-        if (threadIdx.x == 0) {
-            first_scales[blockIdx.x] = most_m;
-            second_scales[blockIdx.x] = most_v;
+    const Place p = places[owners[blockIdx.x]];
+    Factors f = {gradient_scale, beta1, rest1, beta2, rest2, p.decays ? keep : 1.0f, rate, correction, epsilon};
+    i64 start = ((i64)blockIdx.x - p.first_piece) * PIECE, end = min(start + PIECE, p.len);
+    unsigned char *first = (unsigned char*)p.first, *second = (unsigned char*)p.second;
+    for (i64 begin = start; begin < end; begin += 256) {
+        i64 at = begin + threadIdx.x, scale = begin / 256;
+        bool is_there = at < end;
+        float m = 0.0f, v = 0.0f;
+        if (is_there) {
+            m = decode(first[at], 127, p.first_scales[scale]);
+            v = decode(second[at], 255, p.second_scales[scale]);
+            float w = master_at(p, at);
+            renew(f, p.gradient[at], w, m, v);
+            put_master(p, at, w);
+        }
+        float most_m = greatest(fabsf(m), room), most_v = greatest(v, room);
+        if (is_there) {
+            u32 noise = mix((u32)seed ^ (u32)at);
+            float m_factor = most_m > 0.0f ? 1.0f / most_m : 0.0f, v_factor = most_v > 0.0f ? 1.0f / most_v : 0.0f;
+            u32 code = encode(fabsf(m * m_factor), noise & ((1u << LOST) - 1), 127);
+            first[at] = (unsigned char)(code | (__float_as_uint(m) >> 31) << 7);
+            code = encode(v * v_factor, noise >> (32 - LOST), 255);
+            second[at] = (unsigned char)max(code, (u32)(v > 0.0f));
+            if (threadIdx.x == 0) {
+                p.first_scales[scale] = most_m;
+                p.second_scales[scale] = most_v;
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! With `g` the scaled gradient and `t` the step: `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
 //! `w = w (1 - lr decay) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon)`.
 //!
-//! `blockwise` keeps the moments in eight bits.
+//! `blockwise` keeps the moments in eight bits, `split` masters beside weights in bf16.
 //!
 //! Tolerance: 1e-6 relative for moments, `1e-6 lr` and one rounding for a parameter.
 
@@ -12,10 +12,12 @@ pub(in crate::nn) mod cpu;
 pub(in crate::nn) mod cuda;
 #[cfg(test)]
 mod reference;
+pub(crate) mod split;
 #[cfg(test)]
 mod tests;
 
 pub use blockwise::Moments;
+pub use split::Remainders;
 
 use super::device::Update;
 

@@ -118,6 +118,24 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// The bits of a bf16 buffer. Panics for other types.
+    pub(crate) fn bf16(&self) -> &[u16] {
+        match self.values() {
+            Values::BF16(bits) => bits,
+            Values::F32(_) | Values::F16(_) => panic!("weights beside remainders are bf16"),
+        }
+    }
+
+    /// The bits of a bf16 buffer to write. Panics for other types and for imported bytes.
+    pub(crate) fn bf16_mut(&mut self) -> &mut [u16] {
+        match self.values_mut() {
+            ValuesMut::BF16(bits) => bits,
+            ValuesMut::F32(_) | ValuesMut::F16(_) => panic!("weights beside remainders are bf16"),
+        }
+    }
+}
+
 impl<'a> Values<'a> {
     pub(crate) fn len(self) -> usize {
         match self {

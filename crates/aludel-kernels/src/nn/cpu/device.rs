@@ -6,9 +6,10 @@ use std::ops::Range;
 use super::buffer::{Buffer, ValuesMut};
 use super::{Cpu, Indices};
 use crate::element::Element;
+use crate::nn::adamw::split::{Masters, join, split};
 use crate::nn::device::{
-    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Norm, Product, Routing, Rows,
-    SharedBytes, Span, StoredMoments, Update,
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Master, MomentsMut, Norm,
+    ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
 use crate::nn::linear::cpu::Group;
 use crate::nn::{adamw, attention, elementwise, embed, experts, gated, linear, rms_norm, rotate};
@@ -21,6 +22,7 @@ impl Device for Cpu {
     type Indices = Indices;
     type Assignment = experts::Assignment;
     type Moments = adamw::Moments;
+    type Remainders = adamw::Remainders;
     type Collective = Infallible;
     type Host = Infallible;
     type Layers = Infallible;
@@ -273,18 +275,56 @@ impl Device for Cpu {
         Ok(elementwise::cpu::sum_of_squares(self, x.values()))
     }
 
-    fn adamw(
+    fn adamw(&self, update: Update, parameters: &mut [ParameterUpdate<'_, Self>]) {
+        for ParameterUpdate { gradient, decays, master, moments } in parameters {
+            let update = update.of(*decays);
+            let gradient = gradient.floats();
+            let master = match master {
+                Master::Weights(weights) => Masters::Floats(weights.floats_mut()),
+                Master::Split(weights, remainders) => Masters::Split(weights.bf16_mut(), &mut remainders.0),
+            };
+            match moments {
+                MomentsMut::Whole([first, second]) => {
+                    let (first, second) = (first.floats_mut(), second.floats_mut());
+                    adamw::cpu::update(self, update, gradient, master, first, second);
+                }
+                MomentsMut::Eight(moments) => {
+                    adamw::blockwise::update(self, update, gradient, master, moments);
+                }
+            }
+        }
+    }
+
+    fn remainders(&self, len: usize) -> Result<adamw::Remainders, DeviceError> {
+        self.ask(len, 2)?;
+        Ok(adamw::Remainders(vec![0; len]))
+    }
+
+    fn read_master(
         &self,
-        update: Update,
-        gradient: &Buffer,
-        master: &mut Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
-        stored: Option<&mut Buffer>,
-    ) {
-        let (first, second) = (first.floats_mut(), second.floats_mut());
-        let stored = stored.map(Buffer::values_mut);
-        adamw::cpu::update(self, update, gradient.floats(), master.floats_mut(), first, second, stored);
+        weights: &Buffer,
+        remainders: &adamw::Remainders,
+        range: Range<usize>,
+    ) -> Result<Vec<f32>, DeviceError> {
+        let pairs = weights.bf16()[range.clone()].iter().zip(&remainders.0[range]);
+        Ok(pairs.map(|(&weight, &remainder)| join(weight, remainder)).collect())
+    }
+
+    fn write_master(
+        &self,
+        weights: &mut Buffer,
+        remainders: Option<&mut adamw::Remainders>,
+        at: usize,
+        values: &[f32],
+    ) -> Result<(), DeviceError> {
+        for (weight, &value) in weights.bf16_mut()[at..].iter_mut().zip(values) {
+            [*weight, _] = split(value);
+        }
+        let remainders = remainders.into_iter().flat_map(|remainders| &mut remainders.0[at..]);
+        for (remainder, &value) in remainders.zip(values) {
+            [_, *remainder] = split(value);
+        }
+        Ok(())
     }
 
     fn moments(&self, len: usize) -> Result<adamw::Moments, DeviceError> {
@@ -302,18 +342,6 @@ impl Device for Cpu {
         stored: &StoredMoments,
     ) -> Result<Option<adamw::Moments>, DeviceError> {
         Ok(adamw::Moments::restore(len, stored))
-    }
-
-    fn adamw8(
-        &self,
-        update: Update,
-        gradient: &Buffer,
-        master: &mut Buffer,
-        moments: &mut adamw::Moments,
-        stored: Option<&mut Buffer>,
-    ) {
-        let stored = stored.map(Buffer::values_mut);
-        adamw::blockwise::update(self, update, gradient.floats(), master.floats_mut(), moments, stored);
     }
 
     fn route(

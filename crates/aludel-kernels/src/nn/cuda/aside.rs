@@ -11,6 +11,7 @@ use crate::cuda::CudaError;
 use crate::cuda::driver::{Block, Mark, Pinned, Stream};
 use crate::element::Element;
 use crate::nn::adamw;
+use crate::nn::adamw::cuda::{Place as Updated, State};
 use crate::nn::device::{AsideMoments, AsideUpdate, DeviceError, PIECE_ASIDE, StoredMoments};
 
 /// Bytes of the host's memory that a device copies from and to.
@@ -106,29 +107,31 @@ fn carry(
         |block: &Block, len: usize| cuda.buffer(block.part(0, len * size_of::<f32>()), len, Element::F32);
     let gradient = gradient.part(piece.elements.clone());
     let weights = weights.part(piece.elements.clone());
-    let (mut master_here, mut stored) = match &place.master {
+    let (master_here, stored) = match &place.master {
         Some(block) if master.is_some() => (floats(block, len), Some(weights)),
         _ => (weights, None),
     };
-    match moments {
+    let updated =
+        |state: State<'_>| Updated::whole(&gradient, &master_here, stored.as_ref(), state).decaying(true);
+    let updated = match moments {
         AsideMoments::Whole(_) => {
-            let (mut first, mut second) = (floats(&place.moments[0], len), floats(&place.moments[1], len));
-            let state = [&mut master_here, &mut first, &mut second];
-            adamw::cuda::update(cuda, *update, &gradient, state, stored.as_mut());
+            let (first, second) = (floats(&place.moments[0], len), floats(&place.moments[1], len));
+            updated(State::Whole([&first, &second]))
         }
         AsideMoments::Eight(_) => {
             let scales = StoredMoments::scales(len);
             let [first, first_scales, second, second_scales] = &place.moments[..] else {
                 unreachable!("moments in eight bits are four arrays")
             };
-            let mut moments = adamw::cuda::Moments::of(
+            let moments = adamw::cuda::Moments::of(
                 len,
                 (first.part(0, len), floats(first_scales, scales)),
                 (second.part(0, len), floats(second_scales, scales)),
             );
-            adamw::cuda::update8(cuda, *update, &gradient, &mut master_here, &mut moments, stored.as_mut());
+            updated(State::Eight(&moments))
         }
-    }
+    };
+    adamw::cuda::update_places(cuda, *update, &[updated]);
     cuda.down.follow(&cuda.stream.mark()?)?;
     if let (Some(master), Some(from)) = (master.as_deref_mut(), &place.master) {
         cuda.down.take_pinned(from, &mut master.pinned, piece.master.clone())?;

@@ -10,7 +10,7 @@ use crate::cuda::collective::{self, Collective};
 use crate::element::Element;
 use crate::nn::device::{
     Accumulate, Activation, AsideUpdate, Attention, Device, DeviceError, Direction, Heads, LayerWeights,
-    Missing, Norm, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
+    Missing, Norm, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
 use crate::nn::linear::cuda::Onto;
 use crate::nn::{adamw, attention, elementwise, embed, gated, linear, rms_norm, rotate};
@@ -24,6 +24,7 @@ impl Device for Cuda {
     type Indices = Indices;
     type Assignment = Never;
     type Moments = adamw::cuda::Moments;
+    type Remainders = adamw::cuda::Remainders;
     type Collective = Collective;
     type Host = Host;
     type Layers = Layers;
@@ -323,16 +324,31 @@ impl Device for Cuda {
         elementwise::cuda::sum_of_squares(self, buffers)
     }
 
-    fn adamw(
+    fn adamw(&self, update: Update, parameters: &mut [ParameterUpdate<'_, Self>]) {
+        adamw::cuda::update_all(self, update, parameters);
+    }
+
+    fn remainders(&self, len: usize) -> Result<adamw::cuda::Remainders, DeviceError> {
+        adamw::cuda::remainders(self, len)
+    }
+
+    fn read_master(
         &self,
-        update: Update,
-        gradient: &Buffer,
-        master: &mut Buffer,
-        first: &mut Buffer,
-        second: &mut Buffer,
-        stored: Option<&mut Buffer>,
-    ) {
-        adamw::cuda::update(self, update, gradient, [master, first, second], stored);
+        weights: &Buffer,
+        remainders: &adamw::cuda::Remainders,
+        range: Range<usize>,
+    ) -> Result<Vec<f32>, DeviceError> {
+        adamw::cuda::read_master(self, weights, remainders, range)
+    }
+
+    fn write_master(
+        &self,
+        weights: &mut Buffer,
+        remainders: Option<&mut adamw::cuda::Remainders>,
+        at: usize,
+        values: &[f32],
+    ) -> Result<(), DeviceError> {
+        adamw::cuda::write_master(self, weights, remainders, at, values)
     }
 
     fn moments(&self, len: usize) -> Result<adamw::cuda::Moments, DeviceError> {
@@ -350,17 +366,6 @@ impl Device for Cuda {
     ) -> Result<Option<adamw::cuda::Moments>, DeviceError> {
         let fits = adamw::blockwise::are_of(len, stored);
         fits.then(|| adamw::cuda::moments(self, stored)).transpose()
-    }
-
-    fn adamw8(
-        &self,
-        update: Update,
-        gradient: &Buffer,
-        master: &mut Buffer,
-        moments: &mut adamw::cuda::Moments,
-        stored: Option<&mut Buffer>,
-    ) {
-        adamw::cuda::update8(self, update, gradient, master, moments, stored);
     }
 
     fn route(&self, _: Routing, _: &Buffer, _: &mut Buffer) -> Result<Never, DeviceError> {

@@ -20,7 +20,7 @@ mod context;
 mod device;
 mod layers;
 
-pub use super::adamw::cuda::Moments;
+pub use super::adamw::cuda::{Moments, Remainders};
 pub use aside::Host;
 pub(crate) use buffer::code;
 pub use buffer::{Buffer, Indices};

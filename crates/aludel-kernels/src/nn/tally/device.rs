@@ -10,8 +10,8 @@ use crate::loss::sorted::SortedRows;
 use crate::loss::sparse::SparseRows;
 use crate::nn::device::{
     Accumulate, Activation, AsideMoments, AsideUpdate, Attention, Device, DeviceError, Direction, Heads,
-    LayerWeights, Missing, Norm, PIECE_ASIDE, Product, Routing, Rows, SharedBytes, Span, StoredMoments,
-    Update,
+    LayerWeights, Missing, Norm, PIECE_ASIDE, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span,
+    StoredMoments, Update,
 };
 
 /// Lengths of numbers are not counted: there are few.
@@ -56,6 +56,7 @@ impl Device for Tally {
     type Indices = Indices;
     type Assignment = ();
     type Moments = Moments;
+    type Remainders = Share;
     type Collective = Infallible;
     type Host = Host;
     type Layers = Layers;
@@ -302,18 +303,25 @@ impl Device for Tally {
 
     fn gated_backward(&self, _: Activation, _: &mut Buffer, _: &mut Buffer, _: &mut Buffer) {}
 
-    fn adamw(
-        &self,
-        _: Update,
-        _: &Buffer,
-        _: &mut Buffer,
-        _: &mut Buffer,
-        _: &mut Buffer,
-        _: Option<&mut Buffer>,
-    ) {
+    fn adamw(&self, _: Update, _: &mut [ParameterUpdate<'_, Self>]) {}
+
+    fn remainders(&self, len: usize) -> Result<Share, DeviceError> {
+        Ok(self.device.take(2 * len as u64))
     }
 
-    fn adamw8(&self, _: Update, _: &Buffer, _: &mut Buffer, _: &mut Moments, _: Option<&mut Buffer>) {}
+    fn read_master(&self, _: &Buffer, _: &Share, range: Range<usize>) -> Result<Vec<f32>, DeviceError> {
+        Ok(vec![0.0; range.len()])
+    }
+
+    fn write_master(
+        &self,
+        _: &mut Buffer,
+        _: Option<&mut Share>,
+        _: usize,
+        _: &[f32],
+    ) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     fn route_backward(&self, _: Routing, _: &(), _: &Buffer, _: &Buffer, _: &mut Buffer) {}
 

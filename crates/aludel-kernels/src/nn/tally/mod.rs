@@ -39,7 +39,7 @@ struct Counter(Arc<[AtomicU64; 2]>);
 
 /// Bytes that somebody holds.
 #[derive(Debug)]
-pub(super) struct Share {
+pub struct Share {
     counter: Counter,
     bytes: u64,
 }
