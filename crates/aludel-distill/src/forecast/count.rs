@@ -72,7 +72,10 @@ fn of_models(
         (true, crate::run::Moments::Float32) => state / 5,
         (true, crate::run::Moments::Int8) => (state as f64 * 2.0 / (4.0 + 8.0 / 256.0)) as u64,
     };
-    trainer.step(&[micro_batch(&run, rows)], &|| false)?;
+    // Gradients that are added to have their memory while a second micro-batch goes forward.
+    let adds = run.train.batch_size > run.train.micro_batch * processes;
+    let micros: Vec<MicroBatch> = (0..1 + usize::from(adds)).map(|_| micro_batch(&run, rows)).collect();
+    trainer.step(&micros, &|| false)?;
     let passing = tally.most().saturating_sub(ready);
     let logits = logits.min(passing);
     Ok(Counted {
@@ -180,6 +183,15 @@ mod tests {
             let counted = memory.total() as f64 * 1e-9;
             assert!((counted / had - 1.0).abs() < 0.05, "{counted:.2} GB for {had}: {memory}");
         }
+    }
+
+    /// Activations have the memory of gradients that are yet to be made, but not of those that are added to.
+    #[test]
+    fn gradients_are_counted_beside_activations_where_they_are_added_to() {
+        let one = count_of(", micro_batch: 4, batch_size: 4", 1024, false);
+        let two = count_of(", micro_batch: 4, batch_size: 16", 1024, false);
+        let more = (two.total() - one.total()) as f64 / one.gradients as f64;
+        assert!(more > 0.5 && more < 1.0, "{one}\n{two}");
     }
 
     #[test]

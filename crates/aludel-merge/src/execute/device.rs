@@ -60,6 +60,13 @@ enum Stage {
     Over(Option<Device>),
 }
 
+/// One that is open already.
+impl From<Device> for Opening {
+    fn from(device: Device) -> Self {
+        Self(Arc::new(Mutex::new(Stage::Over(Some(device)))))
+    }
+}
+
 impl Opening {
     /// Begins.
     pub fn begin(open: impl FnOnce() -> Opened + Send + 'static) -> Self {

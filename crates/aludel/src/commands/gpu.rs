@@ -17,16 +17,19 @@ use crate::failure::Refusal;
 /// What writes the same without a GPU.
 const ON_THE_CPU: &str = "`--device cpu` writes the same output";
 
-/// Begins to open the GPU that is asked for, unless its driver is missing; none for the CPU.
+/// The GPU that is asked for, by CUDA on its way, unless there is no driver; none for the CPU, and where `auto` finds none.
 pub(super) fn for_merges(device: MergeDevice) -> Result<Option<Opening>, Refusal> {
-    match device {
-        MergeDevice::Cpu => return Ok(None),
+    let by_cuda = match device {
         MergeDevice::Cuda(ordinal) => {
-            cuda::find_driver().map_err(|error| refusal(ordinal, &error, ON_THE_CPU))?;
+            cuda::find_driver().map_err(|error| refusal(ordinal, &error, ON_THE_CPU)).map(|()| true)?
         }
-        MergeDevice::Auto | MergeDevice::Wgpu(_) => {}
+        MergeDevice::Auto => cuda::find_driver().is_ok(),
+        MergeDevice::Cpu | MergeDevice::Wgpu(_) => false,
+    };
+    if by_cuda {
+        return Ok(Some(Opening::begin(move || opened(device).map_err(|refusal| refusal.problems))));
     }
-    Ok(Some(Opening::begin(move || opened(device).map_err(|refusal| refusal.problems))))
+    Ok(opened(device)?.map(Opening::from))
 }
 
 /// The GPU that is asked for; none where `auto` finds none.
