@@ -106,6 +106,6 @@ mod tests {
         assert!(opening.is_over());
         let opening = Opening::begin(|| Ok(None));
         assert!(opening.device().unwrap().is_none());
-        assert!(opening.clone().device().unwrap().is_none());
+        assert!(opening.device().unwrap().is_none());
     }
 }
