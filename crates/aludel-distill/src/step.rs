@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aludel_kernels::loss::{
-    Aligned, Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Objective, Target, TeacherRows,
-    head_loss,
+    Aligned, Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Measured, Objective, Target,
+    TeacherRows, begin_head_loss,
 };
 use aludel_kernels::nn::Device;
 use aludel_model::evaluate::score_against;
@@ -303,7 +303,7 @@ impl<D: LossDevice> Trainer<D> {
         let learned = micro_batches.iter().filter(|micro| micro.targets() > 0).enumerate();
         let own = learned.filter(|(place, _)| is_own(group.as_deref(), *place)).map(|(_, micro)| micro);
         let mut own = own.peekable();
-        let mut reduction = None;
+        let (mut reduction, mut measured) = (None, Vec::new());
         while let Some(micro) = own.next() {
             if group.is_none() && cancelled() {
                 return Ok(None);
@@ -311,35 +311,37 @@ impl<D: LossDevice> Trainer<D> {
             if let Some(group) = group.as_ref().filter(|_| own.peek().is_none()) {
                 reduction = Some(Reduction::begin(group, &self.device, &self.buckets)?);
             }
-            self.accumulate(micro, factors, &mut report, reduction.as_mut())?;
+            measured.push(self.accumulate(micro, factors, &mut report, reduction.as_mut())?);
         }
         if valid > 0 {
             if let Some(group) = &group {
-                self.unite(group, reduction, &mut report)?;
+                self.unite(group, reduction)?;
             }
             let begin = Instant::now();
             self.update(&mut report)?;
             report.update_seconds = begin.elapsed().as_secs_f64();
+            // Only now, so that the device has had all of the step to do when the host first waits for it.
+            for measured in measured {
+                report.head.add(&measured.report(&self.device)?);
+            }
+            if let Some(group) = &group {
+                report.head = united(group, &report.head, self.objective.terms().len())?;
+                group.sum(&mut report.hidden)?;
+            }
+            self.follow(&mut report)?;
         }
         self.done += 1;
         Ok(Some(report))
     }
 
-    /// Adds up what the processes of a group have made of their micro-batches.
-    fn unite(
-        &mut self,
-        group: &Arc<Group<D>>,
-        begun: Option<Reduction<D>>,
-        report: &mut StepReport,
-    ) -> Result<(), Error> {
+    /// Adds up the gradients that the processes of a group have made of their micro-batches.
+    fn unite(&mut self, group: &Arc<Group<D>>, begun: Option<Reduction<D>>) -> Result<(), Error> {
         // Who had no micro-batch has not begun.
         let reduction = match begun {
             Some(reduction) => reduction,
             None => Reduction::begin(group, &self.device, &self.buckets)?,
         };
         reduction.finish(&mut self.gradients)?;
-        report.head = united(group, &report.head, self.objective.terms().len())?;
-        group.sum(&mut report.hidden)?;
         group.sum_buffers(self.device.as_ref(), self.hidden.gradients_mut())
     }
 
@@ -350,7 +352,7 @@ impl<D: LossDevice> Trainer<D> {
         factors: Factors,
         report: &mut StepReport,
         mut reduction: Option<&mut Reduction<D>>,
-    ) -> Result<(), Error> {
+    ) -> Result<Measured<D>, Error> {
         let MicroBatch { batch, labels, .. } = micro;
         let states = self.hidden.teacher_states();
         let said = Said::of(self.device.as_ref(), (&self.teacher, &self.cache), micro, &states)?;
@@ -367,7 +369,7 @@ impl<D: LossDevice> Trainer<D> {
         let head = self.student.head();
         let student = (&head, pass.hidden());
         let (device, objective) = (self.device.as_ref(), &self.objective);
-        let measured = head_loss(
+        let measured = begin_head_loss(
             device,
             objective,
             student,
@@ -377,7 +379,6 @@ impl<D: LossDevice> Trainer<D> {
             Some(gradient),
             device.logit_memory(),
         )?;
-        report.head.add(&measured);
         let d_states = match &said {
             Said::Live(_, taught) if micro.aligned.is_none() => {
                 self.hidden.gradients(device, (&pass, taught), micro, factors.rows, &mut report.hidden)?
@@ -391,12 +392,12 @@ impl<D: LossDevice> Trainer<D> {
             }
         };
         let gradients = &mut self.gradients;
-        Ok(self.student.backward_in_stages(pass, &d_hidden, &d_states, gradients, &mut passed)?)
+        self.student.backward_in_stages(pass, &d_hidden, &d_states, gradients, &mut passed)?;
+        Ok(measured)
     }
 
-    /// Changes the student by what has been accumulated.
+    /// Changes the student by what has been accumulated, unless the gradient is not finite.
     fn update(&mut self, report: &mut StepReport) -> Result<(), Error> {
-        report.loss = report.head.mean(&self.objective) + self.hidden.value(&report.hidden);
         let parameters = self.student.parameters_mut().trainable_mut();
         let mut trained: Vec<Trained<'_, D>> = parameters
             .zip(self.gradients.iter())
@@ -408,6 +409,12 @@ impl<D: LossDevice> Trainer<D> {
         trained.extend(self.hidden.trained());
         report.gradient_norm =
             self.optimizer.step(&self.device, report.learning_rate, trained, self.group.as_deref())?;
+        Ok(())
+    }
+
+    /// What follows from what was measured: the loss, and the next target.
+    fn follow(&mut self, report: &mut StepReport) -> Result<(), Error> {
+        report.loss = report.head.mean(&self.objective) + self.hidden.value(&report.hidden);
         if !report.gradient_norm.is_finite() {
             return Err(Error::Diverged { step: self.done + 1, loss: report.loss });
         }

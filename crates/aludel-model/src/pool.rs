@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aludel_kernels::element::Element;
+use aludel_kernels::nn::device::LARGE_BUFFER;
 use aludel_kernels::nn::{Device, DeviceError};
 
 /// Free buffers of one decoder.
@@ -34,9 +35,6 @@ pub(crate) struct Held<D: Device> {
     age: Option<u64>,
     free: Arc<Mutex<Free<D::Buffer>>>,
 }
-
-/// Bytes from which on a buffer is large: asking for one costs microseconds, as much as computing a smaller one.
-const LARGE: usize = 4 << 20;
 
 impl<D: Device> Pool<D> {
     pub(crate) fn new(device: Arc<D>) -> Self {
@@ -65,7 +63,7 @@ impl<D: Device> Pool<D> {
 
     fn take_as(&self, len: usize, element: Element) -> Result<Held<D>, DeviceError> {
         let key = (len, element);
-        let is_kept = len * element.size() < LARGE || !self.device.shares_memory();
+        let is_kept = len * element.size() < LARGE_BUFFER || !self.device.shares_memory();
         let (buffer, age) = {
             let mut free = lock(&self.free);
             (free.buffers.get_mut(&key).and_then(Vec::pop), is_kept.then_some(free.age))

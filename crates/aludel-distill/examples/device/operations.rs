@@ -78,6 +78,7 @@ pub(crate) fn compare(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result
     }
     both!(findings, cpu, cuda, "adamw", 1e-5, adamw, 4099);
     both!(findings, cpu, cuda, "adamw8", 1e-3, adamw8, 4099);
+    both!(findings, cpu, cuda, "adamw of no number", 0.0, adamw_of_no_number, 4099);
     both!(findings, cpu, cuda, "squares", 1e-6, squares, 4099);
     for distance in [RowDistance::MeanSquare, RowDistance::Cosine] {
         both!(findings, cpu, cuda, format!("{distance:?}"), TOLERANCE, distances, distance);
@@ -399,7 +400,8 @@ fn adamw<D: Device>(device: &D, len: usize) -> Outcome {
             moments: MomentsMut::Whole([&mut first_of_split, &mut second_of_split]),
         },
     ];
-    device.adamw(update(3), &mut parameters);
+    let norm = device.gradient_norm(&[&gradient, &of_split], Some(1.0))?;
+    device.adamw(update(3), Some(&norm), &mut parameters);
     Ok(vec![
         ("own", all(device, &own)?),
         ("first", all(device, &first)?),
@@ -408,6 +410,29 @@ fn adamw<D: Device>(device: &D, len: usize) -> Outcome {
         ("weights", all(device, &weights)?),
         ("first of split", all(device, &first_of_split)?),
         ("second of split", all(device, &second_of_split)?),
+    ])
+}
+
+/// Nothing is changed where the norm of the gradients is not finite.
+fn adamw_of_no_number<D: Device>(device: &D, len: usize) -> Outcome {
+    let mut gradients = values(1, len, 1.0);
+    gradients[len / 2] = f32::NAN;
+    let gradient = of_type(device, &gradients, Element::F32)?;
+    let [mut own, mut first] =
+        [of_type(device, &values(2, len, 1.0), Element::F32)?, device.zeros(len, Element::F32)?];
+    let mut second = device.zeros(len, Element::F32)?;
+    let norm = device.gradient_norm(&[&gradient], Some(1.0))?;
+    let (master, moments) = (Master::Weights(&mut own), MomentsMut::Whole([&mut first, &mut second]));
+    device.adamw(
+        update(1),
+        Some(&norm),
+        &mut [ParameterUpdate { gradient: &gradient, decays: true, master, moments }],
+    );
+    let is_finite = device.read_norm(&norm)?.is_finite();
+    Ok(vec![
+        ("own", all(device, &own)?),
+        ("first", all(device, &first)?),
+        ("is finite", vec![f32::from(u8::from(is_finite))]),
     ])
 }
 
@@ -423,6 +448,7 @@ fn adamw8<D: Device>(device: &D, len: usize) -> Outcome {
         let moments = MomentsMut::Eight(&mut moments);
         device.adamw(
             update(step),
+            None,
             &mut [ParameterUpdate { gradient: &gradient, decays: true, master, moments }],
         );
     }
@@ -449,7 +475,8 @@ fn update(step: u64) -> Update {
 fn squares<D: Device>(device: &D, len: usize) -> Outcome {
     let x = of_type(device, &values(1, len, 1.0), Element::F32)?;
     let y = of_type(device, &values(2, 77, 1.0), Element::F32)?;
-    Ok(vec![("sum", vec![device.sum_of_all_squares(&[&x, &y])? as f32])])
+    let norm = device.gradient_norm(&[&x, &y], None)?;
+    Ok(vec![("norm", vec![device.read_norm(&norm)? as f32])])
 }
 
 fn distances<D: LossDevice>(device: &D, distance: RowDistance) -> Outcome {

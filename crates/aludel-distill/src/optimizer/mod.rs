@@ -7,6 +7,7 @@
 mod state;
 
 use aludel_kernels::element::Element;
+use aludel_kernels::nn::device::KnownNorm;
 use aludel_kernels::nn::{Device, DeviceError, Update};
 
 use crate::error::Error;
@@ -143,20 +144,16 @@ impl<D: Device> Optimizer<D> {
     ) -> Result<f64, Error> {
         assert_eq!(trained.len(), self.slots.len(), "the parameters in training have changed");
         let gradients: Vec<&D::Buffer> = trained.iter().map(|parameter| parameter.gradient).collect();
-        let norm = device.sum_of_all_squares(&gradients)?.sqrt();
-        if !norm.is_finite() {
-            return Ok(norm);
-        }
-        self.steps += 1;
-        let AdamW { betas, epsilon, weight_decay, clip, .. } = self.settings;
+        let clip = device.gradient_norm(&gradients, self.settings.clip)?;
+        let AdamW { betas, epsilon, weight_decay, .. } = self.settings;
         let update = Update {
             learning_rate: learning_rate as f32,
             beta1: betas[0] as f32,
             beta2: betas[1] as f32,
             epsilon: epsilon as f32,
             weight_decay: weight_decay as f32,
-            step: self.steps,
-            gradient_scale: clipping(norm, clip) as f32,
+            step: self.steps + 1,
+            gradient_scale: 1.0,
         };
         let (mut here, mut aside) = (Vec::new(), Vec::new());
         for (parameter, slot) in trained.iter_mut().zip(&mut self.slots) {
@@ -166,9 +163,17 @@ impl<D: Device> Optimizer<D> {
                 None => {}
             }
         }
-        device.adamw(update, &mut here);
+        // The host waits for the norm while the device goes on.
+        device.adamw(update, Some(&clip), &mut here);
         drop(here);
+        let norm = device.read_norm(&clip)?;
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
+        self.steps += 1;
         if !aside.is_empty() {
+            let gradient_scale = KnownNorm::new(norm, self.settings.clip).scale;
+            aside.iter_mut().for_each(|one| one.update.gradient_scale = gradient_scale);
             device.adamw_aside(&mut aside)?;
         }
         if let Some(group) = group.filter(|_| self.is_shared()) {
@@ -229,11 +234,6 @@ impl<D: Device> Optimizer<D> {
         }
         Ok(())
     }
-}
-
-/// `min(1, clip / (norm + 1e-6))`, as torch has it.
-fn clipping(norm: f64, clip: Option<f64>) -> f64 {
-    clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0))
 }
 
 #[cfg(test)]

@@ -263,6 +263,54 @@ impl HeadReport {
 /// packs comes on top. A vocabulary of 151936 has 137 rows of both models' logits in a chunk.
 pub const HEAD_MEMORY: usize = 160 << 20;
 
+/// What a head's loss has measured, on its way to the host.
+pub struct Measured<D: LossDevice> {
+    values: D::Reading,
+    terms: usize,
+    /// Labels and partners of each chunk.
+    chunks: Vec<(Vec<u32>, Vec<Option<usize>>)>,
+}
+
+impl<D: LossDevice> Measured<D> {
+    /// The sums, once they are there; what was asked for later is not waited for.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn report(self, device: &D) -> Result<HeadReport, DeviceError> {
+        let Self { values, terms, chunks } = self;
+        let values = device.finish_reading(values)?;
+        let mut report = HeadReport { terms: vec![0.0; terms], ..HeadReport::default() };
+        let mut rest = values.as_slice();
+        for (labels, partners) in chunks {
+            let (values, others) = rest.split_at(labels.len() * (terms + Column::COUNT));
+            report.add_rows(terms, values, &labels, |at| partners[at].is_some());
+            rest = others;
+        }
+        Ok(report)
+    }
+}
+
+/// [`begin_head_loss`], waited for.
+///
+/// # Errors
+/// What the device reports.
+///
+/// # Panics
+/// As [`begin_head_loss`].
+#[expect(clippy::too_many_arguments, reason = "what the loss depends on")]
+pub fn head_loss<D: LossDevice>(
+    device: &D,
+    objective: &Objective,
+    student: (&Head<'_, D::Buffer>, &D::Buffer),
+    teacher: Option<&TeacherRows<'_, D::Buffer>>,
+    labels: &[u32],
+    factor: f64,
+    gradient: Option<HeadGradient<'_, D::Buffer>>,
+    memory: usize,
+) -> Result<HeadReport, DeviceError> {
+    begin_head_loss(device, objective, student, teacher, labels, factor, gradient, memory)?.report(device)
+}
+
 /// Value and gradient of an objective through the head.
 ///
 /// `student` is the head and the hidden states `[T, D]` after the final norm; `teacher` is needed where the objective
@@ -280,7 +328,7 @@ pub const HEAD_MEMORY: usize = 160 << 20;
 /// Where a label is neither [`IGNORED`] nor below the student's `valid`, where the objective needs a teacher and there is
 /// none, or where lengths do not match: bugs of the caller.
 #[expect(clippy::too_many_arguments, reason = "what the loss depends on")]
-pub fn head_loss<D: LossDevice>(
+pub fn begin_head_loss<D: LossDevice>(
     device: &D,
     objective: &Objective,
     student: (&Head<'_, D::Buffer>, &D::Buffer),
@@ -289,7 +337,7 @@ pub fn head_loss<D: LossDevice>(
     factor: f64,
     mut gradient: Option<HeadGradient<'_, D::Buffer>>,
     memory: usize,
-) -> Result<HeadReport, DeviceError> {
+) -> Result<Measured<D>, DeviceError> {
     let (head, hidden) = student;
     let (teacher, aligned) = match teacher {
         Some(TeacherRows::Aligned(aligned)) => (aligned.teacher, Some(aligned)),
@@ -307,7 +355,6 @@ pub fn head_loss<D: LossDevice>(
         device.fill(gradient.d_hidden, 0.0);
     }
     let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != IGNORED).collect();
-    let mut report = HeadReport { terms: vec![0.0; objective.terms().len()], ..HeadReport::default() };
     let columns = objective.terms().len() + Column::COUNT;
     let (mut measured, mut chunk, mut done) = (Vec::new(), None, 0);
     let mut all_values = device.zeros(rows.len() * columns, Element::F32)?;
@@ -362,15 +409,11 @@ pub fn head_loss<D: LossDevice>(
         measured.push((labels, partners));
         chunk = Some(buffers);
     }
-    // Read once, after all chunks, so that the device is not waited for between them.
-    let all_values = device.read(&all_values, 0..done * columns)?;
-    let mut rest = all_values.as_slice();
-    for (labels, partners) in measured {
-        let (values, others) = rest.split_at(labels.len() * columns);
-        report.add_rows(objective.terms().len(), values, &labels, |at| partners[at].is_some());
-        rest = others;
-    }
-    Ok(report)
+    Ok(Measured {
+        values: device.begin_reading(all_values)?,
+        terms: objective.terms().len(),
+        chunks: measured,
+    })
 }
 
 /// What sorted distances look at: the logits that were made of a chunk, or known columns.

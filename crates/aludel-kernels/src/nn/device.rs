@@ -153,7 +153,7 @@ pub struct Update {
     pub weight_decay: f32,
     /// The step's number, counted from 1, for the correction of the moments' bias.
     pub step: u64,
-    /// Factor of the gradient: clipping.
+    /// Factor of the gradient, before it is clipped.
     pub gradient_scale: f32,
 }
 
@@ -208,6 +208,23 @@ impl StoredMoments {
 
 /// The weights of one layer: bytes of each array, little-endian, and the type of its elements.
 pub type LayerWeights = Vec<(SharedBytes, Element)>;
+
+/// A norm of gradients that is known, and what clips them.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownNorm {
+    /// Before clipping.
+    pub norm: f64,
+    /// `min(1, limit / (norm + 1e-6))`, as torch has it; not a number where the norm is not finite.
+    pub scale: f32,
+}
+
+impl KnownNorm {
+    /// Of gradients with this norm.
+    pub fn new(norm: f64, limit: Option<f64>) -> Self {
+        let scale = limit.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0));
+        Self { norm, scale: if norm.is_finite() { scale as f32 } else { f32::NAN } }
+    }
+}
 
 /// A parameter to be updated, with its state on the device.
 pub struct ParameterUpdate<'a, D: Device + ?Sized> {
@@ -278,6 +295,10 @@ impl<D: Device + ?Sized> AsideMoments<'_, D> {
     }
 }
 
+/// Bytes from which on a buffer gives its memory back while nobody needs it, where that is at hand for others: asking for some takes microseconds, as long
+/// as computing what is smaller.
+pub const LARGE_BUFFER: usize = 4 << 20;
+
 /// A place that holds buffers and computes on them.
 pub trait Device: Send + Sync + 'static {
     /// A dense array of elements of one type on the device.
@@ -291,6 +312,10 @@ pub trait Device: Send + Sync + 'static {
     type Moments: Send + Sync;
     /// What weights in bf16 lack of the f32 that an optimizer changes.
     type Remainders: Send + Sync;
+    /// The norm of gradients, where an update finds it.
+    type GradientNorm: Send + Sync;
+    /// Values on their way to the host.
+    type Reading: Send + Sync;
     /// How devices of several processes reach each other.
     type Collective: Send + Sync;
     /// Bytes of the host's memory that the device copies from and to.
@@ -383,6 +408,12 @@ pub trait Device: Send + Sync + 'static {
         buffers: &mut [(usize, &mut Self::Buffer)],
     ) -> Result<(), DeviceError>;
 
+    /// Begins to read all of a buffer, as it is now.
+    fn begin_reading(&self, buffer: Self::Buffer) -> Result<Self::Reading, DeviceError>;
+
+    /// What was begun to be read; what was asked for later is not waited for.
+    fn finish_reading(&self, reading: Self::Reading) -> Result<Vec<f32>, DeviceError>;
+
     /// `len` zeros.
     fn zeros(&self, len: usize, element: Element) -> Result<Self::Buffer, DeviceError>;
 
@@ -391,8 +422,8 @@ pub trait Device: Send + Sync + 'static {
         self.zeros(len, element)
     }
 
-    /// Whether memory that a large buffer gives back is at hand for buffers of any length, at no cost. A buffer that [`Device::fill`] makes zero has none
-    /// then until something else is written to it.
+    /// Whether memory that a buffer gives back is at hand for buffers of any length. One of [`LARGE_BUFFER`] that [`Device::fill`] makes zero has none then
+    /// until something else is written to it.
     fn shares_memory(&self) -> bool {
         false
     }
@@ -593,20 +624,25 @@ pub trait Device: Send + Sync + 'static {
         up: &mut Self::Buffer,
     );
 
-    /// The sum of squares of a buffer, in f64, in an order that does not depend on the number of threads.
-    fn sum_of_squares(&self, x: &Self::Buffer) -> Result<f64, DeviceError>;
+    /// The norm of f32 gradients together, in f64, in an order that does not depend on the number of threads, and what clips them to a limit. Nobody waits
+    /// for it.
+    fn gradient_norm(
+        &self,
+        gradients: &[&Self::Buffer],
+        limit: Option<f64>,
+    ) -> Result<Self::GradientNorm, DeviceError>;
 
-    /// The sum of squares of f32 buffers together; the device is waited for at most once where that is to its advantage.
-    fn sum_of_all_squares(&self, buffers: &[&Self::Buffer]) -> Result<f64, DeviceError> {
-        let mut squares = 0.0;
-        for buffer in buffers {
-            squares += self.sum_of_squares(buffer)?;
-        }
-        Ok(squares)
-    }
+    /// The norm, once it is there; what was asked for later is not waited for.
+    fn read_norm(&self, norm: &Self::GradientNorm) -> Result<f64, DeviceError>;
 
-    /// One pass of AdamW over all these parameters, whose moments are of one kind.
-    fn adamw(&self, update: Update, parameters: &mut [ParameterUpdate<'_, Self>]);
+    /// One pass of AdamW over all these parameters, whose moments are of one kind. With a norm gradients are clipped as it says, and nothing is changed
+    /// where it is not finite.
+    fn adamw(
+        &self,
+        update: Update,
+        norm: Option<&Self::GradientNorm>,
+        parameters: &mut [ParameterUpdate<'_, Self>],
+    );
 
     /// What `len` weights in bf16 lack of f32 while they are all that there is: nothing.
     fn remainders(&self, len: usize) -> Result<Self::Remainders, DeviceError>;

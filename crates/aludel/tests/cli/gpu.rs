@@ -193,6 +193,23 @@ fn cuda_writes_the_bytes_of_the_cpu() {
     }
 }
 
+/// It is opened while the output's files are made: they go with it, and what an earlier run has left stays.
+#[test]
+fn a_device_that_cannot_be_opened_leaves_nothing() {
+    let sandbox = sandbox();
+    sandbox.write("r.yml", recipe("ties", "density: 0.4"));
+    for resume in [&[][..], &["--resume"]] {
+        let arguments = [&["merge", "r.yml", "out", "--device", "cuda:9"], resume].concat();
+        let Some(mut merge) = sandbox.with_cuda(&arguments) else { return };
+        let output = merge.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("error: --device cuda:9: ") && said.contains("hint: "), "{said}");
+        assert!(said.ends_with("aludel: 1 problem, nothing was written\n"), "{said}");
+        assert_eq!(sandbox.names("."), ["models", "r.yml"]);
+    }
+}
+
 #[test]
 fn what_wgpu_leaves_to_the_cpu_is_said() {
     let sandbox = sandbox();

@@ -6,10 +6,11 @@ use super::Step;
 use super::blockwise::{BLOCK, mix};
 use super::split::{join, split};
 use crate::cuda::CudaError;
-use crate::cuda::driver::{Argument, Block};
+use crate::cuda::driver::{Argument, Block, Mark};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text};
 use crate::nn::device::{DeviceError, Master, MomentsMut, ParameterUpdate, StoredMoments, Update};
+use crate::nn::elementwise::cuda::squares;
 
 /// Both moments in eight bits in a device's memory.
 #[derive(Debug)]
@@ -38,6 +39,37 @@ pub struct Remainders {
     len: usize,
     block: Block,
 }
+
+/// The norm of gradients, and what clips them.
+#[derive(Debug)]
+pub struct GradientNorm {
+    /// An f64, and the f32 that gradients are multiplied by.
+    block: Block,
+    /// It is there from here on.
+    there: Mark,
+}
+
+pub(in crate::nn) fn gradient_norm(
+    cuda: &Cuda,
+    gradients: &[&Buffer],
+    limit: Option<f64>,
+) -> Result<GradientNorm, DeviceError> {
+    let (sums, pieces) = squares(cuda, gradients)?;
+    let block = cuda.told(cuda.stream.block(NORM_BYTES))?;
+    let limit = limit.unwrap_or(f64::INFINITY).to_bits() as i64;
+    let numbers = [Argument::Int(pieces as i32), Argument::Long(limit), Argument::Address(block.address())];
+    cuda.each_row(text(), "clip", 1, &[sums.argument(), numbers[0], numbers[1], numbers[2]]);
+    let there = cuda.told(cuda.stream.mark())?;
+    Ok(GradientNorm { block, there })
+}
+
+pub(in crate::nn) fn read_norm(cuda: &Cuda, norm: &GradientNorm) -> Result<f64, DeviceError> {
+    let bytes = cuda.taken_since(&norm.block, &norm.there)?;
+    Ok(bytes.first_chunk().map_or(f64::NAN, |&bytes| f64::from_le_bytes(bytes)))
+}
+
+/// An f64, an f32, and what aligns them.
+const NORM_BYTES: usize = 16;
 
 /// Elements that a block of threads updates: of one parameter, and a multiple of those that share a scale.
 const PIECE: usize = 128 * BLOCK;
@@ -141,7 +173,12 @@ fn bf16(buffer: &Buffer) -> u64 {
     buffer.address()
 }
 
-pub(in crate::nn) fn update_all(cuda: &Cuda, update: Update, parameters: &[ParameterUpdate<'_, Cuda>]) {
+pub(in crate::nn) fn update_all(
+    cuda: &Cuda,
+    update: Update,
+    norm: Option<&GradientNorm>,
+    parameters: &[ParameterUpdate<'_, Cuda>],
+) {
     let place = |parameter: &ParameterUpdate<'_, Cuda>| {
         let ParameterUpdate { gradient, decays, master, moments } = parameter;
         let state = match moments {
@@ -155,11 +192,16 @@ pub(in crate::nn) fn update_all(cuda: &Cuda, update: Update, parameters: &[Param
         place.decaying(*decays)
     };
     let places: Vec<Place> = parameters.iter().map(place).filter(|place| place.len > 0).collect();
-    update_places(cuda, update, &places);
+    update_places(cuda, update, norm, &places);
 }
 
 /// One launch over the pieces of all places, which have moments of one kind.
-pub(in crate::nn) fn update_places(cuda: &Cuda, update: Update, places: &[Place]) {
+pub(in crate::nn) fn update_places(
+    cuda: &Cuda,
+    update: Update,
+    norm: Option<&GradientNorm>,
+    places: &[Place],
+) {
     let Some(is_eight) = places.first().map(Place::is_eight) else { return };
     assert!(places.iter().all(|place| place.is_eight() == is_eight), "moments are of one kind");
     let (mut words, mut owners): (Vec<u64>, Vec<u32>) = (Vec::new(), Vec::new());
@@ -176,6 +218,7 @@ pub(in crate::nn) fn update_places(cuda: &Cuda, update: Update, places: &[Place]
     if is_eight {
         arguments.push(Argument::Int(mix(update.step as u32) as i32));
     }
+    arguments.push(Argument::Address(norm.map_or(0, |norm| norm.block.address())));
     arguments.extend(factors(update));
     cuda.each_row(text(), if is_eight { "adamw8" } else { "adamw" }, owners.len(), &arguments);
 }

@@ -14,6 +14,29 @@ struct Place {
     i64 len, first_piece, decays;
 };
 
+// The norm of gradients, and what clips them, which is not a number where the norm is not finite: of sums of squares, by one block.
+struct Clip {
+    double norm;
+    float scale;
+};
+
+extern "C" __global__ void clip(const double* sums, int count, i64 limit, Clip* to) {
+    __shared__ double room[256];
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += sums[i];
+    room[threadIdx.x] = sum;
+    for (int half = blockDim.x / 2; half > 0; half >>= 1) {
+        __syncthreads();
+        if (threadIdx.x < half) room[threadIdx.x] += room[threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) {
+        double norm = sqrt(room[0]), scale = __longlong_as_double(limit) / (norm + 1e-6);
+        to->norm = norm;
+        // A difference of an infinity from itself is no number.
+        to->scale = norm - norm == 0.0 ? (float)(scale < 1.0 ? scale : 1.0) : __int_as_float(0x7fc00000);
+    }
+}
+
 struct Factors { float gradient_scale, beta1, rest1, beta2, rest2, keep, rate, correction, epsilon; };
 
 __device__ __forceinline__ void renew(const Factors& f, float g, float& w, float& m, float& v) {
@@ -50,10 +73,12 @@ __device__ __forceinline__ uint2 nearest4(float4 w) {
 __device__ __forceinline__ u32 low16(float x) { return __float_as_uint(x) & 0xffffu; }
 
 extern "C" __global__ void __launch_bounds__(256) adamw(
-    const Place* places, const u32* owners,
+    const Place* places, const u32* owners, const Clip* norm,
     float gradient_scale, float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon
 ) {
     const Place p = places[owners[blockIdx.x]];
+    if (norm) gradient_scale *= norm->scale;
+    if (gradient_scale != gradient_scale) return;
     Factors f = {gradient_scale, beta1, rest1, beta2, rest2, p.decays ? keep : 1.0f, rate, correction, epsilon};
     i64 start = ((i64)blockIdx.x - p.first_piece) * PIECE, end = min(start + PIECE, p.len);
     float *first = (float*)p.first, *second = (float*)p.second;
@@ -115,11 +140,13 @@ __device__ __forceinline__ float greatest(float x, float* room) {
 }
 
 extern "C" __global__ void __launch_bounds__(256) adamw8(
-    const Place* places, const u32* owners, int seed,
+    const Place* places, const u32* owners, int seed, const Clip* norm,
     float gradient_scale, float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon
 ) {
     __shared__ float room[8];
     const Place p = places[owners[blockIdx.x]];
+    if (norm) gradient_scale *= norm->scale;
+    if (gradient_scale != gradient_scale) return;
     Factors f = {gradient_scale, beta1, rest1, beta2, rest2, p.decays ? keep : 1.0f, rate, correction, epsilon};
     i64 start = ((i64)blockIdx.x - p.first_piece) * PIECE, end = min(start + PIECE, p.len);
     unsigned char *first = (unsigned char*)p.first, *second = (unsigned char*)p.second;

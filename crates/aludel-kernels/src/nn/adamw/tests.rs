@@ -22,7 +22,7 @@ fn update(step: u64) -> Update {
 /// An update of one parameter that is its own master.
 fn whole(cpu: &Cpu, update: Update, gradient: &Buffer, [master, first, second]: [&mut Buffer; 3]) {
     let (master, moments) = (Master::Weights(master), MomentsMut::Whole([first, second]));
-    cpu.adamw(update, &mut [ParameterUpdate { gradient, decays: true, master, moments }]);
+    cpu.adamw(update, None, &mut [ParameterUpdate { gradient, decays: true, master, moments }]);
 }
 
 /// The same with moments in eight bits.
@@ -34,7 +34,7 @@ fn eight(
     moments: &mut crate::nn::Moments,
 ) {
     let (master, moments) = (Master::Weights(master), MomentsMut::Eight(moments));
-    cpu.adamw(update, &mut [ParameterUpdate { gradient, decays: true, master, moments }]);
+    cpu.adamw(update, None, &mut [ParameterUpdate { gradient, decays: true, master, moments }]);
 }
 
 /// Weights in bf16 with what they lack take the same steps, to the bit, as f32 does, beside a parameter that does not decay.
@@ -65,7 +65,7 @@ fn split_masters_are_f32() {
             master: Master::Weights(&mut still),
             moments: MomentsMut::Whole([e, f]),
         };
-        cpu.adamw(update(step), &mut [split, other]);
+        cpu.adamw(update(step), None, &mut [split, other]);
     }
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     let got = cpu.read_master(&weights, &remainders, 0..len).unwrap();
@@ -109,6 +109,38 @@ fn twenty_steps_are_the_reference() {
         // A single moment may be what is left of larger ones.
         assert_close("m", &read(&cpu, &first), &part(1), if len == 1 { 1e-5 } else { 1e-6 });
         assert_close("v", &read(&cpu, &second), &part(2), 1e-6);
+    }
+}
+
+/// Gradients are clipped by the norm of all, and one that is not finite changes nothing.
+#[test]
+fn gradients_are_clipped_as_the_norm_says() {
+    let cpu = cpu(1);
+    let gradient = floats(&cpu, &[3.0, -4.0]);
+    let after = |norm: Option<&crate::nn::device::KnownNorm>, gradient: &Buffer| {
+        let mut master = floats(&cpu, &[1.0, 1.0]);
+        let [mut first, mut second] = [(); 2].map(|()| floats(&cpu, &[0.0; 2]));
+        let (own, moments) = (Master::Weights(&mut master), MomentsMut::Whole([&mut first, &mut second]));
+        let parameter = ParameterUpdate { gradient, decays: true, master: own, moments };
+        cpu.adamw(update(1), norm, &mut [parameter]);
+        [read(&cpu, &master), read(&cpu, &first)].concat()
+    };
+    let norm = |gradient: &Buffer, limit| cpu.gradient_norm(&[gradient], limit).unwrap();
+    let clipped = norm(&gradient, Some(1.0));
+    assert_eq!((cpu.read_norm(&clipped).unwrap(), clipped.scale), (5.0, (1.0 / (5.0 + 1e-6)) as f32));
+    let scaled = floats(&cpu, &[3.0, -4.0].map(|g: f32| g * clipped.scale));
+    assert_close(
+        "clipped",
+        &after(Some(&clipped), &gradient),
+        &after(None, &scaled).iter().map(|&x| f64::from(x)).collect::<Vec<_>>(),
+        1e-6,
+    );
+    for limit in [None, Some(6.0)] {
+        assert_eq!(after(Some(&norm(&gradient, limit)), &gradient), after(None, &gradient));
+    }
+    for bad in [f32::NAN, f32::INFINITY] {
+        let gradient = floats(&cpu, &[1.0, bad]);
+        assert_eq!(after(Some(&norm(&gradient, Some(1.0))), &gradient), [1.0, 1.0, 0.0, 0.0]);
     }
 }
 

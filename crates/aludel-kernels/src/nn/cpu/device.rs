@@ -8,8 +8,8 @@ use super::{Cpu, Indices};
 use crate::element::Element;
 use crate::nn::adamw::split::{Masters, join, split};
 use crate::nn::device::{
-    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, Master, MomentsMut, Norm,
-    ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
+    Accumulate, Activation, Attention, Device, DeviceError, Direction, Heads, KnownNorm, Master, MomentsMut,
+    Norm, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
 };
 use crate::nn::linear::cpu::Group;
 use crate::nn::{adamw, attention, elementwise, embed, experts, gated, linear, rms_norm, rotate};
@@ -23,6 +23,8 @@ impl Device for Cpu {
     type Assignment = experts::Assignment;
     type Moments = adamw::Moments;
     type Remainders = adamw::Remainders;
+    type GradientNorm = KnownNorm;
+    type Reading = Buffer;
     type Collective = Infallible;
     type Host = Infallible;
     type Layers = Infallible;
@@ -66,6 +68,14 @@ impl Device for Cpu {
         _: &mut [(usize, &mut Buffer)],
     ) -> Result<(), DeviceError> {
         match *collective {}
+    }
+
+    fn begin_reading(&self, buffer: Buffer) -> Result<Buffer, DeviceError> {
+        Ok(buffer)
+    }
+
+    fn finish_reading(&self, reading: Buffer) -> Result<Vec<f32>, DeviceError> {
+        self.read(&reading, 0..reading.len())
     }
 
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
@@ -271,11 +281,22 @@ impl Device for Cpu {
         gated::cpu::backward(self, activation, dy.floats_mut(), gate.floats_mut(), up.floats_mut());
     }
 
-    fn sum_of_squares(&self, x: &Buffer) -> Result<f64, DeviceError> {
-        Ok(elementwise::cpu::sum_of_squares(self, x.values()))
+    fn gradient_norm(&self, gradients: &[&Buffer], limit: Option<f64>) -> Result<KnownNorm, DeviceError> {
+        let squares =
+            gradients.iter().map(|gradient| elementwise::cpu::sum_of_squares(self, gradient.values()));
+        Ok(KnownNorm::new(squares.sum::<f64>().sqrt(), limit))
     }
 
-    fn adamw(&self, update: Update, parameters: &mut [ParameterUpdate<'_, Self>]) {
+    fn read_norm(&self, norm: &KnownNorm) -> Result<f64, DeviceError> {
+        Ok(norm.norm)
+    }
+
+    fn adamw(&self, update: Update, norm: Option<&KnownNorm>, parameters: &mut [ParameterUpdate<'_, Self>]) {
+        let scale = norm.map_or(1.0, |norm| norm.scale);
+        if scale.is_nan() {
+            return;
+        }
+        let update = Update { gradient_scale: update.gradient_scale * scale, ..update };
         for ParameterUpdate { gradient, decays, master, moments } in parameters {
             let update = update.of(*decays);
             let gradient = gradient.floats();

@@ -131,7 +131,7 @@ fn carry(
             updated(State::Eight(&moments))
         }
     };
-    adamw::cuda::update_places(cuda, *update, &[updated]);
+    adamw::cuda::update_places(cuda, *update, None, &[updated]);
     cuda.down.follow(&cuda.stream.mark()?)?;
     if let (Some(master), Some(from)) = (master.as_deref_mut(), &place.master) {
         cuda.down.take_pinned(from, &mut master.pinned, piece.master.clone())?;

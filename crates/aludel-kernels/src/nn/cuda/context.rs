@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::buffer::{Buffer, Indices, code};
 use crate::cuda::choices::Choices;
 use crate::cuda::compile::Kernels;
-use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Memory, Stream};
+use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Mark, Memory, Stream};
 use crate::cuda::products::{Operands, Products, Shape};
 use crate::cuda::{Choice, CudaError, Facts};
 use crate::element::Element;
@@ -240,6 +240,13 @@ impl Cuda {
     pub(crate) fn taken(&self, block: &Block) -> Result<Vec<u8>, DeviceError> {
         let mut bytes = vec![0; block.bytes()];
         self.told(self.stream.take(block, 0, &mut bytes))?;
+        Ok(bytes)
+    }
+
+    /// The same, after everything before a point of the stream; what was submitted since goes on.
+    pub(crate) fn taken_since(&self, block: &Block, there: &Mark) -> Result<Vec<u8>, DeviceError> {
+        let mut bytes = vec![0; block.bytes()];
+        self.told(self.down.follow(there).and_then(|()| self.down.take(block, 0, &mut bytes)))?;
         Ok(bytes)
     }
 

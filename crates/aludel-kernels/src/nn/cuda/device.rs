@@ -7,13 +7,23 @@ use super::buffer::{Buffer, Indices};
 use super::context::Cuda;
 use super::layers::{self, Layers};
 use crate::cuda::collective::{self, Collective};
+use crate::cuda::driver::Mark;
 use crate::element::Element;
+use crate::nn::adamw::cuda::GradientNorm;
 use crate::nn::device::{
-    Accumulate, Activation, AsideUpdate, Attention, Device, DeviceError, Direction, Heads, LayerWeights,
-    Missing, Norm, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments, Update,
+    Accumulate, Activation, AsideUpdate, Attention, Device, DeviceError, Direction, Heads, LARGE_BUFFER,
+    LayerWeights, Missing, Norm, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments,
+    Update,
 };
 use crate::nn::linear::cuda::Onto;
 use crate::nn::{adamw, attention, elementwise, embed, gated, linear, rms_norm, rotate};
+
+/// A buffer that is read as it was at a point of the stream.
+#[derive(Debug)]
+pub struct Reading {
+    buffer: Buffer,
+    there: Mark,
+}
 
 /// What a device without the operation never has.
 #[derive(Debug)]
@@ -25,6 +35,8 @@ impl Device for Cuda {
     type Assignment = Never;
     type Moments = adamw::cuda::Moments;
     type Remainders = adamw::cuda::Remainders;
+    type GradientNorm = GradientNorm;
+    type Reading = Reading;
     type Collective = Collective;
     type Host = Host;
     type Layers = Layers;
@@ -108,6 +120,16 @@ impl Device for Cuda {
         self.told(collective.spread(&self.stream, &arrays))
     }
 
+    fn begin_reading(&self, buffer: Buffer) -> Result<Reading, DeviceError> {
+        buffer.block();
+        let there = self.told(self.stream.mark())?;
+        Ok(Reading { buffer, there })
+    }
+
+    fn finish_reading(&self, Reading { buffer, there }: Reading) -> Result<Vec<f32>, DeviceError> {
+        Ok(buffer.element.decode(&self.taken_since(buffer.block(), &there)?))
+    }
+
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
         let mut buffer = self.room(len, element)?;
         buffer.clear();
@@ -169,10 +191,12 @@ impl Device for Cuda {
     }
 
     fn fill(&self, buffer: &mut Buffer, value: f32) {
-        if value.to_bits() == 0 {
+        if value.to_bits() != 0 {
+            elementwise::cuda::fill(self, buffer, value);
+        } else if buffer.len * buffer.element.size() >= LARGE_BUFFER {
             buffer.empty();
         } else {
-            elementwise::cuda::fill(self, buffer, value);
+            buffer.clear();
         }
     }
 
@@ -316,16 +340,21 @@ impl Device for Cuda {
         gated::cuda::backward(self, activation, dy, gate, up);
     }
 
-    fn sum_of_squares(&self, x: &Buffer) -> Result<f64, DeviceError> {
-        elementwise::cuda::sum_of_squares(self, &[x])
+    fn gradient_norm(&self, gradients: &[&Buffer], limit: Option<f64>) -> Result<GradientNorm, DeviceError> {
+        adamw::cuda::gradient_norm(self, gradients, limit)
     }
 
-    fn sum_of_all_squares(&self, buffers: &[&Buffer]) -> Result<f64, DeviceError> {
-        elementwise::cuda::sum_of_squares(self, buffers)
+    fn read_norm(&self, norm: &GradientNorm) -> Result<f64, DeviceError> {
+        adamw::cuda::read_norm(self, norm)
     }
 
-    fn adamw(&self, update: Update, parameters: &mut [ParameterUpdate<'_, Self>]) {
-        adamw::cuda::update_all(self, update, parameters);
+    fn adamw(
+        &self,
+        update: Update,
+        norm: Option<&GradientNorm>,
+        parameters: &mut [ParameterUpdate<'_, Self>],
+    ) {
+        adamw::cuda::update_all(self, update, norm, parameters);
     }
 
     fn remainders(&self, len: usize) -> Result<adamw::cuda::Remainders, DeviceError> {

@@ -20,11 +20,11 @@ mod context;
 mod device;
 mod layers;
 
-pub use super::adamw::cuda::{Moments, Remainders};
+pub use super::adamw::cuda::{GradientNorm, Moments, Remainders};
 pub use aside::Host;
 pub(crate) use buffer::code;
 pub use buffer::{Buffer, Indices};
 pub use context::Cuda;
 pub(crate) use context::{Text, lock};
-pub use device::Never;
+pub use device::{Never, Reading};
 pub use layers::Layers;

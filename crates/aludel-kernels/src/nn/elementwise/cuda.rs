@@ -83,11 +83,8 @@ pub(in crate::nn) fn add_parts(cuda: &Cuda, sums: &Buffer, parts: usize, y: &mut
     cuda.run(text(), "add_parts", grid, &arguments);
 }
 
-/// Of all buffers together, which are f32; the host waits once.
-pub(in crate::nn) fn sum_of_squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<f64, DeviceError> {
-    if buffers.is_empty() {
-        return Ok(0.0);
-    }
+/// The sum of squares of each piece of f32 buffers, in f64, as many as are said besides.
+pub(in crate::nn) fn squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<(Buffer, usize), DeviceError> {
     let table: Vec<u32> = buffers
         .iter()
         .flat_map(|buffer| {
@@ -100,10 +97,9 @@ pub(in crate::nn) fn sum_of_squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<
         .collect();
     let pieces = table.len() / 4;
     let table = cuda.told(cuda.numbers(&table))?;
-    let sums = cuda.scratch(2 * pieces, Element::F32);
-    let Some(sums) = sums else { return cuda.told(Ok(0.0)) };
+    let sums = cuda.told(cuda.stream.block(8 * pieces))?;
+    let sums = cuda.buffer(sums, 2 * pieces, Element::F32);
     let grid = Grid { blocks: [pieces as u32, 1, 1], threads: 256, shared: 0 };
     cuda.run(text(), "sum_squares", grid, &[table.argument(), sums.argument()]);
-    let bytes = cuda.bytes(&sums)?;
-    Ok(bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes)).sum())
+    Ok((sums, pieces))
 }

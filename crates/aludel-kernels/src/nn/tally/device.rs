@@ -10,8 +10,8 @@ use crate::loss::sorted::SortedRows;
 use crate::loss::sparse::SparseRows;
 use crate::nn::device::{
     Accumulate, Activation, AsideMoments, AsideUpdate, Attention, Device, DeviceError, Direction, Heads,
-    LayerWeights, Missing, Norm, PIECE_ASIDE, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span,
-    StoredMoments, Update,
+    LARGE_BUFFER, LayerWeights, Missing, Norm, PIECE_ASIDE, ParameterUpdate, Product, Routing, Rows,
+    SharedBytes, Span, StoredMoments, Update,
 };
 
 /// Lengths of numbers are not counted: there are few.
@@ -57,6 +57,8 @@ impl Device for Tally {
     type Assignment = ();
     type Moments = Moments;
     type Remainders = Share;
+    type GradientNorm = ();
+    type Reading = Buffer;
     type Collective = Infallible;
     type Host = Host;
     type Layers = Layers;
@@ -147,6 +149,14 @@ impl Device for Tally {
         Ok(Some((Layers { _places, _aside: self.host.take(all.iter().sum()) }, buffers.collect())))
     }
 
+    fn begin_reading(&self, buffer: Buffer) -> Result<Buffer, DeviceError> {
+        Ok(buffer)
+    }
+
+    fn finish_reading(&self, reading: Buffer) -> Result<Vec<f32>, DeviceError> {
+        Ok(vec![0.0; reading.len])
+    }
+
     fn zeros(&self, len: usize, element: Element) -> Result<Buffer, DeviceError> {
         let share = self.device.take((len * element.size()) as u64);
         Ok(Buffer { len, element, share: Some(share), is_empty: false })
@@ -179,7 +189,11 @@ impl Device for Tally {
         Ok(vec![0.0; range.len()])
     }
 
-    fn sum_of_squares(&self, _: &Buffer) -> Result<f64, DeviceError> {
+    fn gradient_norm(&self, _: &[&Buffer], _: Option<f64>) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn read_norm(&self, (): &()) -> Result<f64, DeviceError> {
         Ok(0.0)
     }
 
@@ -216,7 +230,8 @@ impl Device for Tally {
     fn copy_rows(&self, _: &Buffer, _: usize, _: &mut Buffer, _: usize, _: Rows) {}
 
     fn fill(&self, buffer: &mut Buffer, value: f32) {
-        if value.to_bits() == 0 && self.shares_memory() && buffer.share.take().is_some() {
+        let is_large = buffer.len * buffer.element.size() >= LARGE_BUFFER;
+        if value.to_bits() == 0 && is_large && self.shares_memory() && buffer.share.take().is_some() {
             buffer.is_empty = true;
         }
     }
@@ -303,7 +318,7 @@ impl Device for Tally {
 
     fn gated_backward(&self, _: Activation, _: &mut Buffer, _: &mut Buffer, _: &mut Buffer) {}
 
-    fn adamw(&self, _: Update, _: &mut [ParameterUpdate<'_, Self>]) {}
+    fn adamw(&self, _: Update, _: Option<&()>, _: &mut [ParameterUpdate<'_, Self>]) {}
 
     fn remainders(&self, len: usize) -> Result<Share, DeviceError> {
         Ok(self.device.take(2 * len as u64))
