@@ -5,7 +5,6 @@
 //! files and the length of a run are elsewhere.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use aludel_kernels::loss::{
     Aligned, Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Measured, Objective, Target,
@@ -114,8 +113,6 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// What the divergences were taken against.
     pub target: Target,
-    /// Seconds that the optimizer took.
-    pub update_seconds: f64,
 }
 
 impl<D: LossDevice> Trainer<D> {
@@ -295,7 +292,6 @@ impl<D: LossDevice> Trainer<D> {
             learning_rate,
             gradient_norm: 0.0,
             target: self.objective.target(),
-            update_seconds: 0.0,
         };
         let compared: u64 = micro_batches.iter().map(|micro| micro.compared() as u64).sum();
         let factors = Factors { rows: 1.0 / valid as f64, compared: 1.0 / compared.max(1) as f64 };
@@ -317,9 +313,7 @@ impl<D: LossDevice> Trainer<D> {
             if let Some(group) = &group {
                 self.unite(group, reduction)?;
             }
-            let begin = Instant::now();
             self.update(&mut report)?;
-            report.update_seconds = begin.elapsed().as_secs_f64();
             // Only now, so that the device has had all of the step to do when the host first waits for it.
             for measured in measured {
                 report.head.add(&measured.report(&self.device)?);

@@ -173,10 +173,7 @@ pub(crate) fn step(
         let Some(report) = trainer.step(&micro, &|| false)? else { break };
         cuda.synchronize()?;
         let took = begin.elapsed().as_secs_f64();
-        println!(
-            "step {at}: {took:.3} s, {:.3} s of it the update, loss {:.4}",
-            report.update_seconds, report.loss
-        );
+        println!("step {at}: {took:.3} s, loss {:.4}", report.loss);
         if at >= 2 {
             seconds.push(took);
         }

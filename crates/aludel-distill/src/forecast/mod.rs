@@ -16,6 +16,7 @@ use aludel_model::Decoder;
 use serde::Serialize;
 
 use crate::cache::CachedTeacher;
+use crate::data::MicroBatch;
 use crate::error::Error;
 use crate::prepare::{Models, Tokenizers};
 use crate::run::Run;
@@ -71,9 +72,9 @@ pub struct Memory {
 pub struct Timing {
     /// Tokens of the micro-batch.
     pub tokens: u64,
-    /// Seconds of forward and backward.
+    /// Seconds that a micro-batch adds to a step.
     pub pass: f64,
-    /// Seconds of the optimizer.
+    /// Seconds of a step beside, the optimizer's; 0 where a step is one micro-batch, which does not tell them apart.
     pub update: f64,
     /// Tokens a second of the whole run.
     pub tokens_per_second: f64,
@@ -115,7 +116,7 @@ pub fn forecast<D: LossDevice>(
     Ok(Forecast { steps, tokens_per_step, parameters, trained, memory, chosen, timing })
 }
 
-/// One micro-batch, twice: the first time touches memory that later ones have.
+/// A step of one micro-batch, and of two where a step has so many; a first one touches memory that later ones have.
 fn time<D: LossDevice>(
     run: &Run,
     (models, cache): (Models<D>, Option<CachedTeacher<D>>),
@@ -125,14 +126,19 @@ fn time<D: LossDevice>(
     let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?.with_cache(cache);
     let micro_batches = corpus.next_step()?;
     let Some(first) = micro_batches.get(..1) else { return Ok(None) };
-    let (mut seconds, mut update, mut tokens) = (0.0, 0.0, 0);
-    for _ in 0..2 {
+    let mut timed = |micro_batches: &[MicroBatch]| -> Result<(f64, u64), Error> {
         let begin = Instant::now();
-        if let Some(report) = trainer.step(first, &|| false)? {
-            (seconds, update, tokens) = (begin.elapsed().as_secs_f64(), report.update_seconds, report.rows);
-        }
-    }
-    let pass = (seconds - update).max(0.0);
+        let report = trainer.step(micro_batches, &|| false)?;
+        trainer.device().synchronize()?;
+        Ok((begin.elapsed().as_secs_f64(), report.map_or(0, |report| report.rows)))
+    };
+    timed(first)?;
+    let (one, tokens) = timed(first)?;
+    let pass = match micro_batches.get(..2) {
+        Some(two) => (timed(two)?.0 - one).clamp(0.0, one),
+        None => one,
+    };
+    let update = one - pass;
     let count = micro_batches.len() as f64;
     let step = pass * count + update;
     Ok(Some(Timing {
