@@ -186,7 +186,7 @@ pub struct Routing {
     pub renormalise: bool,
 }
 
-/// The moments of [`Device::adamw8`] on the host, for a checkpoint: the same bytes restore the same state.
+/// Moments in eight bits ([`Device::moments`]) on the host, for a checkpoint: the same bytes restore the same state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredMoments {
     /// One code for each element of the first moment.
