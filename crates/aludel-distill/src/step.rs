@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aludel_kernels::loss::{
     Aligned, Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Measured, Objective, Target,
-    TeacherRows, begin_head_loss,
+    TeacherRows, head_loss,
 };
 use aludel_kernels::nn::Device;
 use aludel_model::evaluate::score_against;
@@ -363,7 +363,7 @@ impl<D: LossDevice> Trainer<D> {
         let head = self.student.head();
         let student = (&head, pass.hidden());
         let (device, objective) = (self.device.as_ref(), &self.objective);
-        let measured = begin_head_loss(
+        let measured = head_loss(
             device,
             objective,
             student,
@@ -464,7 +464,7 @@ impl<D: LossDevice> Trainer<D> {
         for (buffer, name) in
             self.weights().zip(&names).filter(|(buffer, _)| is_own_master::<D>(&self.device, buffer))
         {
-            items.push(Item { name: format!("weights/{name}"), content: Content::Buffer(buffer) });
+            items.push(Item { name: format!("weights/{name}"), content: Content::Buffer(buffer, None) });
         }
         items
     }

@@ -60,7 +60,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             1.0 / targets as f64,
             Some(gradient),
             64 << 20,
-        )?;
+        )?
+        .report(&*device)?;
         decoder.backward(pass, &d_hidden, &[], &mut gradients)?;
         println!("loss {} in {:.3} s", report.cross_entropy / targets as f64, begin.elapsed().as_secs_f64());
     }

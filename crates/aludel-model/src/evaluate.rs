@@ -45,7 +45,8 @@ pub fn score_against<D: LossDevice>(
     let pass = student.forward(batch, Keep::Nothing, &[])?;
     let rows = (&student.head(), pass.hidden());
     let device = student.device().as_ref();
-    Ok(head_loss(device, objective, rows, teacher, labels, 1.0, None, device.logit_memory())?)
+    let measured = head_loss(device, objective, rows, teacher, labels, 1.0, None, device.logit_memory())?;
+    Ok(measured.report(device)?)
 }
 
 fn check_labels(labels: &[u32], rows: usize, valid: usize) -> Result<(), Error> {

@@ -71,7 +71,8 @@ fn gradients<D: LossDevice>(path: &Path, device: &Arc<D>) -> Result<Outcome, Box
     let (head, factor) = (decoder.head(), 1.0 / targets as f64);
     let student = (&head, pass.hidden());
     let memory = device.logit_memory();
-    let report = head_loss(&**device, &objective, student, None, &labels, factor, Some(gradient), memory)?;
+    let report = head_loss(&**device, &objective, student, None, &labels, factor, Some(gradient), memory)?
+        .report(&**device)?;
     decoder.backward(pass, &d_hidden, &[], &mut gradients)?;
     let names = decoder.parameters().trainable().map(|parameter| parameter.name.clone());
     let values = gradients.iter().map(|buffer| device.read(buffer, 0..device.len(buffer)));

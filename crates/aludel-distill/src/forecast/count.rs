@@ -74,7 +74,7 @@ fn of_models(
     };
     // Gradients that are added to have their memory while a second micro-batch goes forward.
     let adds = run.train.batch_size > run.train.micro_batch * processes;
-    let micros: Vec<MicroBatch> = (0..1 + usize::from(adds)).map(|_| micro_batch(&run, rows)).collect();
+    let micros = vec![micro_batch(&run, rows); 1 + usize::from(adds)];
     trainer.step(&micros, &|| false)?;
     let passing = tally.most().saturating_sub(ready);
     let logits = logits.min(passing);

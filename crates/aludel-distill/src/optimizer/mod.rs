@@ -1,8 +1,8 @@
 //! Updates parameters by AdamW, with clipping by the norm of all gradients together.
 //!
 //! In: trained parameters and their gradients, always in the same order, and a learning rate. Out: parameters changed in
-//! place. Masters are f32: the weights themselves where they are f32, else the weights and what they lack of f32. Gradients come with every factor of theirs applied; here they are only clipped. Of several processes each may hold the
-//! state of some parameters only and update those; what the others have made of theirs is then handed round.
+//! place. Masters are f32: the weights themselves where they are f32, else the weights and what they lack of f32.
+//! Gradients come with every factor of theirs applied; here they are only clipped. Of several processes each may hold the state of some parameters only and update those; what the others have made of theirs is then handed round.
 
 mod state;
 

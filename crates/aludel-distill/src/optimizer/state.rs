@@ -153,11 +153,13 @@ impl<D: Device> Slot<D> {
         let mut put = |part: &str, content| items.push(Item { name: format!("{part}/{name}"), content });
         match &self.state {
             Some(State::Here { remainders, moments }) => {
-                remainders.iter().for_each(|remainders| put("master", Content::Master(weights, remainders)));
+                if remainders.is_some() {
+                    put("master", Content::Buffer(weights, remainders.as_ref()));
+                }
                 match moments {
                     Moments::Whole { first, second } => {
-                        put("first", Content::Buffer(first));
-                        put("second", Content::Buffer(second));
+                        put("first", Content::Buffer(first, None));
+                        put("second", Content::Buffer(second, None));
                     }
                     Moments::Eight(moments) => put("moments", Content::Moments(moments, self.len)),
                 }

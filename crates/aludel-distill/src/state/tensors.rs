@@ -25,10 +25,8 @@ pub struct Item<C> {
 
 /// An array to be saved.
 pub enum Content<'a, D: Device> {
-    /// f32 elements.
-    Buffer(&'a D::Buffer),
-    /// f32 elements: weights in bf16 and what they lack.
-    Master(&'a D::Buffer, &'a D::Remainders),
+    /// f32 elements: those of a buffer, or weights in bf16 and what they lack.
+    Buffer(&'a D::Buffer, Option<&'a D::Remainders>),
     /// Moments in eight bits, of so many elements.
     Moments(&'a D::Moments, usize),
     /// Elements of this type in the host's memory.
@@ -96,8 +94,8 @@ pub(super) fn write<D: Device>(
     };
     for Item { name, content } in items {
         match content {
-            Content::Buffer(buffer) | Content::Master(buffer, _) => {
-                for (start, bytes) in (0..).step_by(PIECE).zip(pieces(device, content, device.len(buffer))) {
+            Content::Buffer(buffer, remainders) => {
+                for (start, bytes) in (0..).step_by(PIECE).zip(pieces(device, buffer, *remainders)) {
                     put(name, 4 * start, &bytes?)?;
                 }
             }
@@ -131,8 +129,8 @@ pub(crate) fn give<D: Device>(
 ) -> Result<(), Error> {
     for Item { content, .. } in items {
         match content {
-            Content::Buffer(buffer) | Content::Master(buffer, _) => {
-                for bytes in pieces(device, content, device.len(buffer)) {
+            Content::Buffer(buffer, remainders) => {
+                for bytes in pieces(device, buffer, *remainders) {
                     group.give(&bytes?)?;
                 }
             }
@@ -151,15 +149,15 @@ pub(crate) fn give<D: Device>(
 /// f32 elements of a device, piece by piece.
 fn pieces<D: Device>(
     device: &D,
-    content: &Content<'_, D>,
-    len: usize,
+    buffer: &D::Buffer,
+    remainders: Option<&D::Remainders>,
 ) -> impl Iterator<Item = Result<Vec<u8>, Error>> {
+    let len = device.len(buffer);
     (0..len).step_by(PIECE).map(move |start| {
         let range = start..len.min(start + PIECE);
-        let values = match *content {
-            Content::Buffer(buffer) => device.read(buffer, range)?,
-            Content::Master(weights, remainders) => device.read_master(weights, remainders, range)?,
-            _ => Vec::new(),
+        let values = match remainders {
+            None => device.read(buffer, range)?,
+            Some(remainders) => device.read_master(buffer, remainders, range)?,
         };
         Ok(Element::F32.encode(&values))
     })
@@ -179,9 +177,7 @@ fn tensors<D: Device>(device: &D, item: &Item<Content<'_, D>>) -> Result<Vec<Out
         moment_tensors(&item.name, len).map(|(name, dtype, len)| tensor(&name, dtype, len)).to_vec()
     };
     Ok(match item.content {
-        Content::Buffer(buffer) | Content::Master(buffer, _) => {
-            vec![tensor(&item.name, Dtype::F32, device.len(buffer))]
-        }
+        Content::Buffer(buffer, _) => vec![tensor(&item.name, Dtype::F32, device.len(buffer))],
         Content::Host(host, dtype) => {
             let elements = device.host_bytes(host)?.len() / aludel_checkpoint::element_bytes(dtype) as usize;
             vec![tensor(&item.name, dtype, elements)]

@@ -290,28 +290,7 @@ impl<D: LossDevice> Measured<D> {
     }
 }
 
-/// [`begin_head_loss`], waited for.
-///
-/// # Errors
-/// What the device reports.
-///
-/// # Panics
-/// As [`begin_head_loss`].
-#[expect(clippy::too_many_arguments, reason = "what the loss depends on")]
-pub fn head_loss<D: LossDevice>(
-    device: &D,
-    objective: &Objective,
-    student: (&Head<'_, D::Buffer>, &D::Buffer),
-    teacher: Option<&TeacherRows<'_, D::Buffer>>,
-    labels: &[u32],
-    factor: f64,
-    gradient: Option<HeadGradient<'_, D::Buffer>>,
-    memory: usize,
-) -> Result<HeadReport, DeviceError> {
-    begin_head_loss(device, objective, student, teacher, labels, factor, gradient, memory)?.report(device)
-}
-
-/// Value and gradient of an objective through the head.
+/// Value and gradient of an objective through the head; the value is not waited for.
 ///
 /// `student` is the head and the hidden states `[T, D]` after the final norm; `teacher` is needed where the objective
 /// [needs one](Objective::needs_teacher), and reported on wherever it is given. `labels` has T entries, already shifted:
@@ -328,7 +307,7 @@ pub fn head_loss<D: LossDevice>(
 /// Where a label is neither [`IGNORED`] nor below the student's `valid`, where the objective needs a teacher and there is
 /// none, or where lengths do not match: bugs of the caller.
 #[expect(clippy::too_many_arguments, reason = "what the loss depends on")]
-pub fn begin_head_loss<D: LossDevice>(
+pub fn head_loss<D: LossDevice>(
     device: &D,
     objective: &Objective,
     student: (&Head<'_, D::Buffer>, &D::Buffer),

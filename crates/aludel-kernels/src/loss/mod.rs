@@ -30,8 +30,8 @@ pub mod taid;
 pub use device::{Column, Columns, LossDevice, Mode, RowDistance, RowLoss};
 pub use extract::{Draws, LevelBits, Likeliest, Quantised, draw, likeliest, quantise};
 pub use head::{
-    Aligned, HEAD_MEMORY, Head, HeadGradient, HeadReport, LogitSource, Measured, TeacherRows,
-    begin_head_loss, each_logits, head_loss, logits_loss, map_logits,
+    Aligned, HEAD_MEMORY, Head, HeadGradient, HeadReport, LogitSource, Measured, TeacherRows, each_logits,
+    head_loss, logits_loss, map_logits,
 };
 pub use hidden::{HiddenGradient, HiddenLoss, HiddenStates, hidden_loss};
 pub use objective::{Divergence, IGNORED, LabelTerm, Objective, ObjectiveError, Target, Term};

@@ -164,6 +164,8 @@ impl Case {
             Some(gradient),
             memory,
         )
+        .unwrap()
+        .report(&device)
         .unwrap();
         let less = |buffer| read(&device, buffer).iter().map(|x| x - START).collect();
         (report, [read(&device, &d_hidden), less(&d_weight), less(&d_bias)])
@@ -342,7 +344,9 @@ fn an_evaluation_reports_values_and_records() {
     let dense = TeacherRows::Logits { logits: &logits, columns: Columns { stored: 66, valid: 65 } };
     let objective = mixed(Target::Teacher);
     let run = |teacher: Option<&TeacherRows<'_, _>>, objective: &Objective| {
-        head_loss(&device, objective, (&head, &hidden), teacher, &case.labels, 1.0, None, 3000).unwrap()
+        let measured =
+            head_loss(&device, objective, (&head, &hidden), teacher, &case.labels, 1.0, None, 3000);
+        measured.unwrap().report(&device).unwrap()
     };
     let (live, dense) = (run(Some(&live), &objective), run(Some(&dense), &objective));
     let (values, _) = case.exact(&objective);

@@ -209,7 +209,7 @@ fn the_head_compares_aligned_rows() {
             Some(gradient),
             memory,
         );
-        (report.unwrap(), read(&device, &d_hidden), read(&device, &d_weight))
+        (report.unwrap().report(&device).unwrap(), read(&device, &d_hidden), read(&device, &d_weight))
     };
     let expected = outcome(Some(&sources[0]), &partners, 1 << 20);
     let compared = (0..rows).filter(|&row| labels[row] != IGNORED && partners[row].is_some()).count() as u64;

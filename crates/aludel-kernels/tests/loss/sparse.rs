@@ -284,7 +284,7 @@ fn the_head_takes_known_columns_and_stored_logits() {
                 Some(gradient),
                 memory,
             );
-            (report.unwrap(), read(&device, &d_hidden), read(&device, &d_weight))
+            (report.unwrap().report(&device).unwrap(), read(&device, &d_hidden), read(&device, &d_weight))
         };
         let expected = outcome(&sources[0], 1 << 20);
         for source in &sources[1..] {

@@ -61,7 +61,6 @@ inline void bring16_of(u32 to, const void* from, int bytes) { soft_cuda::copy_la
 inline void bring8_of(u32 to, const void* from, int bytes) { soft_cuda::copy_later(at_shared(to), from, bytes, 8); }
 inline void fetched() { soft_cuda::close_copies(); }
 template <int N> inline void wait() { soft_cuda::wait_for_copies(N); }
-inline void brought() { soft_cuda::close_copies(), soft_cuda::wait_for_copies(0); }
 
 // ---------------------------------------------------------------- clusters
 

@@ -54,11 +54,12 @@ pub(in crate::nn) fn gradient_norm(
     gradients: &[&Buffer],
     limit: Option<f64>,
 ) -> Result<GradientNorm, DeviceError> {
-    let (sums, pieces) = squares(cuda, gradients)?;
+    let sums = squares(cuda, gradients)?;
     let block = cuda.told(cuda.stream.block(NORM_BYTES))?;
     let limit = limit.unwrap_or(f64::INFINITY).to_bits() as i64;
-    let numbers = [Argument::Int(pieces as i32), Argument::Long(limit), Argument::Address(block.address())];
-    cuda.each_row(text(), "clip", 1, &[sums.argument(), numbers[0], numbers[1], numbers[2]]);
+    let count = Argument::Int((sums.len() / 2) as i32);
+    let arguments = [sums.argument(), count, Argument::Long(limit), Argument::Address(block.address())];
+    cuda.each_row(text(), "clip", 1, &arguments);
     let there = cuda.told(cuda.stream.mark())?;
     Ok(GradientNorm { block, there })
 }
@@ -71,7 +72,7 @@ pub(in crate::nn) fn read_norm(cuda: &Cuda, norm: &GradientNorm) -> Result<f64, 
 /// An f64, an f32, and what aligns them.
 const NORM_BYTES: usize = 16;
 
-/// Elements that a block of threads updates: of one parameter, and a multiple of those that share a scale.
+/// Elements that a block of threads updates: of one parameter, and a multiple of those that share a scale. As `kernels.cu` says.
 const PIECE: usize = 128 * BLOCK;
 
 /// A parameter as kernels see it: addresses, 0 for what is not there, and numbers.

@@ -116,9 +116,7 @@ impl Buffer {
             ValuesMut::F16(_) | ValuesMut::BF16(_) => panic!("this operand is f32 on the CPU"),
         }
     }
-}
 
-impl Buffer {
     /// The bits of a bf16 buffer. Panics for other types.
     pub(crate) fn bf16(&self) -> &[u16] {
         match self.values() {

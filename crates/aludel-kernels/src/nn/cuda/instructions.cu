@@ -67,12 +67,10 @@ __device__ __forceinline__ float log2_fast(float x) {
 // An address as instructions for shared memory take it.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// Sixteen bytes on their way into shared memory, both places being multiples of sixteen, and the wait for all that the thread has sent on its way.
+// Sixteen bytes on their way into shared memory, both places being multiples of sixteen.
 __device__ __forceinline__ void bring16(uint4* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from));
 }
-
-__device__ __forceinline__ void brought() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // As above, and zeros instead of what is past the first `bytes`; eight bytes likewise.
 __device__ __forceinline__ void bring16_of(u32 to, const void* from, int bytes) {

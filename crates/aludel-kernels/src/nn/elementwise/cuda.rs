@@ -3,7 +3,7 @@
 use crate::cuda::driver::{Argument, Grid};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text};
-use crate::nn::device::DeviceError;
+use crate::nn::device::{Device, DeviceError};
 
 pub(in crate::nn) const TEXT: &str = include_str!("kernels.cu");
 
@@ -83,8 +83,8 @@ pub(in crate::nn) fn add_parts(cuda: &Cuda, sums: &Buffer, parts: usize, y: &mut
     cuda.run(text(), "add_parts", grid, &arguments);
 }
 
-/// The sum of squares of each piece of f32 buffers, in f64, as many as are said besides.
-pub(in crate::nn) fn squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<(Buffer, usize), DeviceError> {
+/// The sum of squares of each piece of f32 buffers: f64, each in the place of two elements.
+pub(in crate::nn) fn squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<Buffer, DeviceError> {
     let table: Vec<u32> = buffers
         .iter()
         .flat_map(|buffer| {
@@ -97,9 +97,8 @@ pub(in crate::nn) fn squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<(Buffer
         .collect();
     let pieces = table.len() / 4;
     let table = cuda.told(cuda.numbers(&table))?;
-    let sums = cuda.told(cuda.stream.block(8 * pieces))?;
-    let sums = cuda.buffer(sums, 2 * pieces, Element::F32);
+    let sums = cuda.room(2 * pieces, Element::F32)?;
     let grid = Grid { blocks: [pieces as u32, 1, 1], threads: 256, shared: 0 };
     cuda.run(text(), "sum_squares", grid, &[table.argument(), sums.argument()]);
-    Ok((sums, pieces))
+    Ok(sums)
 }

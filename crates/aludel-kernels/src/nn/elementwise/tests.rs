@@ -1,8 +1,8 @@
 //! Tests copies, sums and scalings of buffers.
 
-use super::cpu::sum_of_squares;
 use half::{bf16, f16};
 
+use super::cpu::sum_of_squares;
 use crate::element::Element;
 use crate::nn::cpu::testing::*;
 use crate::nn::device::{Device, DeviceError, Rows};
