@@ -2,9 +2,11 @@
 //!
 //! `device operations [PART PARTS]` compares every operation on random inputs, or one of so many parts of them: most of the time one thread compiles
 //! kernels; `device operations of NAME` those whose name begins so. `device gradients MODEL...` compares whole models' gradients on the same weights;
-//! `device head ROWS STUDENT TEACHER VOCABULARY` times the fused head; `device dense ROWS VOCABULARY` losses of logits that are there; `device step
-//! DOCUMENTS LENGTH [TEACHER]` training steps of a Llama of 1.5 B parameters, distilled where a teacher (`3b` or `8b`) is named. The exit code says whether
-//! what was compared agrees.
+//! `device head ROWS STUDENT TEACHER VOCABULARY` times the fused head; `device dense ROWS VOCABULARY` losses of logits that are there; `device sorted
+//! ROWS VOCABULARY TEACHER` distances of sorted probabilities, also on the host; `device step DOCUMENTS LENGTH [TEACHER]` training steps of a Llama of 1.5 B
+//! parameters (of 0.25 B where the variable STUDENT is `small`), distilled where a teacher (`3b` or `8b`) is named, with
+//! more settings of `train` where the variable TRAIN has them (`checkpointing: block, offload: optimizer`). The exit code says whether what was compared
+//! agrees.
 
 mod compare;
 mod models;
@@ -42,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         ["head", sizes @ ..] => speed::head(&cuda, numbers(sizes)?)?,
         ["dense", sizes @ ..] => speed::dense(&cuda, numbers(sizes)?)?,
+        ["sorted", sizes @ ..] => speed::sorted(&cuda, numbers(sizes)?)?,
         ["step", documents, length, teacher @ ..] => {
             speed::step(&cuda, numbers(&[documents, length])?, teacher.first().copied())?;
         }

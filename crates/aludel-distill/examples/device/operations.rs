@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::{
-    Column, Columns, Divergence, IGNORED, Known, LabelTerm, LossDevice, Mode, Objective, RowDistance,
-    RowLoss, SparseRows, Tail, Target, Term,
+    Column, Columns, Divergence, IGNORED, Known, LabelTerm, LossDevice, Mode, Objective, Ranked, RowDistance,
+    RowLoss, SortedRows, SparseRows, Tail, Target, Term,
 };
 use aludel_kernels::nn::{
     Accumulate, Activation, Attention, Cpu, Cuda, Device, DeviceError, Direction, Heads, Master, MomentsMut,
@@ -84,7 +84,8 @@ pub(crate) fn compare(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result
         both!(findings, cpu, cuda, format!("{distance:?}"), TOLERANCE, distances, distance);
     }
     losses(cpu, cuda, findings)?;
-    known_columns(cpu, cuda, findings)
+    known_columns(cpu, cuda, findings)?;
+    sorted_probabilities(cpu, cuda, findings)
 }
 
 fn losses(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result<(), DeviceError> {
@@ -171,6 +172,31 @@ fn known_columns(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result<(), 
                     stored,
                     (known, &temperatures)
                 );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sorted_probabilities(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result<(), DeviceError> {
+    let term = |temperature| Term {
+        divergence: Divergence::SortedDistance,
+        weight: 0.7,
+        temperature,
+        scale_by_t2: true,
+    };
+    for mode in [Mode::Gradient, Mode::Values] {
+        for (labels, temperatures) in [(None, vec![1.0]), (Some(LabelTerm { weight: 0.5 }), vec![2.0, 1.0])] {
+            let terms = temperatures.iter().map(|&temperature| term(temperature));
+            let Ok(objective) = Objective::new(terms.collect(), labels, Target::Teacher) else { continue };
+            let known = [Tail::Bucket, Tail::Renormalize, Tail::Ignore].map(Source::Known);
+            let sources =
+                [Source::Logits(1500), Source::Logits(800), Source::Nowhere].into_iter().chain(known);
+            for (source, stored) in
+                sources.map(|source| (source, 1003)).chain([(Source::Logits(32_000), 49_152)])
+            {
+                let name = format!("sorted {source:?} {mode:?} {} {stored}", objective.terms().len());
+                both!(findings, cpu, cuda, name, LOSS_TOLERANCE, sorted, &objective, mode, stored, source);
             }
         }
     }
@@ -526,12 +552,65 @@ fn sparse<D: LossDevice>(
 ) -> Outcome {
     let student = Columns { stored, valid: stored - 2 };
     let labels = [1, 900, IGNORED, 7];
+    let teacher = columns_of_rows(stored, known, temperatures);
+    let mut z = given(device, &values(1, 4 * stored, 8.0))?;
+    let columns = objective.terms().len() + Column::COUNT;
+    let mut measured = device.zeros(4 * columns, Element::F32)?;
+    let loss =
+        RowLoss { objective, rows: 4, student, teacher: None, soft_cap: Some(20.0), factor: 1.0 / 3.0, mode };
+    device.sparse_rows(loss, &labels, (&teacher, &[2, 0, 1, 3]), &mut z, &mut measured)?;
+    Ok(vec![("values", all(device, &measured)?), ("gradient", all(device, &z)?)])
+}
+
+/// Where sorted probabilities come from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Nowhere,
+    Logits(usize),
+    Known(Tail),
+}
+
+/// Rows of which one has no partner.
+fn sorted<D: LossDevice>(
+    device: &D,
+    objective: &Objective,
+    mode: Mode,
+    stored: usize,
+    source: Source,
+) -> Outcome {
+    let student = Columns { stored, valid: stored - 2 };
+    let labels = [1, 900, IGNORED, 7, 300];
+    let partners = [Some(2), Some(1), Some(0), None, Some(1)];
+    let mut z = given(device, &values(1, 5 * stored, 8.0))?;
+    let columns = objective.terms().len() + Column::COUNT;
+    let mut measured = device.zeros(5 * columns, Element::F32)?;
+    let loss =
+        RowLoss { objective, rows: 5, student, teacher: None, soft_cap: Some(20.0), factor: 1.0 / 4.0, mode };
+    let (logits, known);
+    let teacher = match source {
+        Source::Nowhere => None,
+        Source::Logits(columns) => {
+            logits = given(device, &values(2, 3 * columns, 8.0))?;
+            Some(Ranked::Logits(&logits, Columns { stored: columns, valid: columns - 3 }))
+        }
+        Source::Known(tail) => {
+            known = columns_of_rows(stored, Known::Likeliest(tail), &[1.0, 2.0]);
+            Some(Ranked::Known(&known))
+        }
+    };
+    let partners = if teacher.is_some() { partners } else { [None; 5] };
+    let sorted = SortedRows { partners: &partners, teacher, factor: 1.0 / 3.0 };
+    device.sorted_rows(loss, &labels, sorted, &mut z, &mut measured)?;
+    Ok(vec![("values", all(device, &measured)?), ("gradient", all(device, &z)?)])
+}
+
+fn columns_of_rows(stored: usize, known: Known, temperatures: &[f32]) -> SparseRows {
     let step = stored / 50;
     let ids: Vec<u32> =
         (0..3).flat_map(|row| (0..50).map(move |at| (at * step + 3 * row + 1) as u32)).collect();
     let share = |at: &f32| (at.abs() + 0.1) / 200.0;
     let log_p = values(3, 150, 1.0).iter().map(|value| share(value).ln()).collect();
-    let teacher = SparseRows {
+    SparseRows {
         known,
         columns: stored - 20,
         temperatures: temperatures.to_vec(),
@@ -545,12 +624,5 @@ fn sparse<D: LossDevice>(
         },
         log_sums: vec![3.0, 4.0, 5.0, 6.0],
         entropies: if known == Known::Drawn { vec![2.0; 4] } else { vec![] },
-    };
-    let mut z = given(device, &values(1, 4 * stored, 8.0))?;
-    let columns = objective.terms().len() + Column::COUNT;
-    let mut measured = device.zeros(4 * columns, Element::F32)?;
-    let loss =
-        RowLoss { objective, rows: 4, student, teacher: None, soft_cap: Some(20.0), factor: 1.0 / 3.0, mode };
-    device.sparse_rows(loss, &labels, (&teacher, &[2, 0, 1, 3]), &mut z, &mut measured)?;
-    Ok(vec![("values", all(device, &measured)?), ("gradient", all(device, &z)?)])
+    }
 }

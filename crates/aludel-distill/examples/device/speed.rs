@@ -10,10 +10,10 @@ use aludel_distill::run::Run;
 use aludel_distill::step::Trainer;
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::{
-    Column, Columns, Divergence, Head, HeadGradient, IGNORED, LossDevice, Mode, Objective, RowLoss, Target,
-    TeacherRows, Term, head_loss,
+    Column, Columns, Divergence, Head, HeadGradient, IGNORED, LossDevice, Mode, Objective, Ranked, RowLoss,
+    SortedRows, Target, TeacherRows, Term, head_loss,
 };
-use aludel_kernels::nn::{Cuda, Device, DeviceError};
+use aludel_kernels::nn::{Cpu, Cuda, Device, DeviceError};
 use aludel_model::{Batch, Decoder, WeightType};
 
 /// The median of some calls' seconds, after two that are not counted.
@@ -129,13 +129,62 @@ pub(crate) fn dense(cuda: &Cuda, [rows, vocabulary]: [usize; 2]) -> Result<(), B
     Ok(())
 }
 
+/// The device's way, and the default's by way of the host, each with a copy of the student's logits, which become their gradient.
+pub(crate) fn sorted(cuda: &Cuda, [rows, vocabulary, teacher]: [usize; 3]) -> Result<(), Box<dyn Error>> {
+    let (given, z) = (noise(cuda, rows * vocabulary, 2.0)?, noise(cuda, rows * teacher, 2.0)?);
+    let mut s = cuda.zeros(rows * vocabulary, Element::BF16)?;
+    let labels: Vec<u32> = (0..rows as u32).collect();
+    let partners: Vec<Option<usize>> = (0..rows).map(Some).collect();
+    let term =
+        Term { divergence: Divergence::SortedDistance, weight: 1.0, temperature: 1.0, scale_by_t2: false };
+    let objective = Objective::new(vec![term], None, Target::Teacher)?;
+    let mut values = cuda.zeros(rows * (1 + Column::COUNT), Element::F32)?;
+    let columns = |columns| Columns { stored: columns, valid: columns };
+    let loss = RowLoss {
+        objective: &objective,
+        rows,
+        student: columns(vocabulary),
+        teacher: None,
+        soft_cap: None,
+        factor: 1.0,
+        mode: Mode::Gradient,
+    };
+    let ranked = || Ranked::Logits(&z, columns(teacher));
+    let sorted = || SortedRows { partners: &partners, teacher: Some(ranked()), factor: 1.0 };
+    let seconds = median(cuda, 7, || {
+        cuda.copy(&given, &mut s);
+        cuda.sorted_rows(loss, &labels, sorted(), &mut s, &mut values)
+    })?;
+    println!("sorted {rows} x {vocabulary}, teacher {teacher}: {:.2} ms", 1e3 * seconds);
+    let cpu = Cpu::new(None)?;
+    let on_host = |buffer| cuda.read(buffer, 0..cuda.len(buffer));
+    let begin = Instant::now();
+    let (mut s, z) = (cpu_buffer(&cpu, &on_host(&given)?)?, cpu_buffer(&cpu, &on_host(&z)?)?);
+    let mut values = cpu.zeros(rows * (1 + Column::COUNT), Element::F32)?;
+    let ranked = Ranked::Logits(&z, columns(teacher));
+    let sorted = SortedRows { partners: &partners, teacher: Some(ranked), factor: 1.0 };
+    cpu.sorted_rows(loss, &labels, sorted, &mut s, &mut values)?;
+    println!("the same on the host: {:.2} ms", 1e3 * begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cpu_buffer(cpu: &Cpu, values: &[f32]) -> Result<<Cpu as Device>::Buffer, DeviceError> {
+    let mut buffer = cpu.zeros(values.len(), Element::F32)?;
+    cpu.write(&mut buffer, 0, values)?;
+    Ok(buffer)
+}
+
 pub(crate) fn step(
     cuda: &Arc<Cuda>,
     [documents, length]: [usize; 2],
     teacher: Option<&str>,
 ) -> Result<(), Box<dyn Error>> {
     let begin = Instant::now();
-    let student = Decoder::fresh(llama(16, 2048, 32, 8, 8192)?, Arc::clone(cuda), WeightType::BFloat16, 1)?;
+    let shape = match std::env::var("STUDENT").as_deref() {
+        Ok("small") => llama(30, 576, 9, 3, 1536)?,
+        _ => llama(16, 2048, 32, 8, 8192)?,
+    };
+    let student = Decoder::fresh(shape, Arc::clone(cuda), WeightType::BFloat16, 1)?;
     let shape = match teacher {
         Some("3b") => Some(llama(28, 3072, 24, 8, 8192)?),
         Some("8b") => Some(llama(32, 4096, 32, 8, 14336)?),
@@ -151,8 +200,8 @@ pub(crate) fn step(
     println!("models made in {:.1} s", begin.elapsed().as_secs_f64());
     let text = format!(
         "{objective}\nstudent: student\ndata: {{train: [none.txt]}}\noutput: out\ntrain: {{steps: 100, weights: bfloat16, \
-         learning_rate: 1e-5, checkpointing: {}}}\n",
-        std::env::var("CHECKPOINTING").unwrap_or_else(|_| "none".to_owned()),
+         learning_rate: 1e-5{}}}\n",
+        std::env::var("TRAIN").map(|more| format!(", {more}")).unwrap_or_default(),
     );
     let run = Run::parse(&text).map_err(|error| format!("{error:?}"))?;
     let mut trainer = Trainer::new(student, teacher, &run, 100)?;

@@ -1,8 +1,8 @@
 //! Computes one row against the sorted probabilities of a teacher on the CPU.
 //!
 //! In: the row's logits, its teacher's row. Out: values, and the gradient in place of the logits. Logits are sorted, not probabilities:
-//! their order is the same at every temperature. Only as many ranks are sorted as the teacher has probabilities that differ; the others
-//! are compared with one number, whatever their order. A row's scratch is of the size of its logits.
+//! their order is the same at every temperature. Only as many ranks are sorted as the teacher has probabilities that differ, where the others
+//! are all compared with one number, whatever their order. A row's scratch is of the size of its logits.
 
 use super::dispatch;
 use super::lanes::LANES;
@@ -69,13 +69,14 @@ pub(in crate::loss) fn run_row(
 /// Logits filled up to whole vectors with columns of no probability, which change no distance.
 struct Logits {
     values: Vec<f32>,
+    valid: usize,
 }
 
 impl Logits {
     fn of(logits: &[f32]) -> Self {
         let mut values = vec![0.0; logits.len().next_multiple_of(LANES)];
         dispatch::floor(logits, &mut values);
-        Self { values }
+        Self { values, valid: logits.len() }
     }
 
     fn softmax(&self, temperature: f32) -> Softmax {
@@ -108,15 +109,15 @@ struct Ranks {
 }
 
 /// What the teacher has at each rank.
-struct Told {
+pub(in crate::loss) struct Told {
     /// At the first ranks, from the greatest down.
-    p: Vec<f32>,
+    pub(in crate::loss) p: Vec<f32>,
     /// At every later one, below `columns`.
-    rest: f32,
+    pub(in crate::loss) rest: f32,
     /// How many ranks there are, of which later ones have nothing.
-    columns: usize,
+    pub(in crate::loss) columns: usize,
     /// Whether ranks after the first are compared.
-    goes_on: bool,
+    pub(in crate::loss) goes_on: bool,
 }
 
 impl Ranks {
@@ -132,15 +133,19 @@ impl Ranks {
             }
             Teacher::Known(row, columns) => (row.ids.len(), columns, None),
         };
-        // First what has a partner at all, of that what has one of its own.
-        let mut first = &mut keys[..];
-        for end in [columns, sorted] {
-            if end < first.len() {
-                first.select_nth_unstable(end);
-                first = std::mem::take(&mut first).split_at_mut(end).0;
-            }
+        // All that the teacher has columns for, where later ranks are compared with nothing.
+        let ordered = if columns < student.valid { columns } else { sorted };
+        if (1..keys.len()).contains(&ordered) {
+            keys.select_nth_unstable(ordered - 1);
+            // And what is equal to the last of them.
+            let last = keys[ordered - 1] >> 32;
+            let (_, others) = keys.split_at_mut(ordered);
+            others.sort_unstable_by_key(|key| key >> 32 != last);
+            let equal = others.partition_point(|key| key >> 32 == last);
+            keys[..ordered + equal].sort_unstable();
+        } else {
+            keys.sort_unstable();
         }
-        first.sort_unstable();
         Self { columns: keys.into_iter().map(|key| key as u32).collect(), teacher }
     }
 
@@ -158,14 +163,20 @@ impl Ranks {
         let told = self.told(teacher, term.temperature);
         let (mut value, mut mean) = (told.beyond(q.len()), 0.0);
         let mut slopes = vec![0.0f32; q.len()];
-        for (rank, &column) in self.columns.iter().enumerate() {
-            let q = q[column as usize];
-            let Some(p) = told.at(rank) else { break };
-            let difference = q - p;
-            let slope = if difference == 0.0 { 0.0 } else { difference.signum() };
-            slopes[column as usize] = slope;
-            value += f64::from(difference.abs());
-            mean += f64::from(q * slope);
+        let mut rank = 0;
+        let is_equal = |a: &u32, b: &u32| student.values[*a as usize] == student.values[*b as usize];
+        for equal in self.columns.chunk_by(is_equal) {
+            let q = q[equal[0] as usize];
+            let differences = (rank..rank + equal.len()).map_while(|rank| Some(q - told.at(rank)?));
+            rank += equal.len();
+            let mut sum = 0.0f32;
+            for difference in differences {
+                value += f64::from(difference.abs());
+                sum += if difference == 0.0 { 0.0 } else { difference.signum() };
+            }
+            let slope = sum / equal.len() as f32;
+            equal.iter().for_each(|&column| slopes[column as usize] = slope);
+            mean += f64::from(q) * f64::from(slope) * equal.len() as f64;
         }
         let scale = factor * f64::from(term.weight) * term.squared_temperature() / tau;
         for ((sum, q), slope) in gradient.iter_mut().zip(q).zip(slopes) {
@@ -188,7 +199,7 @@ impl Ranks {
 }
 
 impl Told {
-    fn of_known(row: SparseRow<'_>, columns: usize, temperature: f32) -> Self {
+    pub(in crate::loss) fn of_known(row: SparseRow<'_>, columns: usize, temperature: f32) -> Self {
         let (known, rest) = at_temperature(row, temperature, columns);
         let tail = match row.known {
             Known::Likeliest(tail) => tail,

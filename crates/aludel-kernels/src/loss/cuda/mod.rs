@@ -4,13 +4,16 @@
 //! the number of its temperatures; numbers are told it, so that an annealed target compiles nothing anew. A row is looked at two or three times, as on
 //! the CPU. On Hopper a cluster of blocks shares it and holds it in shared memory, so that it is read once, where trials say that this is faster.
 //!
-//! Modules: `printed` (objectives as kernels see them), `sharing` (blocks of a row), `sparse` (teachers of which some columns are known). Sorted distances go over the host.
+//! Modules: `printed` (objectives as kernels see them), `sharing` (blocks of a row), `sparse` (teachers of which some columns are known), `sorted`
+//! (distances of sorted probabilities).
 
 mod printed;
 mod sharing;
+mod sorted;
 mod sparse;
 
 use super::device::{LossDevice, RowDistance, RowLoss};
+use super::sorted::SortedRows;
 use super::sparse::SparseRows;
 use crate::cuda::driver::{Argument, Grid};
 use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
@@ -86,6 +89,17 @@ impl LossDevice for Cuda {
         values: &mut Buffer,
     ) -> Result<(), DeviceError> {
         sparse::run(self, loss, labels, teacher, student, values)
+    }
+
+    fn sorted_rows(
+        &self,
+        loss: RowLoss<'_>,
+        labels: &[u32],
+        teacher: SortedRows<'_, Buffer>,
+        student: &mut Buffer,
+        values: &mut Buffer,
+    ) -> Result<(), DeviceError> {
+        sorted::run(self, loss, labels, teacher, student, values)
     }
 
     fn distance_rows(

@@ -1,6 +1,7 @@
 //! Holds what is decided on the host.
 
 use super::sharing::{NOT_SHARED, Sharing};
+use super::sorted;
 
 #[test]
 fn rows_are_shared_by_as_few_blocks_as_hold_them() {
@@ -32,4 +33,9 @@ fn one_block_that_reads_again_is_the_first_of_what_is_tried() {
     // One and two blocks do not have the memory.
     assert_eq!(tried(128_256, 2), [(2, 512, 0), (4, 512, 8), (8, 512, 4), (4, 256, 16), (8, 256, 8)]);
     assert_eq!(tried(262_144, 2), [(2, 512, 0), (8, 512, 8), (8, 256, 16)]);
+}
+
+#[test]
+fn the_kernel_of_sorted_distances_compiles() {
+    sorted::text(&sorted::defines()).assert_compiles();
 }

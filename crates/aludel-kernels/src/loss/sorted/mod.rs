@@ -6,14 +6,15 @@
 //! Universal logit distillation (Boizard et al. 2024, "Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss for
 //! LLMs"): with `P` and `Q` sorted from the greatest down and the shorter filled up with zeros, `sum_r |P_(r) - Q_(r)|`. No
 //! token of one has to be a token of the other. The permutation that sorts `Q` is constant where no two probabilities are equal, so that
-//! `dL/dQ_i = sign(Q_i - P_(rank of i))`, and 0 where they are equal. Known difference from the paper: which rows are compared is the
-//! caller's to say, where the paper takes positions of the same number.
+//! `dL/dQ_i = sign(Q_i - P_(rank of i))`, and 0 where they are equal. Columns whose logits are equal, of
+//! which there are thousands in bf16, share the mean of the slopes of their ranks: the gradient does not depend on the order of tokens. Known difference
+//! from the paper: which rows are compared is the caller's to say, where the paper takes positions of the same number.
 //!
 //! Of a teacher of which the likeliest `k` columns are known, [`Tail`] says what stands at the other ranks: what is left in equal parts
 //! ([`Tail::Bucket`]: none of them can be above any of the known, so that they are in order), nothing after division by the sum
 //! ([`Tail::Renormalize`]), or the sum ends after rank k ([`Tail::Ignore`]). Draws have no order.
 //!
-//! [`mod@reference`] has this in f64; `cpu/sorted.rs` computes it.
+//! [`mod@reference`] has this in f64; `cpu/sorted.rs` and `cuda/sorted.cu` compute it.
 
 pub mod reference;
 
@@ -49,3 +50,12 @@ impl<B> Clone for Ranked<'_, B> {
 }
 
 impl<B> Copy for Ranked<'_, B> {}
+
+/// Rows that a GPU counts at once; Hopper has 132 multiprocessors.
+pub(super) const BLOCKS: usize = 128;
+
+/// What a GPU counts so many rows in: seven arrays, as `cuda/sorted.cu` says, with a number for each value of 16 bits, for each row that is at hand.
+pub(crate) const fn counting_bytes(rows: usize) -> usize {
+    let at_once = if rows < BLOCKS { rows } else { BLOCKS };
+    at_once * 7 * (1 << 16) * size_of::<u32>()
+}

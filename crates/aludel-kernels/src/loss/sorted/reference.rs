@@ -47,14 +47,18 @@ fn distance(term: &Term, student: &[f64], teacher: Teacher<'_>) -> (f64, Vec<f64
     p.resize(p.len().max(q.len()), 0.0);
     ranks = ranks.min(p.len());
     let mut order: Vec<usize> = (0..q.len()).collect();
-    order.sort_by(|&a, &b| q[b].total_cmp(&q[a]).then(a.cmp(&b)));
+    order.sort_by(|&a, &b| student[b].total_cmp(&student[a]));
     // What the teacher has beyond the student's columns.
     let mut value: f64 = p[..ranks].iter().skip(q.len()).sum();
     let mut slopes = vec![0.0; q.len()];
-    for (&column, &p) in order.iter().zip(&p[..ranks]) {
-        let difference = q[column] - p;
-        value += difference.abs();
-        slopes[column] = if difference == 0.0 { 0.0 } else { difference.signum() };
+    let mut rank = 0;
+    for equal in order.chunk_by(|&a, &b| student[a] == student[b]) {
+        let differences = p[..ranks].iter().skip(rank).take(equal.len()).map(|p| q[equal[0]] - p);
+        value += differences.clone().map(f64::abs).sum::<f64>();
+        let sign = |difference: f64| if difference == 0.0 { 0.0 } else { difference.signum() };
+        let slope = differences.map(sign).sum::<f64>() / equal.len() as f64;
+        equal.iter().for_each(|&column| slopes[column] = slope);
+        rank += equal.len();
     }
     let mean: f64 = q.iter().zip(&slopes).map(|(q, g)| q * g).sum();
     (value, q.iter().zip(slopes).map(|(q, g)| q * (g - mean) / tau).collect())
@@ -139,6 +143,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn equal_columns_share_the_slopes_of_their_ranks() {
+        // Q is 1/4 four times, P 1/2, 1/4, 1/8, 1/8: slopes -1, 0, 1, 1 of the ranks, 1/4 on average, and so no gradient.
+        let teacher = [0.5f64.ln(), 0.25f64.ln(), 0.125f64.ln(), 0.125f64.ln()];
+        let row = row(&objective(1.0, None), &[0.0; 4], Some(Teacher::Logits(&teacher)), 0);
+        assert!(
+            (row.terms[0] - 0.5).abs() < 1e-12 && row.gradient.iter().all(|g| g.abs() < 1e-15),
+            "{row:?}"
+        );
+        let student = [0.0, 0.0, 1.0, 1.0];
+        let gradient =
+            self::row(&objective(1.0, None), &student, Some(Teacher::Logits(&teacher)), 0).gradient;
+        assert_eq!((gradient[0], gradient[2]), (gradient[1], gradient[3]));
     }
 
     #[test]

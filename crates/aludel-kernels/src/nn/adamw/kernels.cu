@@ -129,50 +129,111 @@ __device__ __forceinline__ u32 encode(float share, u32 noise, u32 largest) {
     return kept < ONE - largest ? 0 : min(kept - (ONE - largest), largest);
 }
 
-__device__ __forceinline__ float greatest(float x, float* room) {
+__device__ __forceinline__ float greatest_of_warp(float x) {
     for (int step = 16; step > 0; step >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
-    if ((threadIdx.x & 31) == 0) room[threadIdx.x >> 5] = x;
-    __syncthreads();
-    x = room[0];
-    for (int i = 1; i < 8; i++) x = fmaxf(x, room[i]);
-    __syncthreads();
     return x;
 }
 
+// Eight elements of a parameter, from a multiple of eight on.
+struct Eight {
+    float g[8], w[8], m[8], v[8];
+};
+
+__device__ __forceinline__ void four(float* to, float4 x) { to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w; }
+__device__ __forceinline__ float4 four(const float* x) { return make_float4(x[0], x[1], x[2], x[3]); }
+__device__ __forceinline__ u32 byte_of(uint2 codes, int i) { return (i < 4 ? codes.x >> 8 * i : codes.y >> 8 * (i - 4)) & 0xffu; }
+
+__device__ __forceinline__ void read8(const Place& p, i64 at, Eight& e) {
+    const float4* g = (const float4*)(p.gradient + at);
+    four(e.g, __ldcs(g));
+    four(e.g + 4, __ldcs(g + 1));
+    if (p.master) {
+        const float4* w = (const float4*)(p.master + at);
+        four(e.w, __ldcs(w));
+        four(e.w + 4, __ldcs(w + 1));
+    } else {
+        const uint2 *w = (const uint2*)(p.weights + at), *r = (const uint2*)(p.remainders + at);
+        four(e.w, joined4(__ldcs(w), __ldcs(r)));
+        four(e.w + 4, joined4(__ldcs(w + 1), __ldcs(r + 1)));
+    }
+}
+
+__device__ __forceinline__ void put8(const Place& p, i64 at, const Eight& e) {
+    for (int half = 0; half < 2; half++) {
+        float4 w = four(e.w + 4 * half);
+        if (p.master) __stcs((float4*)(p.master + at) + half, w);
+        else __stcs((uint2*)(p.remainders + at) + half, make_uint2(two(low16(w.x), low16(w.y)), two(low16(w.z), low16(w.w))));
+        if (p.weights) __stcs((uint2*)(p.weights + at) + half, nearest4(w));
+    }
+}
+
+// A warp to the elements that share a scale, eight to a thread.
 extern "C" __global__ void __launch_bounds__(256) adamw8(
     const Place* places, const u32* owners, int seed, const Clip* norm,
     float gradient_scale, float beta1, float rest1, float beta2, float rest2, float keep, float rate, float correction, float epsilon
 ) {
-    __shared__ float room[8];
     const Place p = places[owners[blockIdx.x]];
     if (norm) gradient_scale *= norm->scale;
     if (gradient_scale != gradient_scale) return;
     Factors f = {gradient_scale, beta1, rest1, beta2, rest2, p.decays ? keep : 1.0f, rate, correction, epsilon};
     i64 start = ((i64)blockIdx.x - p.first_piece) * PIECE, end = min(start + PIECE, p.len);
     unsigned char *first = (unsigned char*)p.first, *second = (unsigned char*)p.second;
-    for (i64 begin = start; begin < end; begin += 256) {
-        i64 at = begin + threadIdx.x, scale = begin / 256;
-        bool is_there = at < end;
-        float m = 0.0f, v = 0.0f;
-        if (is_there) {
-            m = decode(first[at], 127, p.first_scales[scale]);
-            v = decode(second[at], 255, p.second_scales[scale]);
-            float w = master_at(p, at);
-            renew(f, p.gradient[at], w, m, v);
-            put_master(p, at, w);
-        }
-        float most_m = greatest(fabsf(m), room), most_v = greatest(v, room);
-        if (is_there) {
-            u32 noise = mix((u32)seed ^ (u32)at);
-            float m_factor = most_m > 0.0f ? 1.0f / most_m : 0.0f, v_factor = most_v > 0.0f ? 1.0f / most_v : 0.0f;
-            u32 code = encode(fabsf(m * m_factor), noise & ((1u << LOST) - 1), 127);
-            first[at] = (unsigned char)(code | (__float_as_uint(m) >> 31) << 7);
-            code = encode(v * v_factor, noise >> (32 - LOST), 255);
-            second[at] = (unsigned char)max(code, (u32)(v > 0.0f));
-            if (threadIdx.x == 0) {
-                p.first_scales[scale] = most_m;
-                p.second_scales[scale] = most_v;
+    int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    for (i64 begin = start + 256 * warp; begin < end; begin += 256 * 8) {
+        i64 at = begin + 8 * lane, scale = begin / 256;
+        int count = at < end ? (int)min((i64)8, end - at) : 0;
+        float m_scale = p.first_scales[scale], v_scale = p.second_scales[scale];
+        Eight e = {};
+        uint2 m_codes = make_uint2(0, 0), v_codes = make_uint2(0, 0);
+        if (count == 8) {
+            read8(p, at, e);
+            m_codes = __ldcs((const uint2*)(first + at));
+            v_codes = __ldcs((const uint2*)(second + at));
+        } else {
+            for (int i = 0; i < count; i++) {
+                e.g[i] = p.gradient[at + i];
+                e.w[i] = master_at(p, at + i);
+                u32 shift = 8 * (i & 3), m_code = (u32)first[at + i] << shift, v_code = (u32)second[at + i] << shift;
+                if (i < 4) m_codes.x |= m_code, v_codes.x |= v_code;
+                else m_codes.y |= m_code, v_codes.y |= v_code;
             }
+        }
+        float most_m = 0.0f, most_v = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (i >= count) break;
+            e.m[i] = decode(byte_of(m_codes, i), 127, m_scale);
+            e.v[i] = decode(byte_of(v_codes, i), 255, v_scale);
+            renew(f, e.g[i], e.w[i], e.m[i], e.v[i]);
+            most_m = fmaxf(most_m, fabsf(e.m[i]));
+            most_v = fmaxf(most_v, e.v[i]);
+        }
+        most_m = greatest_of_warp(most_m);
+        most_v = greatest_of_warp(most_v);
+        float m_factor = most_m > 0.0f ? 1.0f / most_m : 0.0f, v_factor = most_v > 0.0f ? 1.0f / most_v : 0.0f;
+        u32 m_bytes[2] = {0, 0}, v_bytes[2] = {0, 0};
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            u32 noise = mix((u32)seed ^ (u32)(at + i));
+            u32 code = encode(fabsf(e.m[i] * m_factor), noise & ((1u << LOST) - 1), 127);
+            m_bytes[i / 4] |= (code | (__float_as_uint(e.m[i]) >> 31) << 7) << 8 * (i % 4);
+            code = encode(e.v[i] * v_factor, noise >> (32 - LOST), 255);
+            v_bytes[i / 4] |= max(code, (u32)(e.v[i] > 0.0f)) << 8 * (i % 4);
+        }
+        if (count == 8) {
+            put8(p, at, e);
+            __stcs((uint2*)(first + at), make_uint2(m_bytes[0], m_bytes[1]));
+            __stcs((uint2*)(second + at), make_uint2(v_bytes[0], v_bytes[1]));
+        } else {
+            for (int i = 0; i < count; i++) {
+                put_master(p, at + i, e.w[i]);
+                first[at + i] = (unsigned char)(m_bytes[i / 4] >> 8 * (i % 4));
+                second[at + i] = (unsigned char)(v_bytes[i / 4] >> 8 * (i % 4));
+            }
+        }
+        if (lane == 0) {
+            p.first_scales[scale] = most_m;
+            p.second_scales[scale] = most_v;
         }
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Buffer, Share, Tally};
 use crate::element::Element;
 use crate::loss::device::{LossDevice, RowDistance, RowLoss};
-use crate::loss::sorted::SortedRows;
+use crate::loss::sorted::{SortedRows, counting_bytes};
 use crate::loss::sparse::SparseRows;
 use crate::nn::device::{
     Accumulate, Activation, AsideMoments, AsideUpdate, Attention, Device, DeviceError, Direction, Heads,
@@ -400,12 +400,15 @@ impl LossDevice for Tally {
 
     fn sorted_rows(
         &self,
-        _: RowLoss<'_>,
+        loss: RowLoss<'_>,
         _: &[u32],
         _: SortedRows<'_, Buffer>,
         _: &mut Buffer,
         _: &mut Buffer,
     ) -> Result<(), DeviceError> {
+        if self.like.has_memory {
+            self.count(counting_bytes(loss.rows) as u64);
+        }
         Ok(())
     }
 
