@@ -7,9 +7,10 @@ use aludel_kernels::loss::{
     Column, Columns, Divergence, IGNORED, Known, LabelTerm, LossDevice, Mode, Objective, Ranked, RowDistance,
     RowLoss, SortedRows, SparseRows, Tail, Target, Term,
 };
+use aludel_kernels::nn::device::{AsideMoments, AsideUpdate, PIECE_ASIDE};
 use aludel_kernels::nn::{
     Accumulate, Activation, Attention, Cpu, Cuda, Device, DeviceError, Direction, Heads, Master, MomentsMut,
-    Norm, ParameterUpdate, Product, Rows, Span, Update,
+    Norm, ParameterUpdate, Product, Rows, Span, StoredMoments, Update,
 };
 
 use crate::compare::{Findings, TOLERANCE};
@@ -78,6 +79,7 @@ pub(crate) fn compare(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result
     }
     both!(findings, cpu, cuda, "adamw", 1e-5, adamw, 4099);
     both!(findings, cpu, cuda, "adamw8", 1e-3, adamw8, 4099);
+    both!(findings, cpu, cuda, "adamw8 aside", 1e-5, adamw8_aside, PIECE_ASIDE + 300);
     both!(findings, cpu, cuda, "adamw of no number", 0.0, adamw_of_no_number, 4099);
     both!(findings, cpu, cuda, "squares", 1e-6, squares, 4099);
     for distance in [RowDistance::MeanSquare, RowDistance::Cosine] {
@@ -484,6 +486,47 @@ fn adamw8<D: Device>(device: &D, len: usize) -> Outcome {
         ("first scales", stored.first_scales),
         ("second scales", stored.second_scales),
     ])
+}
+
+/// In the host's memory, where that is another: in two pieces.
+fn adamw8_aside<D: Device>(device: &D, len: usize) -> Outcome {
+    let mut weights = of_type(device, &values(2, len, 1.0), Element::F32)?;
+    let mut moments = device.moments(len)?;
+    let scales = 4 * StoredMoments::scales(len);
+    let [first, first_scales, second, second_scales] =
+        [len, scales, len, scales].map(|bytes| device.host(bytes));
+    let mut hosts = first?.zip(first_scales?).zip(second?.zip(second_scales?));
+    for step in 1..3 {
+        let gradient = of_type(device, &values(step, len, 1.0), Element::F32)?;
+        match &mut hosts {
+            Some(((first, first_scales), (second, second_scales))) => {
+                let moments = AsideMoments::Eight([first, first_scales, second, second_scales]);
+                let (gradient, weights, master) = (&gradient, &mut weights, None);
+                let update = update(step);
+                device.adamw_aside(&mut [AsideUpdate { update, gradient, weights, master, moments }])?;
+            }
+            None => {
+                let (master, moments) = (Master::Weights(&mut weights), MomentsMut::Eight(&mut moments));
+                let updates = &mut [ParameterUpdate { gradient: &gradient, decays: true, master, moments }];
+                device.adamw(update(step), None, updates);
+            }
+        }
+    }
+    let codes = match &hosts {
+        Some(((first, _), (second, _))) => {
+            [first, second].map(|host| device.host_bytes(host).map(<[u8]>::to_vec))
+        }
+        None => {
+            let stored = device.read_moments(&moments)?;
+            [Ok(stored.first), Ok(stored.second)]
+        }
+    };
+    let [first, second] = codes;
+    // Of what is nearly zero the sign is nobody's.
+    let first =
+        first?.into_iter().map(|code| f32::from(code & 127) * if code > 127 { -1.0 } else { 1.0 }).collect();
+    let second = second?.into_iter().map(f32::from).collect();
+    Ok(vec![("weights", all(device, &weights)?), ("first", first), ("second", second)])
 }
 
 fn update(step: u64) -> Update {

@@ -254,7 +254,7 @@ pub enum MomentsMut<'a, D: Device + ?Sized> {
     Eight(&'a mut D::Moments),
 }
 
-/// Elements of a parameter that [`Device::adamw_aside`] has on the device at once, where its moments are f32; two such pieces are there.
+/// Elements of a parameter that [`Device::adamw_aside`] has on the device at once, a multiple of those that share a scale; two such pieces are there.
 pub const PIECE_ASIDE: usize = 8 << 20;
 
 /// A parameter whose state lies in the host's memory ([`Device::host`]).

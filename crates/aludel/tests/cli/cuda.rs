@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::distill::example;
 use crate::processes::{COMPARED, measured, place, port};
 use crate::sandbox::{Sandbox, printed};
+use crate::uld;
 
 /// A run of four steps of two micro-batches, as short as what a device of software takes long for.
 fn short(train: &str) -> Sandbox {
@@ -52,11 +53,32 @@ fn student(train: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn a_training_on_cuda_follows_that_on_the_cpu() {
-    let (cpu, cuda) = (short(""), short(""));
-    let Some(command) = on_cuda(&cuda, &[]) else { return };
+    assert_follows(&short(""), &short(""));
+}
+
+/// Student and teacher have tokens of their own.
+#[test]
+fn a_training_by_sorted_probabilities_on_cuda_follows_that_on_the_cpu() {
+    let sandbox = || {
+        let sandbox = uld::sandbox();
+        let rows = fs::read_to_string(sandbox.path("train.jsonl")).unwrap();
+        sandbox.write("few.jsonl", rows.lines().take(3).map(|row| row.to_owned() + "\n").collect::<String>());
+        let text = "teacher: examples/models/scripture\nstudent: {config: bytes, seed: 1}\noutput: out\n\
+             objective: [{loss: uld, temperature: 1.5}, {loss: cross_entropy, weight: 0.5}]\n\
+             data: {train: few.jsonl, validation: few.jsonl, sequence_length: 256}\n\
+             train: {steps: 3, batch_size: 1, learning_rate: 3e-3}\n";
+        sandbox.write("run.yml", text);
+        sandbox
+    };
+    assert_follows(&sandbox(), &sandbox());
+}
+
+/// Losses and norms of gradients of a run on the CPU, and of the same on a device.
+fn assert_follows(cpu: &Sandbox, cuda: &Sandbox) {
+    let Some(command) = on_cuda(cuda, &[]) else { return };
     succeed(command);
     cpu.aludel(&["distill", "run.yml", "-q"]).assert().code(0);
-    let (got, want) = (measured(&cuda, &COMPARED), measured(&cpu, &COMPARED));
+    let (got, want) = (measured(cuda, &COMPARED), measured(cpu, &COMPARED));
     assert_eq!(got.len(), want.len());
     for (at, (got, want)) in got.iter().zip(&want).enumerate() {
         assert!((got - want).abs() <= 1e-2 * want.abs(), "{at}: {got} for {want}");

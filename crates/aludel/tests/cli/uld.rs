@@ -9,7 +9,7 @@ use crate::distill::short;
 use crate::sandbox::Sandbox;
 
 /// A run whose student reads single bytes and its teacher tokens of several, over rows that fit a sequence of either.
-fn sandbox() -> Sandbox {
+pub(crate) fn sandbox() -> Sandbox {
     let sandbox = short("");
     let rows = fs::read_to_string(sandbox.path("examples/data/genesis-train.jsonl")).unwrap();
     let text: String = rows

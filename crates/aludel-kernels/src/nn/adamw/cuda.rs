@@ -90,6 +90,8 @@ pub(in crate::nn) struct Place {
     first_scales: u64,
     second_scales: u64,
     len: u64,
+    /// Of the first element, in its parameter.
+    number: u64,
     decays: bool,
 }
 
@@ -101,7 +103,7 @@ pub(in crate::nn) enum State<'a> {
 
 impl Place {
     /// Words of a place, as `kernels.cu` has them.
-    fn words(&self, first_piece: u64) -> [u64; 11] {
+    fn words(&self, first_piece: u64) -> [u64; 12] {
         [
             self.gradient,
             self.master,
@@ -113,6 +115,7 @@ impl Place {
             self.second_scales,
             self.len,
             first_piece,
+            self.number,
             u64::from(self.decays),
         ]
     }
@@ -157,6 +160,11 @@ impl Place {
     /// One that decays, or does not.
     pub(in crate::nn) const fn decaying(self, decays: bool) -> Self {
         Self { decays, ..self }
+    }
+
+    /// One that begins with an element of a parameter, a multiple of those that share a scale.
+    pub(in crate::nn) const fn from(self, number: usize) -> Self {
+        Self { number: number as u64, ..self }
     }
 
     const fn is_eight(&self) -> bool {

@@ -11,7 +11,7 @@ struct Place {
     void* second;
     float* first_scales;
     float* second_scales;
-    i64 len, first_piece, decays;
+    i64 len, first_piece, number, decays;
 };
 
 // The norm of gradients, and what clips them, which is not a number where the norm is not finite: of sums of squares, by one block.
@@ -214,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw8(
         u32 m_bytes[2] = {0, 0}, v_bytes[2] = {0, 0};
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            u32 noise = mix((u32)seed ^ (u32)(at + i));
+            u32 noise = mix((u32)seed ^ (u32)(p.number + at + i));
             u32 code = encode(fabsf(e.m[i] * m_factor), noise & ((1u << LOST) - 1), 127);
             m_bytes[i / 4] |= (code | (__float_as_uint(e.m[i]) >> 31) << 7) << 8 * (i % 4);
             code = encode(e.v[i] * v_factor, noise >> (32 - LOST), 255);

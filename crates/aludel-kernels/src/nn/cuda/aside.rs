@@ -1,8 +1,7 @@
 //! Updates parameters whose optimizer state lies in the host's memory: it goes through the device piece by piece.
 //!
 //! In: gradients and weights on the device, masters and moments in pinned memory of the host. Out: all of them updated, to the bit as by the same kernels
-//! over state that lies on the device. Two pieces are under way: one is copied to the device or back while the other is computed. Moments in eight
-//! bits go by whole parameters, because their rounding counts elements from the beginning of one.
+//! over state that lies on the device. Two pieces are under way: one is copied to the device or back while the other is computed.
 
 use std::ops::Range;
 
@@ -111,8 +110,11 @@ fn carry(
         Some(block) if master.is_some() => (floats(block, len), Some(weights)),
         _ => (weights, None),
     };
-    let updated =
-        |state: State<'_>| Updated::whole(&gradient, &master_here, stored.as_ref(), state).decaying(true);
+    let updated = |state: State<'_>| {
+        Updated::whole(&gradient, &master_here, stored.as_ref(), state)
+            .decaying(true)
+            .from(piece.elements.start)
+    };
     let updated = match moments {
         AsideMoments::Whole(_) => {
             let (first, second) = (floats(&place.moments[0], len), floats(&place.moments[1], len));
@@ -146,22 +148,21 @@ fn carry(
 /// The pieces of a parameter.
 fn pieces(one: &AsideUpdate<'_, Cuda>) -> Vec<Piece> {
     let len = one.gradient.len();
-    let floats = |range: &Range<usize>| range.start * size_of::<f32>()..range.end * size_of::<f32>();
-    match one.moments {
-        AsideMoments::Whole(_) => (0..len)
-            .step_by(PIECE_ASIDE)
-            .map(|start| {
-                let elements = start..len.min(start + PIECE_ASIDE);
-                let bytes = floats(&elements);
-                Piece { elements, master: bytes.clone(), moments: vec![bytes.clone(), bytes] }
-            })
-            .collect(),
-        AsideMoments::Eight(_) => {
-            let scales = floats(&(0..StoredMoments::scales(len)));
-            let moments = vec![0..len, scales.clone(), 0..len, scales];
-            vec![Piece { elements: 0..len, master: floats(&(0..len)), moments }]
-        }
-    }
+    let floats = |range: Range<usize>| range.start * size_of::<f32>()..range.end * size_of::<f32>();
+    let piece = |start: usize| {
+        let elements = start..len.min(start + PIECE_ASIDE);
+        let master = floats(elements.clone());
+        let moments = match one.moments {
+            AsideMoments::Whole(_) => vec![master.clone(), master.clone()],
+            AsideMoments::Eight(_) => {
+                let scales =
+                    floats(StoredMoments::scales(elements.start)..StoredMoments::scales(elements.end));
+                vec![elements.clone(), scales.clone(), elements.clone(), scales]
+            }
+        };
+        Piece { elements, master, moments }
+    };
+    (0..len).step_by(PIECE_ASIDE).map(piece).collect()
 }
 
 /// Room for the largest piece.

@@ -118,9 +118,9 @@ impl Device for Tally {
     /// Counts two places for pieces.
     fn adamw_aside(&self, updates: &mut [AsideUpdate<'_, Self>]) -> Result<(), DeviceError> {
         let of = |one: &AsideUpdate<'_, Self>| {
-            let (len, master) = (one.gradient.len, one.master.is_some());
+            let (len, master) = (one.gradient.len.min(PIECE_ASIDE), one.master.is_some());
             match one.moments {
-                AsideMoments::Whole(_) => len.min(PIECE_ASIDE) * (8 + 4 * usize::from(master)),
+                AsideMoments::Whole(_) => len * (8 + 4 * usize::from(master)),
                 AsideMoments::Eight(_) => {
                     2 * (len + 4 * StoredMoments::scales(len)) + 4 * len * usize::from(master)
                 }
