@@ -72,7 +72,8 @@ pub(crate) enum Command {
     Convert(ConvertArguments),
     /// List the merge methods, or the parameters of one
     Methods(MethodsArguments),
-    /// List the GPUs that merges can be computed on, and tune kernels for them
+    /// List the GPUs and what was chosen for them, or tune kernels
+    #[command(visible_alias = "tune")]
     Devices(DevicesArguments),
     /// Train a student as a run file says: taught by a teacher, or on text alone
     Distill(DistillArguments),

@@ -44,11 +44,11 @@ inline u32 greater_bf16(u32 x, u32 y) {
     return pack(low, fmaxf(__uint_as_float(x & 0xffff0000u), __uint_as_float(y & 0xffff0000u)));
 }
 
-inline float exp2_fast(float x) {
-    float y = exp2f(x);
-    return fabsf(y) < 1.17549435e-38f ? 0.0f : y;
-}
+inline float flushed(float x) { return fabsf(x) < 1.17549435e-38f ? 0.0f : x; }
+inline float exp2_fast(float x) { return flushed(exp2f(x)); }
 inline float log2_fast(float x) { return log2f(x); }
+inline float sqrt_fast(float x) { return sqrtf(flushed(x)); }
+inline float divide_fast(float x, float by) { return flushed(flushed(x) / flushed(by)); }
 
 // ---------------------------------------------------------------- copies into shared memory
 

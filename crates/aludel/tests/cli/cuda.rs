@@ -61,11 +61,13 @@ fn a_training_on_cuda_follows_that_on_the_cpu() {
 fn a_training_by_sorted_probabilities_on_cuda_follows_that_on_the_cpu() {
     let sandbox = || {
         let sandbox = uld::sandbox();
-        let rows = fs::read_to_string(sandbox.path("train.jsonl")).unwrap();
-        sandbox.write("few.jsonl", rows.lines().take(3).map(|row| row.to_owned() + "\n").collect::<String>());
+        for (from, to, count) in [("train.jsonl", "few.jsonl", 3), ("heldout.jsonl", "held.jsonl", 1)] {
+            let rows = fs::read_to_string(sandbox.path(from)).unwrap();
+            sandbox.write(to, rows.split_inclusive('\n').take(count).collect::<String>());
+        }
         let text = "teacher: examples/models/scripture\nstudent: {config: bytes, seed: 1}\noutput: out\n\
              objective: [{loss: uld, temperature: 1.5}, {loss: cross_entropy, weight: 0.5}]\n\
-             data: {train: few.jsonl, validation: few.jsonl, sequence_length: 256}\n\
+             data: {train: few.jsonl, validation: held.jsonl, sequence_length: 256}\n\
              train: {steps: 3, batch_size: 1, learning_rate: 3e-3}\n";
         sandbox.write("run.yml", text);
         sandbox

@@ -29,7 +29,7 @@ Commands:
   convert       Turn a file of weights into a model folder, or write a model folder with another
                 type or shard size
   methods       List the merge methods, or the parameters of one
-  devices       List the GPUs that merges can be computed on, and tune kernels for them
+  devices       List the GPUs and what was chosen for them, or tune kernels [alias: tune]
   distill       Train a student as a run file says: taught by a teacher, or on text alone
   cache         Store what a teacher says of some data, and look at what is stored
   report        Render the record of a run as one HTML page

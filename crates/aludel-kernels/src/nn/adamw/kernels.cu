@@ -43,7 +43,8 @@ __device__ __forceinline__ void renew(const Factors& f, float g, float& w, float
     float x = g * f.gradient_scale;
     m = f.beta1 * m + f.rest1 * x;
     v = f.beta2 * v + f.rest2 * x * x;
-    w = w * f.keep - f.rate * m / (sqrtf(v) * f.correction + f.epsilon);
+    // Both within two units of the last place, and nothing below 2^-126: exact ones would take longer than memory does.
+    w = w * f.keep - divide_fast(f.rate * m, sqrt_fast(v) * f.correction + f.epsilon);
 }
 
 __device__ __forceinline__ half_bits nearest(float x) { return (half_bits)((__float_as_uint(x) + 0x8000u) >> 16); }
@@ -134,37 +135,26 @@ __device__ __forceinline__ float greatest_of_warp(float x) {
     return x;
 }
 
-// Eight elements of a parameter, from a multiple of eight on.
+// Eight elements of a parameter: four that stand together, and the four that stand 128 after them.
 struct Eight {
     float g[8], w[8], m[8], v[8];
 };
 
 __device__ __forceinline__ void four(float* to, float4 x) { to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w; }
 __device__ __forceinline__ float4 four(const float* x) { return make_float4(x[0], x[1], x[2], x[3]); }
-__device__ __forceinline__ u32 byte_of(uint2 codes, int i) { return (i < 4 ? codes.x >> 8 * i : codes.y >> 8 * (i - 4)) & 0xffu; }
+__device__ __forceinline__ int place_of(int i) { return i / 4 * 128 + i % 4; }
+__device__ __forceinline__ u32 byte_of(const u32* codes, int i) { return codes[i / 4] >> 8 * (i % 4) & 0xffu; }
 
-__device__ __forceinline__ void read8(const Place& p, i64 at, Eight& e) {
-    const float4* g = (const float4*)(p.gradient + at);
-    four(e.g, __ldcs(g));
-    four(e.g + 4, __ldcs(g + 1));
-    if (p.master) {
-        const float4* w = (const float4*)(p.master + at);
-        four(e.w, __ldcs(w));
-        four(e.w + 4, __ldcs(w + 1));
-    } else {
-        const uint2 *w = (const uint2*)(p.weights + at), *r = (const uint2*)(p.remainders + at);
-        four(e.w, joined4(__ldcs(w), __ldcs(r)));
-        four(e.w + 4, joined4(__ldcs(w + 1), __ldcs(r + 1)));
-    }
+__device__ __forceinline__ void read4(const Place& p, i64 at, float* g, float* w) {
+    four(g, __ldcs((const float4*)(p.gradient + at)));
+    if (p.master) four(w, __ldcs((const float4*)(p.master + at)));
+    else four(w, joined4(__ldcs((const uint2*)(p.weights + at)), __ldcs((const uint2*)(p.remainders + at))));
 }
 
-__device__ __forceinline__ void put8(const Place& p, i64 at, const Eight& e) {
-    for (int half = 0; half < 2; half++) {
-        float4 w = four(e.w + 4 * half);
-        if (p.master) __stcs((float4*)(p.master + at) + half, w);
-        else __stcs((uint2*)(p.remainders + at) + half, make_uint2(two(low16(w.x), low16(w.y)), two(low16(w.z), low16(w.w))));
-        if (p.weights) __stcs((uint2*)(p.weights + at) + half, nearest4(w));
-    }
+__device__ __forceinline__ void put4(const Place& p, i64 at, float4 w) {
+    if (p.master) __stcs((float4*)(p.master + at), w);
+    else __stcs((uint2*)(p.remainders + at), make_uint2(two(low16(w.x), low16(w.y)), two(low16(w.z), low16(w.w))));
+    if (p.weights) __stcs((uint2*)(p.weights + at), nearest4(w));
 }
 
 // A warp to the elements that share a scale, eight to a thread.
@@ -180,30 +170,33 @@ extern "C" __global__ void __launch_bounds__(256) adamw8(
     unsigned char *first = (unsigned char*)p.first, *second = (unsigned char*)p.second;
     int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     for (i64 begin = start + 256 * warp; begin < end; begin += 256 * 8) {
-        i64 at = begin + 8 * lane, scale = begin / 256;
-        int count = at < end ? (int)min((i64)8, end - at) : 0;
+        // A whole block has no conditions. What a loop is unrolled for stays in registers.
+        i64 at = begin + 4 * lane, scale = begin / 256;
+        bool is_whole = begin + 256 <= end;
         float m_scale = p.first_scales[scale], v_scale = p.second_scales[scale];
         Eight e = {};
-        uint2 m_codes = make_uint2(0, 0), v_codes = make_uint2(0, 0);
-        if (count == 8) {
-            read8(p, at, e);
-            m_codes = __ldcs((const uint2*)(first + at));
-            v_codes = __ldcs((const uint2*)(second + at));
-        } else {
-            for (int i = 0; i < count; i++) {
-                e.g[i] = p.gradient[at + i];
-                e.w[i] = master_at(p, at + i);
-                u32 shift = 8 * (i & 3), m_code = (u32)first[at + i] << shift, v_code = (u32)second[at + i] << shift;
-                if (i < 4) m_codes.x |= m_code, v_codes.x |= v_code;
-                else m_codes.y |= m_code, v_codes.y |= v_code;
+        u32 m_codes[2] = {0, 0}, v_codes[2] = {0, 0};
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            i64 own = at + place_of(i);
+            if (is_whole) {
+                if (i % 4 != 0) continue;
+                read4(p, own, e.g + i, e.w + i);
+                m_codes[i / 4] = __ldcs((const u32*)(first + own));
+                v_codes[i / 4] = __ldcs((const u32*)(second + own));
+            } else if (own < end) {
+                e.g[i] = p.gradient[own];
+                e.w[i] = master_at(p, own);
+                m_codes[i / 4] |= (u32)first[own] << 8 * (i % 4);
+                v_codes[i / 4] |= (u32)second[own] << 8 * (i % 4);
             }
         }
         float most_m = 0.0f, most_v = 0.0f;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            if (i >= count) break;
             e.m[i] = decode(byte_of(m_codes, i), 127, m_scale);
             e.v[i] = decode(byte_of(v_codes, i), 255, v_scale);
+            // Beyond the end all are zero, and stay so.
             renew(f, e.g[i], e.w[i], e.m[i], e.v[i]);
             most_m = fmaxf(most_m, fabsf(e.m[i]));
             most_v = fmaxf(most_v, e.v[i]);
@@ -214,21 +207,24 @@ extern "C" __global__ void __launch_bounds__(256) adamw8(
         u32 m_bytes[2] = {0, 0}, v_bytes[2] = {0, 0};
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            u32 noise = mix((u32)seed ^ (u32)(p.number + at + i));
+            u32 noise = mix((u32)seed ^ (u32)(p.number + at + place_of(i)));
             u32 code = encode(fabsf(e.m[i] * m_factor), noise & ((1u << LOST) - 1), 127);
             m_bytes[i / 4] |= (code | (__float_as_uint(e.m[i]) >> 31) << 7) << 8 * (i % 4);
             code = encode(e.v[i] * v_factor, noise >> (32 - LOST), 255);
             v_bytes[i / 4] |= max(code, (u32)(e.v[i] > 0.0f)) << 8 * (i % 4);
         }
-        if (count == 8) {
-            put8(p, at, e);
-            __stcs((uint2*)(first + at), make_uint2(m_bytes[0], m_bytes[1]));
-            __stcs((uint2*)(second + at), make_uint2(v_bytes[0], v_bytes[1]));
-        } else {
-            for (int i = 0; i < count; i++) {
-                put_master(p, at + i, e.w[i]);
-                first[at + i] = (unsigned char)(m_bytes[i / 4] >> 8 * (i % 4));
-                second[at + i] = (unsigned char)(v_bytes[i / 4] >> 8 * (i % 4));
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            i64 own = at + place_of(i);
+            if (is_whole) {
+                if (i % 4 != 0) continue;
+                put4(p, own, four(e.w + i));
+                __stcs((u32*)(first + own), m_bytes[i / 4]);
+                __stcs((u32*)(second + own), v_bytes[i / 4]);
+            } else if (own < end) {
+                put_master(p, own, e.w[i]);
+                first[own] = (unsigned char)byte_of(m_bytes, i);
+                second[own] = (unsigned char)byte_of(v_bytes, i);
             }
         }
         if (lane == 0) {

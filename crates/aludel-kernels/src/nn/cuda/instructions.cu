@@ -64,6 +64,18 @@ __device__ __forceinline__ float log2_fast(float x) {
     return y;
 }
 
+__device__ __forceinline__ float sqrt_fast(float x) {
+    float y;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ float divide_fast(float x, float by) {
+    float y;
+    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(by));
+    return y;
+}
+
 // An address as instructions for shared memory take it.
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
