@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         _ => {
             return Err(
-                "usage: device operations | gradients MODEL... | head ... | dense ... | step ...".into()
+                "usage: device operations | gradients MODEL... | head ... | dense ... | sorted ... | step ...".into()
             );
         }
     }

@@ -223,7 +223,11 @@ fn given<D: Device>(device: &D, values: &[f32]) -> Result<D::Buffer, DeviceError
     of_type(device, values, device.activation())
 }
 
-fn of_type<D: Device>(device: &D, values: &[f32], element: Element) -> Result<D::Buffer, DeviceError> {
+pub(crate) fn of_type<D: Device>(
+    device: &D,
+    values: &[f32],
+    element: Element,
+) -> Result<D::Buffer, DeviceError> {
     let mut buffer = device.zeros(values.len(), element)?;
     device.write(&mut buffer, 0, values)?;
     Ok(buffer)

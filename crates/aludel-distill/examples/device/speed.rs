@@ -16,6 +16,8 @@ use aludel_kernels::loss::{
 use aludel_kernels::nn::{Cpu, Cuda, Device, DeviceError};
 use aludel_model::{Batch, Decoder, WeightType};
 
+use crate::operations::of_type;
+
 /// The median of some calls' seconds, after two that are not counted.
 fn median(
     cuda: &Cuda,
@@ -159,19 +161,14 @@ pub(crate) fn sorted(cuda: &Cuda, [rows, vocabulary, teacher]: [usize; 3]) -> Re
     let cpu = Cpu::new(None)?;
     let on_host = |buffer| cuda.read(buffer, 0..cuda.len(buffer));
     let begin = Instant::now();
-    let (mut s, z) = (cpu_buffer(&cpu, &on_host(&given)?)?, cpu_buffer(&cpu, &on_host(&z)?)?);
+    let (mut s, z) =
+        (of_type(&cpu, &on_host(&given)?, Element::F32)?, of_type(&cpu, &on_host(&z)?, Element::F32)?);
     let mut values = cpu.zeros(rows * (1 + Column::COUNT), Element::F32)?;
     let ranked = Ranked::Logits(&z, columns(teacher));
     let sorted = SortedRows { partners: &partners, teacher: Some(ranked), factor: 1.0 };
     cpu.sorted_rows(loss, &labels, sorted, &mut s, &mut values)?;
     println!("the same on the host: {:.2} ms", 1e3 * begin.elapsed().as_secs_f64());
     Ok(())
-}
-
-fn cpu_buffer(cpu: &Cpu, values: &[f32]) -> Result<<Cpu as Device>::Buffer, DeviceError> {
-    let mut buffer = cpu.zeros(values.len(), Element::F32)?;
-    cpu.write(&mut buffer, 0, values)?;
-    Ok(buffer)
 }
 
 pub(crate) fn step(

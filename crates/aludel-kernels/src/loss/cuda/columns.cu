@@ -74,11 +74,6 @@ struct Room {
     float sum[N][STATS][THREADS / 32];
 };
 
-__device__ __forceinline__ float greatest_of_warp(float x) {
-    for (int step = 16; step > 0; step >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
-    return x;
-}
-
 // Of all threads of a block; every thread has the results. The greatest come first, so that a thread's sums are raised once.
 template <int N>
 __device__ __forceinline__ void join_block(Sums (&s)[N], Room<N>& room, const float* inverse) {

@@ -128,11 +128,8 @@ fn settings(terms: &[Term], factor: f64) -> Vec<f32> {
 
 fn send(cuda: &Cuda, sorted: SortedRows<'_, Buffer>, terms: &[Term]) -> Result<Sent, DeviceError> {
     let numbers = |values: &[u32]| cuda.told(cuda.sent_now(bytemuck::cast_slice(values)));
-    let of_rows = |is_asked: bool| -> Vec<u32> {
-        let number =
-            |partner: &Option<usize>| partner.filter(|_| is_asked).map_or(NO_PARTNER, |row| row as u32);
-        sorted.partners.iter().map(number).collect()
-    };
+    let given: Vec<u32> =
+        sorted.partners.iter().map(|partner| partner.map_or(NO_PARTNER, |row| row as u32)).collect();
     // Logits, their type, stored and valid columns; starts, ranks and how many there are, rests and how many, and whether ranks go on.
     let logits = |address, element, stored: usize, valid: usize| {
         vec![address, element, Argument::Long(stored as i64), Argument::Int(valid as i32)]
@@ -147,10 +144,10 @@ fn send(cuda: &Cuda, sorted: SortedRows<'_, Buffer>, terms: &[Term]) -> Result<S
     match sorted.teacher {
         Some(Ranked::Logits(teacher, shape)) => {
             assert_ne!(teacher.element(), Element::F32, "logits have 16 bits");
-            let given = teacher.argument();
-            let mut arguments = logits(given, teacher.type_argument(), shape.stored, shape.valid);
+            let mut arguments =
+                logits(teacher.argument(), teacher.type_argument(), shape.stored, shape.valid);
             arguments.extend(known([0; 3], 0, 0, true));
-            Ok(Sent { arguments, partners: numbers(&of_rows(true))?, _blocks: vec![] })
+            Ok(Sent { arguments, partners: numbers(&given)?, _blocks: vec![] })
         }
         Some(Ranked::Known(rows)) => {
             let ranks = KnownRanks::of(rows, sorted.partners, terms);
@@ -166,9 +163,10 @@ fn send(cuda: &Cuda, sorted: SortedRows<'_, Buffer>, terms: &[Term]) -> Result<S
             Ok(Sent { arguments, partners: numbers(&ranks.partners)?, _blocks: blocks })
         }
         None => {
+            assert!(sorted.partners.iter().all(Option::is_none), "partners of no teacher");
             let mut arguments = logits(nothing, Argument::Int(0), 0, 0);
             arguments.extend(known([0; 3], 0, 0, true));
-            Ok(Sent { arguments, partners: numbers(&of_rows(false))?, _blocks: vec![] })
+            Ok(Sent { arguments, partners: numbers(&given)?, _blocks: vec![] })
         }
     }
 }

@@ -130,11 +130,6 @@ __device__ __forceinline__ u32 encode(float share, u32 noise, u32 largest) {
     return kept < ONE - largest ? 0 : min(kept - (ONE - largest), largest);
 }
 
-__device__ __forceinline__ float greatest_of_warp(float x) {
-    for (int step = 16; step > 0; step >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
-    return x;
-}
-
 // Eight elements of a parameter: four that stand together, and the four that stand 128 after them.
 struct Eight {
     float g[8], w[8], m[8], v[8];

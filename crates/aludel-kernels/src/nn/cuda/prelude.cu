@@ -55,6 +55,11 @@ __device__ __forceinline__ float sum_of_warp(float x) {
     return x;
 }
 
+__device__ __forceinline__ float greatest_of_warp(float x) {
+    for (int step = 16; step > 0; step >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, step));
+    return x;
+}
+
 // Of all threads of a block, which are a multiple of 32; every thread has the sum. `room` has 32 floats, and is free again.
 __device__ __forceinline__ float sum_of_block(float x, float* room) {
     x = sum_of_warp(x);
