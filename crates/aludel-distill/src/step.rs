@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use aludel_kernels::element::Element;
 use aludel_kernels::loss::{
     Aligned, Annealing, HeadGradient, HeadReport, LabelTerm, LossDevice, Measured, Objective, Target,
     TeacherRows, head_loss,
@@ -20,7 +21,7 @@ use crate::error::Error;
 use crate::group::{Buckets, Command, Group, Reduction};
 use crate::hidden::HiddenTerms;
 use crate::optimizer::{AdamW, Held, Optimizer, Trained};
-use crate::run::{Checkpointing, Run};
+use crate::run::{Checkpointing, Run, Weights};
 use crate::schedule::LearningRate;
 use crate::state::{Content, ContentMut, Item, give};
 
@@ -184,7 +185,10 @@ impl<D: LossDevice> Trainer<D> {
             objective: objective(run, annealing)?,
             annealing,
             hidden,
-            gradients: student.gradients()?,
+            gradients: student.gradients_of(match run.train.gradients {
+                Weights::Float32 => Element::F32,
+                Weights::Bfloat16 => device.activation(),
+            })?,
             optimizer,
             rate: LearningRate::new(&run.train, steps),
             keep: keep(run.train.checkpointing),

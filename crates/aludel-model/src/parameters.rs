@@ -74,16 +74,22 @@ impl<D: Device> Parameters<D> {
     }
 }
 
-/// f32 gradients of the trained parameters. A backward pass adds to them.
+/// Gradients of the trained parameters, f32 unless matrices have another type. A backward pass adds to them.
 pub struct Gradients<D: Device> {
     /// One for each parameter of the model, where it is trained.
     buffers: Vec<Option<D::Buffer>>,
 }
 
 impl<D: Device> Gradients<D> {
-    pub(crate) fn zeros(device: &D, parameters: &Parameters<D>) -> Result<Self, DeviceError> {
+    /// With this type of those of matrices.
+    pub(crate) fn zeros(
+        device: &D,
+        parameters: &Parameters<D>,
+        of_matrices: Element,
+    ) -> Result<Self, DeviceError> {
         let zeros = |parameter: &Parameter<D>| {
-            parameter.trainable.then(|| device.zeros(parameter.elements(), Element::F32)).transpose()
+            let element = if parameter.decays() { of_matrices } else { Element::F32 };
+            parameter.trainable.then(|| device.zeros(parameter.elements(), element)).transpose()
         };
         Ok(Self { buffers: parameters.list.iter().map(zeros).collect::<Result<_, _>>()? })
     }

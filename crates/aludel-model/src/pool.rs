@@ -2,9 +2,10 @@
 //!
 //! In: a number of elements and their type. Out: a [`Held`] buffer of unspecified content, which comes back here when it is
 //! dropped. Buffers of lengths that are no longer asked for are given up when the number of rows changes. Where what is given back serves any length
-//! ([`Device::shares_memory`]), large buffers are not kept: gradients, other decoders and losses have their memory next.
+//! ([`Device::shares_memory`]), large buffers are not kept: gradients, other decoders and losses have their memory next. Of those that are free the oldest is
+//! taken, so that steps which ask for the same have the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +20,10 @@ pub(crate) struct Pool<D: Device> {
 }
 
 struct Free<B> {
-    buffers: HashMap<(usize, Element), Vec<B>>,
+    /// By their age.
+    buffers: HashMap<(usize, Element), BTreeMap<u64, B>>,
+    /// How many have been made.
+    made: u64,
     /// Of the step that runs.
     rows: usize,
     /// Counts changes of `rows`; buffers of an earlier age are not taken back.
@@ -31,6 +35,8 @@ pub(crate) struct Held<D: Device> {
     /// `None` only while it is dropped.
     buffer: Option<D::Buffer>,
     key: (usize, Element),
+    /// How many were made before it.
+    number: u64,
     /// `None` for one that does not come back.
     age: Option<u64>,
     free: Arc<Mutex<Free<D::Buffer>>>,
@@ -38,7 +44,10 @@ pub(crate) struct Held<D: Device> {
 
 impl<D: Device> Pool<D> {
     pub(crate) fn new(device: Arc<D>) -> Self {
-        Self { device, free: Arc::new(Mutex::new(Free { buffers: HashMap::new(), rows: 0, age: 0 })) }
+        Self {
+            device,
+            free: Arc::new(Mutex::new(Free { buffers: HashMap::new(), made: 0, rows: 0, age: 0 })),
+        }
     }
 
     /// Says how many rows the coming step has; gives up buffers of steps of another number.
@@ -66,13 +75,16 @@ impl<D: Device> Pool<D> {
         let is_kept = len * element.size() < LARGE_BUFFER || !self.device.shares_memory();
         let (buffer, age) = {
             let mut free = lock(&self.free);
-            (free.buffers.get_mut(&key).and_then(Vec::pop), is_kept.then_some(free.age))
+            free.made += 1;
+            let made = free.made;
+            let oldest = free.buffers.get_mut(&key).and_then(BTreeMap::pop_first);
+            (oldest.ok_or(made), is_kept.then_some(free.age))
         };
-        let buffer = match buffer {
-            Some(buffer) => buffer,
-            None => self.device.room(len, element)?,
+        let (number, buffer) = match buffer {
+            Ok(oldest) => oldest,
+            Err(made) => (made, self.device.room(len, element)?),
         };
-        Ok(Held { buffer: Some(buffer), key, age, free: Arc::clone(&self.free) })
+        Ok(Held { buffer: Some(buffer), key, number, age, free: Arc::clone(&self.free) })
     }
 }
 
@@ -102,7 +114,7 @@ impl<D: Device> Drop for Held<D> {
         if self.age == Some(free.age)
             && let Some(buffer) = self.buffer.take()
         {
-            free.buffers.entry(self.key).or_default().push(buffer);
+            free.buffers.entry(self.key).or_default().insert(self.number, buffer);
         }
     }
 }

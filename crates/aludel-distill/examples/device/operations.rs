@@ -343,7 +343,13 @@ fn embed<D: Device>(device: &D, width: usize) -> Outcome {
     let dy = given(device, &values(2, 7 * width, 1.0))?;
     let mut d_table = of_type(device, &values(3, 10 * width, 1.0), Element::F32)?;
     device.embed_backward(&ids, &dy, width, 2.0, &mut d_table);
-    Ok(vec![("y", all(device, &y)?), ("d_table", all(device, &d_table)?)])
+    let mut rounded = given(device, &values(3, 10 * width, 1.0))?;
+    device.embed_backward(&ids, &dy, width, 2.0, &mut rounded);
+    Ok(vec![
+        ("y", all(device, &y)?),
+        ("d_table", all(device, &d_table)?),
+        ("d_table rounded", all(device, &rounded)?),
+    ])
 }
 
 fn linear<D: Device>(device: &D, product: Product, weights: Element) -> Outcome {
@@ -367,6 +373,8 @@ fn linear<D: Device>(device: &D, product: Product, weights: Element) -> Outcome 
     let mut cleared = of_type(device, &vec![f32::NAN; outputs * inputs], Element::F32)?;
     device.fill(&mut cleared, 0.0);
     device.linear_backward_weight(product, &dy, &x, &mut cleared, None);
+    let mut rounded = given(device, &values(6, outputs * inputs, 1.0))?;
+    device.linear_backward_weight(product, &dy, &x, &mut rounded, None);
     Ok(vec![
         ("y", first),
         ("y added", all(device, &y)?),
@@ -374,6 +382,7 @@ fn linear<D: Device>(device: &D, product: Product, weights: Element) -> Outcome 
         ("dx", all(device, &dx)?),
         ("dw", all(device, &dw)?),
         ("dw alone", all(device, &cleared)?),
+        ("dw rounded", all(device, &rounded)?),
         ("d_bias", all(device, &d_bias)?),
     ])
 }
@@ -404,7 +413,7 @@ fn attend<D: Device>(device: &D, attention: Attention, documents: &[Range<usize>
     ])
 }
 
-/// A matrix whose weights are their own master, and a vector whose weights are split, by one call.
+/// A matrix whose weights are their own master, and one whose weights are split and whose gradient may be rounded, by one call.
 fn adamw<D: Device>(device: &D, len: usize) -> Outcome {
     let few = len / 2 + 1;
     let f32s = |seed, len, size| of_type(device, &values(seed, len, size), Element::F32);
@@ -412,7 +421,7 @@ fn adamw<D: Device>(device: &D, len: usize) -> Outcome {
         let squares: Vec<f32> = values(seed, len, 0.1).iter().map(|value| value * value).collect();
         of_type(device, &squares, Element::F32)
     };
-    let (gradient, of_split) = (f32s(1, len, 1.0)?, f32s(5, few, 1.0)?);
+    let (gradient, of_split) = (f32s(1, len, 1.0)?, given(device, &values(5, few, 1.0))?);
     let (mut own, mut weights) = (f32s(2, len, 1.0)?, device.zeros(few, Element::BF16)?);
     let mut remainders = device.remainders(few)?;
     device.write_master(&mut weights, Some(&mut remainders), 0, &values(6, few, 1.0))?;
@@ -475,7 +484,7 @@ fn adamw8<D: Device>(device: &D, len: usize) -> Outcome {
     device.write_master(&mut weights, Some(&mut remainders), 0, &values(2, len, 1.0))?;
     let mut moments = device.moments(len)?;
     for step in 1..4 {
-        let gradient = of_type(device, &values(step, len, 1.0), Element::F32)?;
+        let gradient = gradient(device, step, len)?;
         let master = Master::Split(&mut weights, &mut remainders);
         let moments = MomentsMut::Eight(&mut moments);
         device.adamw(
@@ -492,6 +501,12 @@ fn adamw8<D: Device>(device: &D, len: usize) -> Outcome {
     ])
 }
 
+/// In f32, or by turns in the type of activations.
+fn gradient<D: Device>(device: &D, step: u64, len: usize) -> Result<D::Buffer, DeviceError> {
+    let element = if step.is_multiple_of(2) { device.activation() } else { Element::F32 };
+    of_type(device, &values(step, len, 1.0), element)
+}
+
 /// In the host's memory, where that is another: in two pieces.
 fn adamw8_aside<D: Device>(device: &D, len: usize) -> Outcome {
     let mut weights = of_type(device, &values(2, len, 1.0), Element::F32)?;
@@ -501,7 +516,7 @@ fn adamw8_aside<D: Device>(device: &D, len: usize) -> Outcome {
         [len, scales, len, scales].map(|bytes| device.host(bytes));
     let mut hosts = first?.zip(first_scales?).zip(second?.zip(second_scales?));
     for step in 1..3 {
-        let gradient = of_type(device, &values(step, len, 1.0), Element::F32)?;
+        let gradient = gradient(device, step, len)?;
         match &mut hosts {
             Some(((first, first_scales), (second, second_scales))) => {
                 let moments = AsideMoments::Eight([first, first_scales, second, second_scales]);
@@ -548,7 +563,8 @@ fn update(step: u64) -> Update {
 fn squares<D: Device>(device: &D, len: usize) -> Outcome {
     let x = of_type(device, &values(1, len, 1.0), Element::F32)?;
     let y = of_type(device, &values(2, 77, 1.0), Element::F32)?;
-    let norm = device.gradient_norm(&[&x, &y], None)?;
+    let z = given(device, &values(3, len + 2, 1.0))?;
+    let norm = device.gradient_norm(&[&x, &y, &z], None)?;
     Ok(vec![("norm", vec![device.read_norm(&norm)? as f32])])
 }
 

@@ -8,6 +8,7 @@ use aludel_checkpoint::Config;
 use aludel_distill::data::MicroBatch;
 use aludel_distill::run::Run;
 use aludel_distill::step::Trainer;
+use aludel_kernels::cuda::Submitted;
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::{
     Column, Columns, Divergence, Head, HeadGradient, IGNORED, LossDevice, Mode, Objective, Ranked, RowLoss,
@@ -202,28 +203,27 @@ pub(crate) fn step(
     );
     let run = Run::parse(&text).map_err(|error| format!("{error:?}"))?;
     let mut trainer = Trainer::new(student, teacher, &run, 100)?;
-    let document =
-        |seed: usize| (0..length).map(|at| ((at * 7919 + seed * 104_729) % 128_000) as u32).collect();
-    let documents: Vec<Vec<u32>> = (0..documents).map(document).collect();
-    let batch = Batch::pack(documents.iter().map(Vec::as_slice));
-    let mut labels: Vec<u32> = batch.ids[1..].to_vec();
-    labels.push(IGNORED);
-    for document in &batch.documents {
-        labels[document.end - 1] = IGNORED;
-    }
-    let rows = batch.rows();
-    let micro = [MicroBatch { batch, labels, ..MicroBatch::default() }];
+    let rows = documents * length;
+    let is_packed = std::env::var("DOCUMENTS").as_deref() == Ok("packed");
     let mut seconds = Vec::new();
-    for at in 0..8 {
+    let before = cuda.submitted();
+    for at in 0..12 {
+        let micro = [micro_batch([documents, length], is_packed.then_some(at))];
         let begin = Instant::now();
         let Some(report) = trainer.step(&micro, &|| false)? else { break };
         cuda.synchronize()?;
         let took = begin.elapsed().as_secs_f64();
-        println!("step {at}: {took:.3} s, loss {:.4}", report.loss);
-        if at >= 2 {
+        println!("step {at}: {took:.4} s, loss {:.4}", report.loss);
+        if at >= 4 {
             seconds.push(took);
         }
     }
+    let Submitted { operations, batches, by_graphs, graphs, updates } = cuda.submitted();
+    println!(
+        "{} operations in {} batches, {by_graphs} of them by {graphs} graphs with {updates} updates",
+        operations - before.operations,
+        batches - before.batches
+    );
     seconds.sort_by(f64::total_cmp);
     let middle = seconds[seconds.len() / 2];
     println!(
@@ -233,6 +233,30 @@ pub(crate) fn step(
         cuda.peak_memory().unwrap_or(0) as f64 * 1e-9
     );
     Ok(())
+}
+
+/// Documents of equal length; or of as many tokens in all, cut elsewhere in every step.
+fn micro_batch([documents, length]: [usize; 2], step: Option<usize>) -> MicroBatch {
+    let rows = documents * length;
+    let mut ends: Vec<usize> = (1..=documents).map(|at| at * length).collect();
+    if let Some(step) = step {
+        let cut = |at: usize| 1 + (at * 7919 + step * 104_729) % (rows - 1);
+        ends.extend((0..3 * documents).map(cut));
+        ends.sort_unstable();
+        ends.dedup();
+    }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let document = |(start, end): (usize, &usize)| -> Vec<u32> {
+        (start..*end).map(|at| ((at * 7919 + start * 104_729) % 128_000) as u32).collect()
+    };
+    let documents: Vec<Vec<u32>> = starts.zip(&ends).map(document).collect();
+    let batch = Batch::pack(documents.iter().map(Vec::as_slice));
+    let mut labels: Vec<u32> = batch.ids[1..].to_vec();
+    labels.push(IGNORED);
+    for document in &batch.documents {
+        labels[document.end - 1] = IGNORED;
+    }
+    MicroBatch { batch, labels, ..MicroBatch::default() }
 }
 
 fn llama(

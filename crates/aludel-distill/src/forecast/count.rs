@@ -64,7 +64,8 @@ fn of_models(
     let held = if run.train.zero > 0 { Held::Most(processes) } else { Held::All };
     let mut trainer = Trainer::build(student, teacher, &run, 1, None, held)?;
     let ready = tally.now();
-    let gradients = 4 * trained;
+    let of_gradient = |buffer| (tally.len(buffer) * tally.element(buffer).size()) as u64;
+    let gradients = trainer.gradients.iter().map(of_gradient).sum();
     let state = (ready - before).saturating_sub(gradients);
     // Two bytes of a master beside eight of moments, or beside two and their scales.
     let masters = match (has_masters && !run.train.offload.optimizer, run.train.moments) {

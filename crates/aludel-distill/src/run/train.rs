@@ -34,6 +34,9 @@ pub struct Train {
     pub clip: Option<f64>,
     /// Type of the weights in forward and backward; masters are f32.
     pub weights: Weights,
+    /// Type of the gradients of matrices on a device whose activations have 16 bits.
+    #[serde(skip_serializing_if = "Weights::is_float32")]
+    pub gradients: Weights,
     /// Type of AdamW's moments.
     pub moments: Moments,
     /// The stage of ZeRO: 1 shares AdamW's state and masters out among processes.
@@ -98,7 +101,7 @@ pub enum Warmup {
     Steps(u64),
 }
 
-/// Type of the weights in forward and backward.
+/// Type of the weights in forward and backward, or of their gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Weights {
@@ -106,6 +109,12 @@ pub enum Weights {
     Float32,
     /// 16 bits with 8 of exponent.
     Bfloat16,
+}
+
+impl Weights {
+    fn is_float32(&self) -> bool {
+        *self == Self::Float32
+    }
 }
 
 /// Type of AdamW's moments.
@@ -194,6 +203,7 @@ const KEYS: &[Key] = &[
     Key::read("epsilon"),
     Key::read("clip"),
     Key::read("weights"),
+    Key::read("gradients"),
     Key::read("moments"),
     Key::read("zero"),
     Key::read("offload"),
@@ -223,6 +233,7 @@ impl Default for Train {
             epsilon: 1e-8,
             clip: Some(1.0),
             weights: Weights::Float32,
+            gradients: Weights::Float32,
             moments: Moments::Float32,
             zero: 0,
             offload: Offload::default(),
@@ -261,6 +272,7 @@ pub(super) fn read(cursor: Cursor<'_>, problems: &mut Problems) -> Option<Train>
         epsilon: fields.number("epsilon", default.epsilon, &POSITIVE),
         clip: fields.read("clip", clip).unwrap_or(default.clip),
         weights: fields.choice("weights", WEIGHTS, default.weights),
+        gradients: fields.choice("gradients", WEIGHTS, default.gradients),
         moments: fields.choice("moments", MOMENTS, default.moments),
         zero: zero(&mut fields, default.zero),
         offload: fields.read("offload", offload).unwrap_or(default.offload),

@@ -3,6 +3,7 @@
 
 #[path = "../../examples/device/compare.rs"]
 mod compare;
+mod graphs;
 #[path = "../../examples/device/operations.rs"]
 mod operations;
 mod tuning;

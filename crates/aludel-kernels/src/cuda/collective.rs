@@ -1,6 +1,6 @@
-//! Adds buffers of several devices up by NCCL: with [`super::driver`] and [`super::products`] the only file of this folder with `unsafe`.
+//! Adds buffers of several devices up by NCCL: with [`super::driver`], [`super::graph`] and [`super::products`] the only file of this folder with `unsafe`.
 //!
-//! In: addresses of f32 arrays on the device of each process. Out: their sums, submitted to a stream. The library is looked for when it is first
+//! In: addresses of arrays on the device of each process. Out: their sums, submitted to a stream. The library is looked for when it is first
 //! needed.
 #![expect(unsafe_code, reason = "a library of collectives is a foreign library")]
 
@@ -10,6 +10,7 @@ use cudarc::nccl::{result, sys};
 
 use super::CudaError;
 use super::driver::Stream;
+use crate::element::Element;
 
 /// The devices of all processes, seen from one.
 #[derive(Debug)]
@@ -52,27 +53,33 @@ impl Collective {
         Ok(Self { communicator })
     }
 
-    /// Replaces f32 arrays, by their addresses and lengths, by their sums over all processes, in the order of a stream.
-    pub(crate) fn sum(&self, stream: &Stream, arrays: &[(u64, usize)]) -> Result<(), CudaError> {
-        let sum = |&(address, len): &(u64, usize)| {
+    /// Replaces arrays, by their addresses, lengths and types, by their sums over all processes, in the order of a stream.
+    pub(crate) fn sum(&self, stream: &Stream, arrays: &[(u64, usize, Element)]) -> Result<(), CudaError> {
+        let raw = stream.raw()?;
+        let sum = |&(address, len, element): &(u64, usize, Element)| {
             // SAFETY: the array has this length, belongs to the caller, and is given back in the stream's order.
             unsafe {
                 result::all_reduce(
                     address as *const c_void,
                     address as *mut c_void,
                     len,
-                    sys::ncclDataType_t::ncclFloat32,
+                    match element {
+                        Element::F32 => sys::ncclDataType_t::ncclFloat32,
+                        Element::F16 => sys::ncclDataType_t::ncclFloat16,
+                        Element::BF16 => sys::ncclDataType_t::ncclBfloat16,
+                    },
                     sys::ncclRedOp_t::ncclSum,
                     self.communicator,
-                    stream.raw().cast(),
+                    raw.cast(),
                 )
             }
         };
-        together(stream, arrays, sum).map_err(failed("add up gradients"))
+        together(arrays, sum).map_err(failed("add up gradients"))
     }
 
     /// Replaces arrays, by their addresses and bytes, by those of their owners, in the order of a stream.
     pub(crate) fn spread(&self, stream: &Stream, arrays: &[(usize, (u64, usize))]) -> Result<(), CudaError> {
+        let raw = stream.raw()?;
         let spread = |&(owner, (address, bytes)): &(usize, (u64, usize))| {
             // SAFETY: as in `sum`.
             unsafe {
@@ -83,11 +90,11 @@ impl Collective {
                     sys::ncclDataType_t::ncclUint8,
                     owner as i32,
                     self.communicator,
-                    stream.raw().cast(),
+                    raw.cast(),
                 )
             }
         };
-        together(stream, arrays, spread).map_err(failed("hand weights round"))
+        together(arrays, spread).map_err(failed("hand weights round"))
     }
 }
 
@@ -100,12 +107,9 @@ impl Drop for Collective {
 
 /// Submits one call for each array as one piece of work.
 fn together<T>(
-    stream: &Stream,
     arrays: &[T],
     call: impl Fn(&T) -> Result<result::NcclStatus, result::NcclError>,
 ) -> Result<(), result::NcclError> {
-    // A device that cannot be used is told by the calls.
-    let _ = stream.bind();
     result::group_start()?;
     let mut submitted = Ok(());
     for array in arrays {

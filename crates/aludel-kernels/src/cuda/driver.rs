@@ -1,11 +1,12 @@
-//! Speaks to the CUDA driver and its run-time compiler: with [`super::products`] and [`super::collective`] the only file of this folder with `unsafe`.
+//! Speaks to the CUDA driver and its run-time compiler: with [`super::graph`], [`super::products`] and [`super::collective`] the only file of this folder with
+//! `unsafe`.
 //!
 //! In: source texts, bytes, addresses that [`crate::gpu`] and [`crate::nn::cuda`] have laid out. Out: compiled images, device memory, copies
 //! and launches. Both libraries are looked for when they are first needed; a program that runs without them is told so by an error, and
 //! links to neither. It knows nothing of formulas.
 #![expect(unsafe_code, reason = "a driver is a foreign library, and kernels are told addresses")]
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::{
@@ -15,6 +16,8 @@ use cudarc::driver::{
 use cudarc::nvrtc;
 
 use super::CudaError;
+use super::operation::{Argument, Grid, Operation};
+use super::queue::{Queue, Submitted};
 
 /// A device and its context.
 #[derive(Debug)]
@@ -58,10 +61,12 @@ pub(crate) struct Pinned {
     bytes: PinnedHostSlice<u8>,
 }
 
-/// An ordered queue of copies and launches.
+/// An order of copies and launches.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     stream: Arc<CudaStream>,
+    /// What is held back, where something is.
+    queue: Option<Arc<Queue>>,
 }
 
 /// Bytes of a device's memory that belong to what a stream does: given back in its order, once all parts of a block are dropped.
@@ -75,7 +80,8 @@ pub(crate) struct Block {
 #[derive(Debug)]
 struct Allocation {
     address: u64,
-    stream: Arc<CudaStream>,
+    bytes: usize,
+    stream: Stream,
 }
 
 /// A point in what a stream does.
@@ -86,24 +92,6 @@ pub(crate) struct Mark {
 
 /// Memory that is left when some can be spared.
 const LEFT: usize = 512 << 20;
-
-/// How a kernel is started.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Grid {
-    pub(crate) blocks: [u32; 3],
-    pub(crate) threads: u32,
-    /// Bytes of shared memory that the kernel's text does not declare itself.
-    pub(crate) shared: u32,
-}
-
-/// What a kernel is told.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Argument {
-    Address(u64),
-    Long(i64),
-    Int(i32),
-    Float(f32),
-}
 
 /// A loaded image of kernels.
 #[derive(Debug)]
@@ -224,7 +212,13 @@ impl Driver {
 
     pub(crate) fn stream(&self) -> Result<Stream, CudaError> {
         let stream = self.context.new_stream().map_err(driver("make a stream"))?;
-        Ok(Stream { stream })
+        Ok(Stream { stream, queue: None })
+    }
+
+    /// A stream whose operations are submitted by batches.
+    pub(crate) fn queued_stream(&self) -> Result<Stream, CudaError> {
+        let Stream { stream, .. } = self.stream()?;
+        Ok(Stream { queue: Some(Arc::new(Queue::new(&stream))), stream })
     }
 
     /// Loads a compiled image.
@@ -247,6 +241,11 @@ impl Kernel {
     pub(crate) fn allow_shared(&self, bytes: u32) -> Result<(), CudaError> {
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         self.function.set_attribute(attribute, bytes as i32).map_err(driver("set up a kernel"))
+    }
+
+    /// The driver's name of it.
+    pub(super) fn raw(&self) -> sys::CUfunction {
+        self.function.cu_function()
     }
 
     /// Registers of a thread.
@@ -296,11 +295,7 @@ impl Block {
 
     /// Zeros it; not waited for.
     pub(crate) fn clear(&self) -> Result<(), CudaError> {
-        let failed = driver("clear memory of the device");
-        self.allocation.stream.context().bind_to_thread().map_err(&failed)?;
-        // SAFETY: the range is the block.
-        unsafe { result::memset_d8_async(self.address, 0, self.bytes, self.allocation.stream.cu_stream()) }
-            .map_err(failed)
+        self.allocation.stream.push(Operation::Clear { at: self.address, bytes: self.bytes })
     }
 
     /// A part of it, which is the same memory: uses of both are in the order of what is submitted.
@@ -309,6 +304,11 @@ impl Block {
     /// Where the range leaves the block.
     pub(crate) fn part(&self, offset: usize, bytes: usize) -> Self {
         Self { address: self.at(offset, bytes), bytes, allocation: Arc::clone(&self.allocation) }
+    }
+
+    /// Whether somebody else has a part of it.
+    pub(crate) fn has_parts(&self) -> bool {
+        Arc::strong_count(&self.allocation) > 1
     }
 
     /// The address of a range.
@@ -324,11 +324,11 @@ impl Block {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        // A failure to free is a failure of the context, which every later call reports.
-        if self.address != 0 && self.stream.context().bind_to_thread().is_ok() {
-            // SAFETY: the address came from an allocation on this stream that nobody else frees; the stream frees it after all that was
-            // submitted before.
-            let _ = unsafe { result::free_async(self.address, self.stream.cu_stream()) };
+        if self.address != 0 {
+            match &self.stream.queue {
+                Some(queue) => queue.free(self.address, self.bytes),
+                None => free(&self.stream.stream, self.address),
+            }
         }
     }
 }
@@ -394,7 +394,7 @@ impl Stream {
     /// Copies bytes of a memory into a block of this stream; waited for, as nothing else orders the memory's uses by this stream.
     pub(crate) fn fetch(&self, from: &Memory, offset: u64, to: &Block) -> Result<(), CudaError> {
         let (from, to, bytes) = (from.at(offset, to.bytes()), to.at(0, to.bytes()), to.bytes());
-        self.bind()?;
+        self.flush()?;
         // SAFETY: both ranges lie within what they are of, which live on until the copy is waited for.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(driver("copy on the device"))?;
@@ -432,27 +432,50 @@ impl Stream {
     /// Memory for what is submitted from now on.
     pub(crate) fn block(&self, bytes: usize) -> Result<Block, CudaError> {
         self.bind()?;
-        // SAFETY: a plain allocation, which `Block` frees once.
+        let address = match self.allocate(bytes) {
+            // What is still to be given back may be enough.
+            Err(CudaError::OutOfMemory { .. }) if self.queue.is_some() => {
+                self.flush()?;
+                self.allocate(bytes)?
+            }
+            other => other?,
+        };
+        let allocation = Arc::new(Allocation { address, bytes, stream: self.clone() });
+        Ok(Block { address, bytes, allocation })
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        // SAFETY: a plain allocation, which `Allocation` frees once.
         let address = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
-        let address = address.map_err(|error| match error.0 {
+        address.map_err(|error| match error.0 {
             sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes: bytes as u64 },
             _ => driver("take memory of the device")(error),
-        })?;
-        let allocation = Arc::new(Allocation { address, stream: Arc::clone(&self.stream) });
-        Ok(Block { address, bytes, allocation })
+        })
     }
 
     /// A block that there was no memory for: the driver refuses to copy to it and from it.
     pub(crate) fn nowhere(&self, bytes: usize) -> Block {
-        let allocation = Arc::new(Allocation { address: 0, stream: Arc::clone(&self.stream) });
+        let allocation = Arc::new(Allocation { address: 0, bytes, stream: self.clone() });
         Block { address: 0, bytes, allocation }
     }
 
     /// Sends bytes into a block, in order with what is submitted before and after; the source is free when this returns.
     pub(crate) fn put(&self, bytes: &[u8], to: &Block, offset: usize) -> Result<(), CudaError> {
         let address = to.at(offset, bytes.len());
+        self.flush()?;
+        self.sent(bytes, address)
+    }
+
+    /// A new block with these bytes; the source is free when this returns. It is nobody's yet, so that what is held back need not go first.
+    pub(crate) fn block_of(&self, bytes: &[u8]) -> Result<Block, CudaError> {
+        let block = self.block(bytes.len())?;
+        self.sent(bytes, block.address())?;
+        Ok(block)
+    }
+
+    fn sent(&self, bytes: &[u8], address: u64) -> Result<(), CudaError> {
         self.bind()?;
-        // SAFETY: the range lies within the block, and of memory that is not pinned the driver takes a copy, as in `send`.
+        // SAFETY: the range lies within a block, and of memory that is not pinned the driver takes a copy, as in `send`.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
             .map_err(driver("copy to the device"))
     }
@@ -460,7 +483,7 @@ impl Stream {
     /// Copies bytes of a block to the host, after everything before.
     pub(crate) fn take(&self, from: &Block, offset: usize, to: &mut [u8]) -> Result<(), CudaError> {
         let address = from.at(offset, to.len());
-        self.bind()?;
+        self.flush()?;
         // SAFETY: the range lies within the block, and the target outlives the copy, which is waited for.
         unsafe { result::memcpy_dtoh_async(to, address, self.stream.cu_stream()) }
             .map_err(driver("copy from the device"))?;
@@ -475,7 +498,7 @@ impl Stream {
         to: &Block,
     ) -> Result<(), CudaError> {
         let (bytes, address) = (&from.read()?[range.clone()], to.at(0, range.len()));
-        self.bind()?;
+        self.flush()?;
         // SAFETY: both ranges lie within what they are of, which the caller keeps until the stream is waited for.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
             .map_err(driver("copy to the device"))
@@ -489,7 +512,7 @@ impl Stream {
         range: std::ops::Range<usize>,
     ) -> Result<(), CudaError> {
         let (address, bytes) = (from.at(0, range.len()), &mut to.bytes()?[range]);
-        self.bind()?;
+        self.flush()?;
         // SAFETY: as above.
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
             .map_err(driver("copy from the device"))
@@ -497,21 +520,17 @@ impl Stream {
 
     /// The point that it has come to with what is submitted so far.
     pub(crate) fn mark(&self) -> Result<Mark, CudaError> {
+        self.flush()?;
         let event = self.stream.record_event(None).map_err(driver("mark a point of a stream"))?;
         Ok(Mark { event })
     }
 
     /// The same, with the device's time.
     pub(crate) fn timed_mark(&self) -> Result<Mark, CudaError> {
+        self.flush()?;
         let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
         let event = self.stream.record_event(flags).map_err(driver("mark a point of a stream"))?;
         Ok(Mark { event })
-    }
-
-    /// Whether what is submitted is written down instead of done.
-    pub(crate) fn is_capturing(&self) -> Result<bool, CudaError> {
-        let status = self.stream.capture_status().map_err(driver("ask for a stream's state"))?;
-        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 
     /// Memory that can be spared for a while: as much is left as kernels and libraries take that are yet to be loaded.
@@ -525,6 +544,7 @@ impl Stream {
 
     /// What is submitted from now on waits for a point of another stream.
     pub(crate) fn follow(&self, mark: &Mark) -> Result<(), CudaError> {
+        self.flush()?;
         self.stream.wait(&mark.event).map_err(driver("order two streams"))
     }
 
@@ -536,10 +556,7 @@ impl Stream {
         bytes: usize,
     ) -> Result<(), CudaError> {
         let (from, to) = (from.at(from_offset, bytes), to.at(to_offset, bytes));
-        self.bind()?;
-        // SAFETY: both ranges lie within their blocks, which are given back in the stream's order.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
-            .map_err(driver("copy on the device"))
+        self.push(Operation::Copy { from, to, bytes })
     }
 
     /// Starts a kernel of the operations on models; not waited for.
@@ -547,42 +564,79 @@ impl Stream {
     /// Every address is that of a [`Block`] on this stream, of a length that the operation has held against the shapes which it
     /// tells the kernel; each `.cu` beside its operation names the arguments.
     pub(crate) fn start(&self, kernel: &Kernel, grid: Grid, arguments: &[Argument]) -> Result<(), CudaError> {
-        let [x, y, z] = grid.blocks;
-        if x == 0 || y == 0 || z == 0 {
+        if grid.blocks.contains(&0) {
             return Ok(());
         }
-        let config = LaunchConfig {
-            grid_dim: (x, y, z),
-            block_dim: (grid.threads, 1, 1),
-            shared_mem_bytes: grid.shared,
-        };
-        let mut launch = self.stream.launch_builder(&kernel.function);
-        for argument in arguments {
-            match argument {
-                Argument::Address(address) => launch.arg(address),
-                Argument::Long(number) => launch.arg(number),
-                Argument::Int(number) => launch.arg(number),
-                Argument::Float(number) => launch.arg(number),
-            };
-        }
-        // SAFETY: the arguments are those of the kernel's text, in their types and order, and it touches what lies within the blocks
-        // that the caller holds against its shapes; blocks are given back in the stream's order.
-        unsafe { launch.launch(config) }.map(drop).map_err(driver("start a kernel"))
+        self.push(Operation::Launch { kernel: kernel.clone(), grid, arguments: arguments.to_vec() })
     }
 
-    /// The driver's name of it, for the library of products.
-    pub(super) fn raw(&self) -> sys::CUstream {
-        self.stream.cu_stream()
+    /// Submits an operation, or holds it back to submit it with others.
+    pub(super) fn push(&self, operation: Operation) -> Result<(), CudaError> {
+        match &self.queue {
+            Some(queue) => queue.push(operation),
+            None => self.bind().and_then(|()| submit(&self.stream, &operation)),
+        }
+    }
+
+    /// Submits what was held back, and makes the device that of the calling thread.
+    pub(crate) fn flush(&self) -> Result<(), CudaError> {
+        self.queue.as_ref().map_or(Ok(()), |queue| queue.flush())?;
+        self.bind()
+    }
+
+    /// What has been submitted by way of graphs.
+    pub(crate) fn submitted(&self) -> Submitted {
+        self.queue.as_ref().map_or_else(Submitted::default, |queue| queue.submitted())
+    }
+
+    /// The driver's name of it, for the library of collectives, which comes after what was held back.
+    pub(super) fn raw(&self) -> Result<sys::CUstream, CudaError> {
+        self.flush()?;
+        Ok(self.stream.cu_stream())
     }
 
     /// Waits until everything before it is done.
     pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
+        self.flush()?;
         self.stream.synchronize().map_err(driver("wait for the device"))
     }
 
     /// Makes the device that of the calling thread.
     pub(super) fn bind(&self) -> Result<(), CudaError> {
         self.stream.context().bind_to_thread().map_err(driver("use the device"))
+    }
+}
+
+/// Submits an operation to a stream of the calling thread's device; not waited for.
+pub(super) fn submit(stream: &CudaStream, operation: &Operation) -> Result<(), CudaError> {
+    let raw = stream.cu_stream();
+    match operation {
+        Operation::Launch { kernel, grid, arguments } => {
+            let Grid { blocks: [x, y, z], threads, shared } = *grid;
+            let mut places: Vec<*mut c_void> = arguments.iter().map(Argument::place).collect();
+            // SAFETY: the arguments are those of the kernel's text, in their types and order, and it touches what lies within the blocks
+            // that `Stream::start` was told of; blocks are given back in the stream's order.
+            unsafe {
+                result::launch_kernel(kernel.raw(), (x, y, z), (threads, 1, 1), shared, raw, &mut places)
+            }
+            .map_err(driver("start a kernel"))
+        }
+        // SAFETY: the range is a block's, which is given back in the stream's order.
+        Operation::Clear { at, bytes } => unsafe { result::memset_d8_async(*at, 0, *bytes, raw) }
+            .map_err(driver("clear memory of the device")),
+        // SAFETY: both ranges lie within their blocks, which are given back in the stream's order.
+        Operation::Copy { from, to, bytes } => unsafe { result::memcpy_dtod_async(*to, *from, *bytes, raw) }
+            .map_err(driver("copy on the device")),
+        Operation::Product(product) => product.submit(raw),
+    }
+}
+
+/// Gives memory back, after all that was submitted before.
+pub(super) fn free(stream: &CudaStream, address: u64) {
+    // A failure to free is a failure of the context, which every later call reports.
+    if stream.context().bind_to_thread().is_ok() {
+        // SAFETY: the address came from an allocation on this stream that nobody else frees.
+        let _ = unsafe { result::free_async(address, stream.cu_stream()) };
     }
 }
 
@@ -623,6 +677,6 @@ pub(crate) fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, CudaE
 }
 
 /// Says what failed.
-fn driver(doing: &'static str) -> impl Fn(DriverError) -> CudaError {
+pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> CudaError {
     move |error| CudaError::Driver { doing, message: format!("{error}") }
 }

@@ -1,7 +1,7 @@
 //! Computes on CUDA devices: batches of formulas, and what operations on models ask of a driver.
 //!
 //! A pass of the schedule is said in CUDA C (`dialect`), compiled at run time and remembered (`compile`); memory, streams and launches are the driver's
-//! (`driver`), thresholds are found by way of samples (`selection`), how kernels share work out is tuned (`tune`; `choices` for
+//! (`driver`; `queue` holds back what models ask for, and repeats it as `graph`s of `operation`s), thresholds are found by way of samples (`selection`), how kernels share work out is tuned (`tune`; `choices` for
 //! models), and what is computed is handed to models on the same device (`handover`).
 //!
 //! What makes the bits those of the CPU: the same instructions in the same order without fused multiplication, partial sums in f64 over
@@ -14,8 +14,11 @@ pub(crate) mod compile;
 mod device;
 mod dialect;
 pub(crate) mod driver;
+mod graph;
 mod handover;
+pub(crate) mod operation;
 pub(crate) mod products;
+mod queue;
 mod selection;
 mod tune;
 
@@ -26,6 +29,7 @@ pub use device::{Device, Lane};
 pub(crate) use dialect::CudaC;
 pub use dialect::{Shape, Shapes};
 pub use driver::{Facts, find_driver};
+pub use queue::Submitted;
 pub use tune::{Finding, Tuned};
 
 /// What can go wrong with a device.

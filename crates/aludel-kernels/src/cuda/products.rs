@@ -1,4 +1,4 @@
-//! Multiplies matrices by cuBLASLt: with [`super::driver`] and [`super::collective`] the only file of this folder with `unsafe`.
+//! Multiplies matrices by cuBLASLt: with [`super::driver`], [`super::graph`] and [`super::collective`] the only file of this folder with `unsafe`.
 //!
 //! In: addresses of matrices on the device, their shapes and types. Out: products, submitted to a stream. The library is looked for
 //! when it is first needed. How it multiplies matrices of a shape is asked for once; of large ones it names several ways, of which the fastest that agrees
@@ -7,14 +7,17 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::hash::{Hash, Hasher};
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublaslt::{result, sys};
+use cudarc::driver::sys::CUstream;
 
 use super::CudaError;
 use super::choices::{Choices, Output, Question, Rule, Trials, Way};
 use super::driver::{Block, Stream};
+use super::operation::Operation;
 use crate::element::Element;
 
 /// Bytes that the library may use while it multiplies.
@@ -45,7 +48,7 @@ pub(crate) struct Shape {
 }
 
 /// Addresses of the matrices of a product.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Operands {
     pub(crate) a: u64,
     pub(crate) b: u64,
@@ -57,11 +60,27 @@ pub(crate) struct Operands {
 /// The library, on one stream.
 #[derive(Debug)]
 pub(crate) struct Products {
-    handle: Handle,
+    library: Arc<Library>,
     stream: Stream,
-    workspace: Block,
     choices: Arc<Choices>,
-    plans: Mutex<HashMap<Shape, Plan>>,
+    plans: Mutex<HashMap<Shape, (Arc<Plan>, Algorithm)>>,
+}
+
+/// What all products of a stream use.
+#[derive(Debug)]
+struct Library {
+    handle: Handle,
+    workspace: Block,
+}
+
+/// One product.
+#[derive(Clone, Debug)]
+pub(crate) struct Product {
+    library: Arc<Library>,
+    plan: Arc<Plan>,
+    algorithm: Algorithm,
+    alpha: f32,
+    operands: Operands,
 }
 
 #[derive(Debug)]
@@ -73,19 +92,21 @@ type Algorithm = sys::cublasLtMatmulAlgo_t;
 /// How the library multiplies matrices of a shape.
 #[derive(Debug)]
 struct Plan {
+    shape: Shape,
     description: sys::cublasLtMatmulDesc_t,
     a: sys::cublasLtMatrixLayout_t,
     b: sys::cublasLtMatrixLayout_t,
     c: sys::cublasLtMatrixLayout_t,
-    algorithm: Algorithm,
 }
 
 // SAFETY: the library's handle may be used by any thread ("Thread Safety" in its documentation).
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
-// SAFETY: descriptions are plain memory of the library, read by it alone, and used under the lock of `Products`.
+// SAFETY: descriptions are plain memory of the library, which a product only reads.
 unsafe impl Send for Plan {}
+// SAFETY: as above.
+unsafe impl Sync for Plan {}
 
 impl Shape {
     /// Rows of activations, of which there is another number now and then.
@@ -120,15 +141,10 @@ impl Products {
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoProducts);
         }
-        stream.bind()?;
+        stream.flush()?;
         let handle = Handle(result::create_handle().map_err(failed("begin"))?);
-        Ok(Self {
-            handle,
-            workspace: stream.block(WORKSPACE)?,
-            stream: stream.clone(),
-            choices,
-            plans: Mutex::default(),
-        })
+        let library = Arc::new(Library { handle, workspace: stream.block(WORKSPACE)? });
+        Ok(Self { library, stream: stream.clone(), choices, plans: Mutex::default() })
     }
 
     /// Submits a product.
@@ -138,61 +154,36 @@ impl Products {
         if shape.m == 0 || shape.n == 0 {
             return Ok(());
         }
-        self.stream.bind()?;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        if !plans.contains_key(&shape) {
-            if plans.len() >= PLANS {
-                plans.clear();
+        let (plan, algorithm) = match plans.get(&shape) {
+            Some((plan, algorithm)) => (Arc::clone(plan), *algorithm),
+            None => {
+                if plans.len() >= PLANS {
+                    plans.clear();
+                }
+                let plan = Arc::new(Plan::of(shape)?);
+                let algorithm = self.algorithm(&plan, alpha, operands)?;
+                plans.insert(shape, (Arc::clone(&plan), algorithm));
+                (plan, algorithm)
             }
-            let mut plan = Plan::of(shape)?;
-            plan.algorithm = self.algorithm(&plan, shape, alpha, operands)?;
-            plans.insert(shape, plan);
-        }
-        let Some(plan) = plans.get(&shape) else { return Ok(()) };
-        self.submit(plan, &plan.algorithm, (shape, alpha), operands)
+        };
+        self.submit(&plan, algorithm, alpha, operands)
     }
 
     fn submit(
         &self,
-        plan: &Plan,
-        algorithm: &Algorithm,
-        (shape, alpha): (Shape, f32),
+        plan: &Arc<Plan>,
+        algorithm: Algorithm,
+        alpha: f32,
         operands: Operands,
     ) -> Result<(), CudaError> {
-        let beta = if shape.adds { 1.0f32 } else { 0.0 };
-        // SAFETY: the plan was made for this shape, and the library has named the algorithm for it or has taken it back; the matrices have the
-        // lengths that the shape says, and lie in blocks that are given back in the stream's order, as does the workspace.
-        unsafe {
-            result::matmul(
-                self.handle.0,
-                plan.description,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
-                operands.a as *const c_void,
-                plan.a,
-                operands.b as *const c_void,
-                plan.b,
-                operands.addend as *const c_void,
-                plan.c,
-                operands.c as *mut c_void,
-                plan.c,
-                &raw const *algorithm,
-                self.workspace.address() as *mut c_void,
-                self.workspace.bytes(),
-                self.stream.raw().cast(),
-            )
-        }
-        .map_err(failed("multiply"))
+        let (library, plan) = (Arc::clone(&self.library), Arc::clone(plan));
+        self.stream.push(Operation::Product(Product { library, plan, algorithm, alpha, operands }))
     }
 
     /// The library's first way for a small shape; for others the one that was chosen before, or is the fastest for these operands.
-    fn algorithm(
-        &self,
-        plan: &Plan,
-        shape: Shape,
-        alpha: f32,
-        operands: Operands,
-    ) -> Result<Algorithm, CudaError> {
+    fn algorithm(&self, plan: &Arc<Plan>, alpha: f32, operands: Operands) -> Result<Algorithm, CudaError> {
+        let shape = plan.shape;
         let first = || {
             let found = self.asked(plan, (WORKSPACE, 1))?;
             found.first().map(|(algorithm, _)| *algorithm).ok_or_else(none)
@@ -223,7 +214,7 @@ impl Products {
             // The product itself may be what is added to: trials write elsewhere.
             let scratch = self.stream.spare_block(shape.m * shape.n * shape.result.size())?;
             let operands = Operands { c: scratch.address(), ..operands };
-            let run = |way: usize| self.submit(plan, &found[way].0, (shape, alpha), operands);
+            let run = |way: usize| self.submit(plan, found[way].0, alpha, operands);
             let outputs = &[Output { block: &scratch, element: shape.result }];
             Trials { stream: &self.stream, prepare: &|| Ok(()), run: &run, outputs }.outcome(found.len())
         });
@@ -237,7 +228,7 @@ impl Products {
         // SAFETY: the plan's parts were made by the library, which reads the algorithm, whatever it holds, and writes the result.
         unsafe {
             let checked = sys::cublasLtMatmulAlgoCheck(
-                self.handle.0,
+                self.library.handle.0,
                 description,
                 a,
                 b,
@@ -270,7 +261,7 @@ impl Products {
                 result::set_matmul_pref_attribute(preference, limit, value.cast(), size_of::<usize>());
             let asked = limited.and_then(|()| {
                 sys::cublasLtMatmulAlgoGetHeuristic(
-                    self.handle.0,
+                    self.library.handle.0,
                     description,
                     a,
                     b,
@@ -292,6 +283,53 @@ impl Products {
                 .map(|answer| (answer.algo, answer.workspaceSize));
             Ok(usable.collect())
         }
+    }
+}
+
+impl Product {
+    /// Submits it to the stream that the workspace is of.
+    pub(super) fn submit(&self, stream: CUstream) -> Result<(), CudaError> {
+        let Self { library, plan, algorithm, alpha, operands } = self;
+        let beta = if plan.shape.adds { 1.0f32 } else { 0.0 };
+        // SAFETY: the plan was made for this shape, and the library has named the algorithm for it or has taken it back; the matrices have the
+        // lengths that the shape says, and lie in blocks that are given back in the stream's order, as does the workspace.
+        unsafe {
+            result::matmul(
+                library.handle.0,
+                plan.description,
+                (&raw const *alpha).cast(),
+                (&raw const beta).cast(),
+                operands.a as *const c_void,
+                plan.a,
+                operands.b as *const c_void,
+                plan.b,
+                operands.addend as *const c_void,
+                plan.c,
+                operands.c as *mut c_void,
+                plan.c,
+                &raw const *algorithm,
+                library.workspace.address() as *mut c_void,
+                library.workspace.bytes(),
+                stream.cast(),
+            )
+        }
+        .map_err(failed("multiply"))
+    }
+
+    fn parts(&self) -> (*const Plan, [u64; 8], u32, Operands) {
+        (Arc::as_ptr(&self.plan), self.algorithm.data, self.alpha.to_bits(), self.operands)
+    }
+}
+
+impl PartialEq for Product {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Hash for Product {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
     }
 }
 
@@ -325,7 +363,7 @@ impl Plan {
             }
             .map_err(&describe)?;
         }
-        Ok(Self { description, a, b, c, algorithm: Algorithm { data: [0; 8] } })
+        Ok(Self { shape, description, a, b, c })
     }
 }
 

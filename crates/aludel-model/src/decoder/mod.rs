@@ -19,6 +19,7 @@ pub(crate) mod rotary;
 
 use std::sync::Arc;
 
+use aludel_kernels::element::Element;
 use aludel_kernels::loss::Head;
 use aludel_kernels::nn::{Device, DeviceError, Span};
 
@@ -137,11 +138,18 @@ impl<D: Device> Decoder<D> {
         &mut self.parameters
     }
 
-    /// Zero gradients for the parameters that are trained.
+    /// Zero gradients in f32 for the parameters that are trained.
     ///
     /// Errors: what the device says.
     pub fn gradients(&self) -> Result<Gradients<D>, DeviceError> {
-        Gradients::zeros(&self.device, &self.parameters)
+        self.gradients_of(Element::F32)
+    }
+
+    /// As [`Decoder::gradients`], with those of matrices in f32 or in the device's type of activations: what is added to them is rounded to it.
+    ///
+    /// Errors: what the device says.
+    pub fn gradients_of(&self, matrices: Element) -> Result<Gradients<D>, DeviceError> {
+        Gradients::zeros(&self.device, &self.parameters, matrices)
     }
 
     /// The matrix that makes logits of hidden states after the last norm, and what is done with them.

@@ -15,7 +15,28 @@ extern "C" void soft_cuda_submit(void* stream, void (*work)(void*), void (*drop)
 namespace {
 
 enum Result { SUCCESS = 0, INVALID_ARGUMENT = 4 };
-enum Type { BYTES = 1, F32 = 7 };
+enum Type { BYTES = 1, F32 = 7, BF16 = 9 };
+
+size_t size_of(int type) { return type == F32 ? 4 : type == BF16 ? 2 : 1; }
+
+float element(const void* from, size_t at, int type) {
+    if (type == F32) return ((const float*)from)[at];
+    uint32_t bits = (uint32_t)((const uint16_t*)from)[at] << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+// To the nearest, ties to even.
+void put(void* to, size_t at, int type, float value) {
+    if (type == F32) {
+        ((float*)to)[at] = value;
+        return;
+    }
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    ((uint16_t*)to)[at] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
 
 struct Name { char bytes[128]; };
 
@@ -30,7 +51,8 @@ struct Round {
     const void* from;
     void* to;
     size_t bytes;
-    // Who hands its bytes to the others, or -1 where f32 are added up.
+    int type;
+    // Who hands its bytes to the others, or -1 where elements are added up.
     int owner;
 
     std::string path(unsigned round, int rank) const { return communicator.folder + "/" + std::to_string(round) + "." + std::to_string(rank); }
@@ -64,16 +86,16 @@ struct Round {
             memcpy(to, all[owner].data(), bytes);
             return;
         }
-        for (size_t i = 0; i < bytes / 4; i++) {
+        for (size_t i = 0; i < bytes / size_of(type); i++) {
             float sum = 0.0f;
-            for (const std::string& one : all) sum += ((const float*)one.data())[i];
-            ((float*)to)[i] = sum;
+            for (const std::string& one : all) sum += element(one.data(), i, type);
+            put(to, i, type, sum);
         }
     }
 };
 
-void submit(Communicator* communicator, const void* from, void* to, size_t bytes, int owner, void* stream) {
-    auto round = new Round{*communicator, from, to, bytes, owner};
+void submit(Communicator* communicator, const void* from, void* to, size_t count, int type, int owner, void* stream) {
+    auto round = new Round{*communicator, from, to, size_of(type) * count, type, owner};
     communicator->round++;
     soft_cuda_submit(stream, [](void* what) { ((Round*)what)->run(); }, [](void* what) { delete (Round*)what; }, round);
 }
@@ -94,12 +116,12 @@ API Result ncclCommInitRank(Communicator** communicator, int size, Name name, in
 }
 API Result ncclCommAbort(Communicator* communicator) { return delete communicator, SUCCESS; }
 API Result ncclAllReduce(const void* from, void* to, size_t count, int type, int operation, Communicator* communicator, void* stream) {
-    if (type != F32 || operation != 0) return INVALID_ARGUMENT;
-    return submit(communicator, from, to, 4 * count, -1, stream), SUCCESS;
+    if ((type != F32 && type != BF16) || operation != 0) return INVALID_ARGUMENT;
+    return submit(communicator, from, to, count, type, -1, stream), SUCCESS;
 }
 API Result ncclBroadcast(const void* from, void* to, size_t count, int type, int owner, Communicator* communicator, void* stream) {
     if (type != BYTES || owner < 0 || owner >= communicator->size) return INVALID_ARGUMENT;
-    return submit(communicator, from, to, count, owner, stream), SUCCESS;
+    return submit(communicator, from, to, count, type, owner, stream), SUCCESS;
 }
 API Result ncclGroupStart() { return SUCCESS; }
 API Result ncclGroupEnd() { return SUCCESS; }

@@ -116,8 +116,9 @@ bool is_pinned(const void* at, size_t bytes) {
 
 typedef std::function<void()> Work;
 
+// Nodes come one after another. A handle of one is its number, from 1 on, so that it is the same in what is made of the graph.
 struct Graph {
-    std::vector<Work> works;
+    std::vector<std::vector<Work>> nodes;
 };
 
 struct Stream {
@@ -166,7 +167,7 @@ void run_everything() {
 
 void submit(Stream& stream, Work work) {
     if (stream.graph) {
-        stream.graph->works.push_back(std::move(work));
+        stream.graph->nodes.push_back({std::move(work)});
         return;
     }
     stream.queue.push_back(std::move(work));
@@ -190,6 +191,31 @@ struct Function {
     const Kernel* kernel;
     unsigned allowed = 48 << 10;
 };
+
+// What a node of a graph is told, as the driver has it.
+struct Told {
+    Function* function;
+    unsigned x, y, z, tx, ty, tz, shared_bytes;
+    void** arguments;
+};
+
+// A launch as work; none where it is refused. Arguments are copied now, and kept where they lie.
+Work launch_of(const Told& told) {
+    auto& [function, x, y, z, tx, ty, tz, shared_bytes, arguments] = told;
+    bool fits = x > 0 && y > 0 && z > 0 && x <= 0x7fffffff && y <= 65535 && z <= 65535 && tx * ty * tz > 0 && tx * ty * tz <= 1024;
+    if (!fits || shared_bytes > function->allowed || x % function->kernel->blocks_of_cluster != 0) return nullptr;
+    if (function->kernel->blocks_of_cluster > 1 && setting("SOFT_CUDA_CLUSTERS", 1) == 0) return nullptr;
+    auto launch = std::make_shared<Launch>();
+    auto values = std::make_shared<std::vector<std::string>>();
+    *launch = {function->name, function->kernel, {x, y, z}, {tx, ty, tz}, shared_bytes, {}};
+    for (unsigned i = 0; i < function->kernel->count; i++) values->emplace_back((const char*)arguments[i], function->kernel->sizes[i]);
+    for (std::string& value : *values) launch->arguments.push_back(value.data());
+    return [launch, values] {
+        run(*launch);
+        spent += 1e-3 * launch->blocks.x * launch->blocks.y * launch->blocks.z;
+        for (auto& [address, range] : device_memory) watch(address, range.bytes);
+    };
+}
 
 thread_local void* current = nullptr;
 char context;
@@ -406,11 +432,6 @@ API Result cuStreamBeginCapture_v2(void* handle, int) {
     stream->graph = std::make_shared<Graph>(), stream->is_origin = true;
     return SUCCESS;
 }
-API Result cuStreamIsCapturing(void* handle, int* status) {
-    LOCKED;
-    *status = of(handle)->graph ? 1 : 0;
-    return SUCCESS;
-}
 API Result cuStreamEndCapture(void* handle, void** graph) {
     LOCKED;
     auto stream = of(handle);
@@ -421,13 +442,41 @@ API Result cuStreamEndCapture(void* handle, void** graph) {
     *graph = new Graph(*own);
     return SUCCESS;
 }
+API Result cuGraphCreate(void** graph, unsigned) { return *graph = new Graph, SUCCESS; }
+// Nodes are done in the order in which they were added, so that each has to come after the last.
+static Result add_node(void** node, Graph& graph, void* const* before, size_t count, std::vector<Work> works) {
+    if (count != (graph.nodes.empty() ? 0 : 1) || (count == 1 && (size_t)before[0] != graph.nodes.size())) return INVALID_VALUE;
+    graph.nodes.push_back(std::move(works));
+    *node = (void*)graph.nodes.size();
+    return SUCCESS;
+}
+API Result cuGraphAddKernelNode_v2(void** node, void* graph, void* const* before, size_t count, const Told* told) {
+    LOCKED;
+    Work work = launch_of(*told);
+    return work ? add_node(node, *(Graph*)graph, before, count, {work}) : INVALID_VALUE;
+}
+API Result cuGraphAddChildGraphNode(void** node, void* graph, void* const* before, size_t count, void* part) {
+    LOCKED;
+    std::vector<Work> works;
+    for (auto& own : ((Graph*)part)->nodes) works.insert(works.end(), own.begin(), own.end());
+    return add_node(node, *(Graph*)graph, before, count, works);
+}
+// What has been launched keeps what it was told.
+API Result cuGraphExecKernelNodeSetParams_v2(void* executable, void* node, const Told* told) {
+    LOCKED;
+    auto& nodes = ((Graph*)executable)->nodes;
+    Work work = launch_of(*told);
+    if (!work || (size_t)node == 0 || (size_t)node > nodes.size()) return INVALID_VALUE;
+    nodes[(size_t)node - 1] = {work};
+    return SUCCESS;
+}
 API Result cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
     return *executable = new Graph(*(Graph*)graph), SUCCESS;
 }
-API Result cuGraphUpload(void*, void*) { return SUCCESS; }
 API Result cuGraphLaunch(void* executable, void* handle) {
     LOCKED;
-    for (const Work& work : ((Graph*)executable)->works) submit(*of(handle), work);
+    for (auto& node : ((Graph*)executable)->nodes)
+        for (const Work& work : node) submit(*of(handle), work);
     return SUCCESS;
 }
 API Result cuGraphDestroy(void* graph) { return delete (Graph*)graph, SUCCESS; }
@@ -477,21 +526,9 @@ API Result cuLaunchKernel(
     void* handle, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz, unsigned shared_bytes, void* stream, void** arguments, void**
 ) {
     LOCKED;
-    const Function& function = *(Function*)handle;
-    bool fits = x > 0 && y > 0 && z > 0 && x <= 0x7fffffff && y <= 65535 && z <= 65535 && tx * ty * tz > 0 && tx * ty * tz <= 1024;
-    if (!fits || shared_bytes > function.allowed || x % function.kernel->blocks_of_cluster != 0) return INVALID_VALUE;
-    if (function.kernel->blocks_of_cluster > 1 && setting("SOFT_CUDA_CLUSTERS", 1) == 0) return INVALID_VALUE;
-    // Arguments are copied now, and kept where they lie.
-    auto launch = std::make_shared<Launch>();
-    auto values = std::make_shared<std::vector<std::string>>();
-    *launch = {function.name, function.kernel, {x, y, z}, {tx, ty, tz}, shared_bytes, {}};
-    for (unsigned i = 0; i < function.kernel->count; i++) values->emplace_back((const char*)arguments[i], function.kernel->sizes[i]);
-    for (std::string& value : *values) launch->arguments.push_back(value.data());
-    submit(*of(stream), [launch, values] {
-        run(*launch);
-        spent += 1e-3 * launch->blocks.x * launch->blocks.y * launch->blocks.z;
-        for (auto& [address, range] : device_memory) watch(address, range.bytes);
-    });
+    Work work = launch_of({(Function*)handle, x, y, z, tx, ty, tz, shared_bytes, arguments});
+    if (!work) return INVALID_VALUE;
+    submit(*of(stream), work);
     return SUCCESS;
 }
 

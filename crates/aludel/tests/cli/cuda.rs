@@ -53,7 +53,9 @@ fn student(train: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn a_training_on_cuda_follows_that_on_the_cpu() {
-    assert_follows(&short(""), &short(""));
+    for train in ["", ", weights: bfloat16, gradients: bfloat16"] {
+        assert_follows(&short(train), &short(train));
+    }
 }
 
 /// Student and teacher have tokens of their own.
@@ -79,6 +81,11 @@ fn a_training_by_sorted_probabilities_on_cuda_follows_that_on_the_cpu() {
 fn assert_follows(cpu: &Sandbox, cuda: &Sandbox) {
     let Some(command) = on_cuda(cuda, &[]) else { return };
     succeed(command);
+    assert_followed(cpu, cuda);
+}
+
+/// The same of a run on devices that is over.
+fn assert_followed(cpu: &Sandbox, cuda: &Sandbox) {
     cpu.aludel(&["distill", "run.yml", "-q"]).assert().code(0);
     let (got, want) = (measured(cuda, &COMPARED), measured(cpu, &COMPARED));
     assert_eq!(got.len(), want.len());
@@ -103,18 +110,34 @@ fn what_is_computed_again_or_lies_elsewhere_changes_no_bit() {
 fn two_devices_take_the_steps_of_one() {
     let Some(alone) = student("") else { return };
     for train in ["", ", zero: 1, offload: [optimizer]"] {
-        let (sandbox, port) = (short(train), port());
-        let start = |rank: usize| {
-            let mut command = on_cuda(&sandbox, &[]).unwrap();
-            place(&mut command, rank, port);
-            command.env("SOFT_CUDA_DEVICES", "2").spawn().unwrap()
-        };
-        for child in [0, 1].map(start) {
-            let output = child.wait_with_output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
+        let sandbox = short(train);
+        two_devices(&sandbox);
         // Each adds up one of the two micro-batches of a step, which one process adds up in the same order.
         assert!(fs::read(sandbox.path("out/model.safetensors")).unwrap() == alone, "{train}");
+    }
+}
+
+/// A sum that is rounded by each device is not one that is rounded in the end.
+#[test]
+fn two_devices_add_rounded_gradients_up() {
+    let (cpu, sandbox) = (short(", gradients: bfloat16"), short(", gradients: bfloat16"));
+    if on_cuda(&sandbox, &[]).is_some() {
+        two_devices(&sandbox);
+        assert_followed(&cpu, &sandbox);
+    }
+}
+
+/// Takes a run on two devices.
+fn two_devices(sandbox: &Sandbox) {
+    let port = port();
+    let start = |rank: usize| {
+        let mut command = on_cuda(sandbox, &[]).unwrap();
+        place(&mut command, rank, port);
+        command.env("SOFT_CUDA_DEVICES", "2").spawn().unwrap()
+    };
+    for child in [0, 1].map(start) {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
@@ -132,13 +155,19 @@ fn a_run_on_cuda_goes_on_to_the_same_bytes() {
 
 #[test]
 fn the_memory_of_a_device_is_what_was_predicted() {
-    let sandbox = short("");
-    let Some(mut dry) = on_cuda(&sandbox, &["--dry-run", "--json"]) else { return };
+    for train in ["", ", weights: bfloat16, gradients: bfloat16"] {
+        assert_predicts(&short(train));
+    }
+}
+
+#[track_caller]
+fn assert_predicts(sandbox: &Sandbox) {
+    let Some(mut dry) = on_cuda(sandbox, &["--dry-run", "--json"]) else { return };
     let memory = printed(&mut dry)["memory"].as_object().unwrap().clone();
     let predicted: f64 =
         memory.iter().filter(|(name, _)| *name != "aside").map(|(_, bytes)| bytes.as_f64().unwrap()).sum();
-    succeed(on_cuda(&sandbox, &[]).unwrap());
-    let peak = measured(&sandbox, &["device_memory_bytes"]).into_iter().fold(0.0, f64::max);
+    succeed(on_cuda(sandbox, &[]).unwrap());
+    let peak = measured(sandbox, &["device_memory_bytes"]).into_iter().fold(0.0, f64::max);
     assert!((peak - predicted).abs() <= 0.05 * peak, "{predicted} for {peak}: {memory:?}");
 }
 

@@ -62,6 +62,7 @@ train:
   epsilon: 1e-6
   clip: none
   weights: bfloat16
+  gradients: bf16
   moments: int8
   zero: 1
   offload: [optimizer, teacher]
@@ -94,6 +95,7 @@ train:
             epsilon: 1e-6,
             clip: None,
             weights: Weights::Bfloat16,
+            gradients: Weights::Bfloat16,
             moments: Moments::Int8,
             zero: 1,
             offload: Offload { optimizer: true, teacher: true },

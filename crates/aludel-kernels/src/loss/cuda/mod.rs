@@ -15,7 +15,7 @@ mod sparse;
 use super::device::{LossDevice, RowDistance, RowLoss};
 use super::sorted::SortedRows;
 use super::sparse::SparseRows;
-use crate::cuda::driver::{Argument, Grid};
+use crate::cuda::operation::{Argument, Grid};
 use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
 use crate::nn::{DeviceError, Rows};
 use printed::Printed;

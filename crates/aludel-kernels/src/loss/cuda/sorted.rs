@@ -5,7 +5,8 @@
 //!
 //! [`LossDevice::sorted_rows`]: crate::loss::LossDevice::sorted_rows
 
-use crate::cuda::driver::{Argument, Block, Grid};
+use crate::cuda::driver::Block;
+use crate::cuda::operation::{Argument, Grid};
 use crate::element::Element;
 use crate::loss::cpu::sorted::Told;
 use crate::loss::device::{Column, Mode, RowLoss};

@@ -7,7 +7,7 @@
 
 use super::printed::Printed;
 use super::{SPARSE, of_rows};
-use crate::cuda::driver::Argument;
+use crate::cuda::operation::Argument;
 use crate::element::Element;
 use crate::loss::device::RowLoss;
 use crate::loss::sparse::{SparseRow, SparseRows};

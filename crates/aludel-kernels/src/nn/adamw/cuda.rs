@@ -6,9 +6,10 @@ use super::Step;
 use super::blockwise::{BLOCK, mix};
 use super::split::{join, split};
 use crate::cuda::CudaError;
-use crate::cuda::driver::{Argument, Block, Mark};
+use crate::cuda::driver::{Block, Mark};
+use crate::cuda::operation::Argument;
 use crate::element::Element;
-use crate::nn::cuda::{Buffer, Cuda, Text};
+use crate::nn::cuda::{Buffer, Cuda, Text, code};
 use crate::nn::device::{DeviceError, Master, MomentsMut, ParameterUpdate, StoredMoments, Update};
 use crate::nn::elementwise::cuda::squares;
 
@@ -93,6 +94,8 @@ pub(in crate::nn) struct Place {
     /// Of the first element, in its parameter.
     number: u64,
     decays: bool,
+    /// As kernels name types: f32 or bf16.
+    gradient_type: u64,
 }
 
 /// The state of a parameter that a kernel changes.
@@ -103,7 +106,7 @@ pub(in crate::nn) enum State<'a> {
 
 impl Place {
     /// Words of a place, as `kernels.cu` has them.
-    fn words(&self, first_piece: u64) -> [u64; 12] {
+    fn words(&self, first_piece: u64) -> [u64; 13] {
         [
             self.gradient,
             self.master,
@@ -117,6 +120,7 @@ impl Place {
             first_piece,
             self.number,
             u64::from(self.decays),
+            self.gradient_type,
         ]
     }
 
@@ -140,7 +144,9 @@ impl Place {
     }
 
     fn with(mut self, gradient: &Buffer, len: usize, state: State<'_>) -> Self {
-        (self.gradient, self.len) = (f32s(gradient), len as u64);
+        assert_ne!(gradient.element(), Element::F16, "gradients are f32 or bf16");
+        (self.gradient, self.len) = (gradient.address(), len as u64);
+        self.gradient_type = u64::from(code(gradient.element()).cast_unsigned());
         let lengths = match state {
             State::Whole([first, second]) => {
                 (self.first, self.second) = (f32s(first), f32s(second));

@@ -3,7 +3,7 @@
 
 // Words of `Place::words`.
 struct Place {
-    const float* gradient;
+    const void* gradient;
     float* master;
     half_bits* weights;
     half_bits* remainders;
@@ -11,7 +11,7 @@ struct Place {
     void* second;
     float* first_scales;
     float* second_scales;
-    i64 len, first_piece, number, decays;
+    i64 len, first_piece, number, decays, gradient_type;
 };
 
 // The norm of gradients, and what clips them, which is not a number where the norm is not finite: of sums of squares, by one block.
@@ -45,6 +45,13 @@ __device__ __forceinline__ void renew(const Factors& f, float g, float& w, float
     v = f.beta2 * v + f.rest2 * x * x;
     // Both within two units of the last place, and nothing below 2^-126: exact ones would take longer than memory does.
     w = w * f.keep - divide_fast(f.rate * m, sqrt_fast(v) * f.correction + f.epsilon);
+}
+
+__device__ __forceinline__ float gradient_at(const Place& p, i64 at) { return load(p.gradient, at, (int)p.gradient_type); }
+
+__device__ __forceinline__ float4 gradient4(const Place& p, i64 at) {
+    if (p.gradient_type == 0) return __ldcs((const float4*)((const float*)p.gradient + at));
+    return four_halves(__ldcs((const uint2*)((const half_bits*)p.gradient + at)));
 }
 
 __device__ __forceinline__ half_bits nearest(float x) { return (half_bits)((__float_as_uint(x) + 0x8000u) >> 16); }
@@ -86,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw(
     for (i64 at = start + 4 * threadIdx.x; at < end; at += 4 * 256) {
         if (at + 4 <= end) {
             // Nothing of it is looked at again before the next step.
-            float4 g = __ldcs((const float4*)(p.gradient + at)), w;
+            float4 g = gradient4(p, at), w;
             if (p.master) w = __ldcs((const float4*)(p.master + at));
             else w = joined4(__ldcs((const uint2*)(p.weights + at)), __ldcs((const uint2*)(p.remainders + at)));
             float4 m = __ldcs((const float4*)(first + at)), v = __ldcs((const float4*)(second + at));
@@ -103,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw(
         }
         for (i64 i = at; i < end; i++) {
             float w = master_at(p, i);
-            renew(f, p.gradient[i], w, first[i], second[i]);
+            renew(f, gradient_at(p, i), w, first[i], second[i]);
             put_master(p, i, w);
         }
     }
@@ -141,7 +148,7 @@ __device__ __forceinline__ int place_of(int i) { return i / 4 * 128 + i % 4; }
 __device__ __forceinline__ u32 byte_of(const u32* codes, int i) { return codes[i / 4] >> 8 * (i % 4) & 0xffu; }
 
 __device__ __forceinline__ void read4(const Place& p, i64 at, float* g, float* w) {
-    four(g, __ldcs((const float4*)(p.gradient + at)));
+    four(g, gradient4(p, at));
     if (p.master) four(w, __ldcs((const float4*)(p.master + at)));
     else four(w, joined4(__ldcs((const uint2*)(p.weights + at)), __ldcs((const uint2*)(p.remainders + at))));
 }
@@ -180,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(256) adamw8(
                 m_codes[i / 4] = __ldcs((const u32*)(first + own));
                 v_codes[i / 4] = __ldcs((const u32*)(second + own));
             } else if (own < end) {
-                e.g[i] = p.gradient[own];
+                e.g[i] = gradient_at(p, own);
                 e.w[i] = master_at(p, own);
                 m_codes[i / 4] |= (u32)first[own] << 8 * (i % 4);
                 v_codes[i / 4] |= (u32)second[own] << 8 * (i % 4);

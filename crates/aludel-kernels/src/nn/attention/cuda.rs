@@ -8,7 +8,8 @@
 
 use crate::cuda::CudaError;
 use crate::cuda::choices::{Output, Question, Trials, Way, own_version};
-use crate::cuda::driver::{Argument, Block, Grid};
+use crate::cuda::driver::Block;
+use crate::cuda::operation::{Argument, Grid};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text, lock};
 use crate::nn::device::{Attention, Span};
@@ -84,19 +85,39 @@ impl Unit {
     }
 }
 
-/// Tables of the tiles of some spans.
+/// The tiles of the spans that were asked for last, for tiles of a length. Those of other spans take the same place.
 #[derive(Debug)]
-pub(in crate::nn) struct Tables {
-    spans: Vec<Span>,
+pub(in crate::nn) struct Table {
     /// Rows of a tile; of keys or of queries.
     rows: usize,
     is_of_keys: bool,
-    table: Block,
+    spans: Vec<Span>,
+    block: Block,
     count: usize,
 }
 
-/// Spans whose tables are kept.
-const KEPT: usize = 8;
+impl Table {
+    /// The place and the number of the tiles of spans.
+    fn of(cuda: &Cuda, spans: &[Span], rows: usize, is_of_keys: bool) -> Result<(u64, usize), CudaError> {
+        let mut tables = lock(&cuda.tables);
+        let at = tables.iter().position(|table| (table.rows, table.is_of_keys) == (rows, is_of_keys));
+        if let Some(table) = at.map(|at| &tables[at]).filter(|table| table.spans == spans) {
+            return Ok((table.block.address(), table.count));
+        }
+        let numbers = if is_of_keys { tiles_of_keys(spans, rows) } else { tiles_of_queries(spans, rows) };
+        let numbers: Vec<i32> = numbers.concat();
+        let (count, bytes) = (numbers.len() / if is_of_keys { 8 } else { 4 }, bytemuck::cast_slice(&numbers));
+        let kept = at.map(|at| tables.swap_remove(at).block).filter(|block| block.bytes() >= bytes.len());
+        let block = match kept {
+            Some(block) => block,
+            None => cuda.stream.block(bytes.len().next_power_of_two())?,
+        };
+        cuda.stream.put(bytes, &block, 0)?;
+        let place = (block.address(), count);
+        tables.push(Self { rows, is_of_keys, spans: spans.to_vec(), block, count });
+        Ok(place)
+    }
+}
 
 pub(in crate::nn) fn forward(
     cuda: &Cuda,
@@ -280,30 +301,13 @@ impl Tiled {
     ) -> Result<(), CudaError> {
         let &Self { name, unit, is_of_keys, tiling, shared, .. } = self;
         let Attention { heads, key_heads, width, scale, window, soft_cap } = attention;
-        let mut tables = lock(&cuda.tables);
-        let rows = tiling.rows();
-        let fits =
-            |tables: &Tables| tables.rows == rows && tables.is_of_keys == is_of_keys && tables.spans == spans;
-        let at = match tables.iter().position(fits) {
-            Some(at) => at,
-            None => {
-                let numbers =
-                    if is_of_keys { tiles_of_keys(spans, rows) } else { tiles_of_queries(spans, rows) };
-                let numbers: Vec<i32> = numbers.concat();
-                let table = cuda.sent_now(bytemuck::cast_slice(&numbers))?;
-                let count = numbers.len() / if is_of_keys { 8 } else { 4 };
-                tables.insert(0, Tables { spans: spans.to_vec(), rows, is_of_keys, table, count });
-                tables.truncate(KEPT);
-                0
-            }
-        };
-        let Tables { table, count, .. } = &tables[at];
+        let (table, count) = Table::of(cuda, spans, tiling.rows(), is_of_keys)?;
         let Tiling { parts, across, blocks: at_once } = tiling;
         let key = format!("{name} {unit:?} {width} {} {parts} {across} {at_once}", soft_cap.is_some());
-        let blocks = [if is_of_keys { key_heads } else { heads } as u32, *count as u32, 1];
+        let blocks = [if is_of_keys { key_heads } else { heads } as u32, count as u32, 1];
         let threads = if unit == Unit::Warpgroups { 128 * parts as u32 } else { 128 };
         let grid = Grid { blocks, threads, shared: shared as u32 };
-        let arguments: Vec<Argument> = [Argument::Address(table.address())]
+        let arguments: Vec<Argument> = [Argument::Address(table)]
             .into_iter()
             .chain(operands.iter().copied())
             .chain([

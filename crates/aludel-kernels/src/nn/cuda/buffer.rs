@@ -6,7 +6,8 @@
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::context::{Supply, lock};
-use crate::cuda::driver::{Argument, Block};
+use crate::cuda::driver::Block;
+use crate::cuda::operation::Argument;
 use crate::element::Element;
 
 /// A dense array of elements of one type in a device's memory.

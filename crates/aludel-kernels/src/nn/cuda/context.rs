@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::buffer::{Buffer, Indices, code};
 use crate::cuda::choices::Choices;
 use crate::cuda::compile::Kernels;
-use crate::cuda::driver::{Argument, Block, Driver, Grid, Kernel, Mark, Memory, Stream};
+use crate::cuda::driver::{Block, Driver, Kernel, Mark, Memory, Stream};
+use crate::cuda::operation::{Argument, Grid};
 use crate::cuda::products::{Operands, Products, Shape};
-use crate::cuda::{Choice, CudaError, Facts};
+use crate::cuda::{Choice, CudaError, Facts, Submitted};
 use crate::element::Element;
 use crate::gpu::KernelStore;
-use crate::nn::attention::cuda::Tables;
-use crate::nn::device::DeviceError;
+use crate::nn::attention::cuda::Table;
+use crate::nn::device::{DeviceError, LARGE_BUFFER};
 
 const INSTRUCTIONS: &str = include_str!("instructions.cu");
 const PRELUDE: &str = include_str!("prelude.cu");
@@ -36,8 +37,10 @@ pub struct Cuda {
     pub(super) beside: Stream,
     products: Products,
     pub(crate) choices: Arc<Choices>,
-    pub(in crate::nn) tables: Mutex<Vec<Tables>>,
+    pub(in crate::nn) tables: Mutex<Vec<Table>>,
     pub(crate) supply: Arc<Supply>,
+    /// What operations use while they run, one at a time.
+    scratch: Mutex<Option<Block>>,
 }
 
 /// Where buffers that are there no sooner than they are needed have their memory from, and the first failure that nobody has been told of.
@@ -111,14 +114,14 @@ impl Cuda {
         }
         driver.keep_blocks()?;
         driver.wait_awake()?;
-        let stream = driver.stream()?;
+        let stream = driver.queued_stream()?;
         let (up, down, beside) = (driver.stream()?, driver.stream()?, driver.stream()?);
         let architecture = if is_hopper(&facts) { HOPPER } else { &facts.architecture };
         let kernels = Kernels::of_models(architecture, store);
         let choices = Arc::new(Choices::new(kernels.shared_store(), &facts));
         let products = Products::new(&stream, Arc::clone(&choices))?;
         let supply = Arc::new(Supply { stream: stream.clone(), failure: Mutex::default() });
-        let (loaded, tables) = (Mutex::default(), Mutex::default());
+        let (loaded, tables, scratch) = (Mutex::default(), Mutex::default(), Mutex::default());
         let device = Self {
             driver,
             facts,
@@ -132,6 +135,7 @@ impl Cuda {
             choices,
             tables,
             supply,
+            scratch,
         };
         // A compiler that is missing is told of here rather than in the first step.
         let text = Text { name: "elementwise", defines: "", parts: &[crate::nn::elementwise::cuda::TEXT] };
@@ -152,6 +156,11 @@ impl Cuda {
     /// How many shapes this process has timed ways for.
     pub fn timed(&self) -> u64 {
         self.choices.timed()
+    }
+
+    /// What it has been told so far, and how.
+    pub fn submitted(&self) -> Submitted {
+        self.stream.submitted()
     }
 
     /// Whether warpgroups multiply here.
@@ -194,9 +203,23 @@ impl Cuda {
         self.keep(multiplied);
     }
 
-    /// A buffer of any content, or, where there is no memory, none: the failure is kept.
+    /// A buffer of any content for the length of an operation, or, where there is no memory, none: the failure is kept. Small ones lie in the same place every
+    /// time, which is there until the end, unless two are needed at once.
     pub(crate) fn scratch(&self, len: usize, element: Element) -> Option<Buffer> {
-        self.keep(self.stream.block(len * element.size())).map(|block| self.buffer(block, len, element))
+        let bytes = len * element.size();
+        let block = if bytes < LARGE_BUFFER { self.kept_scratch(bytes) } else { self.stream.block(bytes) };
+        self.keep(block).map(|block| self.buffer(block, len, element))
+    }
+
+    fn kept_scratch(&self, bytes: usize) -> Result<Block, CudaError> {
+        let mut kept = lock(&self.scratch);
+        match &*kept {
+            Some(block) if block.has_parts() => return self.stream.block(bytes),
+            Some(block) if block.bytes() >= bytes => return Ok(block.part(0, bytes)),
+            _ => {}
+        }
+        let block = self.stream.block(bytes.next_power_of_two())?;
+        Ok(kept.insert(block).part(0, bytes))
     }
 
     /// Elements as they lie in a block.
@@ -226,9 +249,7 @@ impl Cuda {
 
     /// Bytes on the device, or why they are not there.
     pub(crate) fn sent_now(&self, bytes: &[u8]) -> Result<Block, CudaError> {
-        let block = self.stream.block(bytes.len())?;
-        self.stream.put(bytes, &block, 0)?;
-        Ok(block)
+        self.stream.block_of(bytes)
     }
 
     /// The bytes of a buffer, after everything before.
@@ -246,7 +267,9 @@ impl Cuda {
     /// The same, after everything before a point of the stream; what was submitted since goes on.
     pub(crate) fn taken_since(&self, block: &Block, there: &Mark) -> Result<Vec<u8>, DeviceError> {
         let mut bytes = vec![0; block.bytes()];
-        self.told(self.down.follow(there).and_then(|()| self.down.take(block, 0, &mut bytes)))?;
+        // The device goes on with what is held back.
+        let submitted = self.stream.flush().and_then(|()| self.down.follow(there));
+        self.told(submitted.and_then(|()| self.down.take(block, 0, &mut bytes)))?;
         Ok(bytes)
     }
 

@@ -70,11 +70,8 @@ impl Device for Cuda {
     }
 
     fn sum_over(&self, collective: &Collective, buffers: &mut [&mut Buffer]) -> Result<(), DeviceError> {
-        let array = |buffer: &&mut Buffer| {
-            assert_eq!(buffer.element, Element::F32, "sums are of f32");
-            (buffer.address(), buffer.len)
-        };
-        let arrays: Vec<(u64, usize)> = buffers.iter().map(array).collect();
+        let array = |buffer: &&mut Buffer| (buffer.address(), buffer.len, buffer.element);
+        let arrays: Vec<(u64, usize, Element)> = buffers.iter().map(array).collect();
         let sum = || {
             self.beside.follow(&self.stream.mark()?)?;
             collective.sum(&self.beside, &arrays)

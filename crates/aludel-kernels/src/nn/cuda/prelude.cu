@@ -4,6 +4,8 @@ __device__ __forceinline__ float from_bf16(half_bits x) { return __uint_as_float
 __device__ __forceinline__ float low(u32 x) { return __uint_as_float(x << 16); }
 __device__ __forceinline__ float high(u32 x) { return __uint_as_float(x & 0xffff0000u); }
 
+__device__ __forceinline__ float4 four_halves(uint2 x) { return make_float4(low(x.x), high(x.x), low(x.y), high(x.y)); }
+
 __device__ __forceinline__ float load(const void* from, i64 at, int type) {
     if (type == 0) return ((const float*)from)[at];
     half_bits x = ((const half_bits*)from)[at];

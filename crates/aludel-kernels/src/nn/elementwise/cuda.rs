@@ -1,8 +1,8 @@
 //! Runs copies, sums and scalings on a CUDA device.
 
-use crate::cuda::driver::{Argument, Grid};
+use crate::cuda::operation::{Argument, Grid};
 use crate::element::Element;
-use crate::nn::cuda::{Buffer, Cuda, Text};
+use crate::nn::cuda::{Buffer, Cuda, Text, code};
 use crate::nn::device::{Device, DeviceError};
 
 pub(in crate::nn) const TEXT: &str = include_str!("kernels.cu");
@@ -83,14 +83,20 @@ pub(in crate::nn) fn add_parts(cuda: &Cuda, sums: &Buffer, parts: usize, y: &mut
     cuda.run(text(), "add_parts", grid, &arguments);
 }
 
-/// The sum of squares of each piece of f32 buffers: f64, each in the place of two elements.
+/// The sum of squares of each piece of buffers in f32 or bf16: f64, each in the place of two elements.
 pub(in crate::nn) fn squares(cuda: &Cuda, buffers: &[&Buffer]) -> Result<Buffer, DeviceError> {
     let table: Vec<u32> = buffers
         .iter()
         .flat_map(|buffer| {
-            assert_eq!(buffer.element(), Element::F32, "squares are summed of f32");
-            let (address, len) = (buffer.address(), buffer.len());
-            (0..len).step_by(PIECE).map(move |at| [address + 4 * at as u64, PIECE.min(len - at) as u64])
+            let (address, len, element) = (buffer.address(), buffer.len(), buffer.element());
+            assert_ne!(element, Element::F16, "squares are summed of f32 or bf16");
+            let size = element.size() as u64;
+            (0..len).step_by(PIECE).map(move |at| {
+                [
+                    address + size * at as u64,
+                    PIECE.min(len - at) as u64 | (u64::from(code(element).cast_unsigned()) << 32),
+                ]
+            })
         })
         .flatten()
         .flat_map(|number| [number as u32, (number >> 32) as u32])

@@ -104,27 +104,29 @@ extern "C" __global__ void add_parts(const float* sums, int parts, i64 width, fl
     y[c] = adds ? y[c] + sum : sum;
 }
 
-// sums[piece]: the sums of squares of f32 arrays, or of pieces of such, whose addresses and lengths stand in a table; one block each.
+__device__ __forceinline__ double squares(float4 v) { return (double)v.x * v.x + (double)v.y * v.y + (double)v.z * v.z + (double)v.w * v.w; }
+
+__device__ __forceinline__ float4 four_at(const void* x, int type, int at) { return type == 0 ? ((const float4*)x)[at] : four_halves(((const uint2*)x)[at]); }
+
+// sums[piece]: the sums of squares of arrays in f32 or bf16, or of pieces of such, whose addresses, lengths and types stand in a table; one block each.
 extern "C" __global__ void sum_squares(const u64* table, double* sums) {
     __shared__ double room[32];
-    const float* x = (const float*)table[2 * blockIdx.x];
-    int n = (int)table[2 * blockIdx.x + 1], vectors = n / 4;
+    const void* x = (const void*)table[2 * blockIdx.x];
+    u64 word = table[2 * blockIdx.x + 1];
+    int n = (int)word, type = (int)(word >> 32), vectors = n / 4;
     double sum = 0.0;
     int i = threadIdx.x;
     // Four at a time, so that more is on its way.
     for (; i + 3 * blockDim.x < vectors; i += 4 * blockDim.x) {
         float4 v[4];
 #pragma unroll
-        for (int j = 0; j < 4; j++) v[j] = ((const float4*)x)[i + j * blockDim.x];
+        for (int j = 0; j < 4; j++) v[j] = four_at(x, type, i + j * blockDim.x);
 #pragma unroll
-        for (int j = 0; j < 4; j++) sum += (double)v[j].x * v[j].x + (double)v[j].y * v[j].y + (double)v[j].z * v[j].z + (double)v[j].w * v[j].w;
+        for (int j = 0; j < 4; j++) sum += squares(v[j]);
     }
-    for (; i < vectors; i += blockDim.x) {
-        float4 v = ((const float4*)x)[i];
-        sum += (double)v.x * v.x + (double)v.y * v.y + (double)v.z * v.z + (double)v.w * v.w;
-    }
+    for (; i < vectors; i += blockDim.x) sum += squares(four_at(x, type, i));
     if (threadIdx.x < n % 4) {
-        double v = x[4 * vectors + threadIdx.x];
+        double v = load(x, 4 * vectors + threadIdx.x, type);
         sum += v * v;
     }
     for (int shift = 16; shift > 0; shift >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, shift);

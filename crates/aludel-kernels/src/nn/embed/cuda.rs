@@ -1,6 +1,6 @@
 //! Looks rows up on a CUDA device. For the gradient the rows of each id are brought together on the host, so that they are added in order.
 
-use crate::cuda::driver::Argument;
+use crate::cuda::operation::Argument;
 use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
 
 pub(in crate::nn) const fn text() -> Text<'static> {
@@ -58,7 +58,8 @@ pub(in crate::nn) fn backward(
         dy.halves(),
         Argument::Long(width as i64),
         Argument::Float(scale),
-        d_table.floats(),
+        d_table.argument(),
+        d_table.type_argument(),
     ];
     cuda.each_row(text(), "embed_backward", count, &arguments);
 }

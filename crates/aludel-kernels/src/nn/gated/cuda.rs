@@ -1,6 +1,6 @@
 //! Runs gated activations on a CUDA device.
 
-use crate::cuda::driver::Argument;
+use crate::cuda::operation::Argument;
 use crate::nn::cuda::{Buffer, Cuda, Text};
 use crate::nn::device::Activation;
 

@@ -1,6 +1,6 @@
 //! Normalises rows on a CUDA device: a warp to a narrow row, a block to a wide one.
 
-use crate::cuda::driver::{Argument, Grid};
+use crate::cuda::operation::{Argument, Grid};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text};
 use crate::nn::device::{Accumulate, Norm, Rows};

@@ -1,6 +1,6 @@
 //! Turns heads on a CUDA device.
 
-use crate::cuda::driver::Argument;
+use crate::cuda::operation::Argument;
 use crate::nn::cuda::{Buffer, Cuda, Indices, Text};
 use crate::nn::device::{Direction, Heads};
 

@@ -1,0 +1,217 @@
+//! Holds operations of a stream back and submits them by batches; a batch that comes again is submitted as a graph, by one call.
+//!
+//! In: operations in their order, memory to give back. Out: the same, in the same order, later: whoever waits for the stream, or orders it with another, has
+//! it [`Queue::flush`]ed first. Steps of a training are the same operations over and over, on the same addresses; what differs are
+//! numbers that kernels are told (tables of packed documents, rates), which a graph is told anew. Where a batch is unlike those before in anything else, it
+//! is submitted as it is. What is computed is the same either way, in the same order.
+//!
+//! Large work is not worth it: a batch goes when memory of [`HELD`] bytes waits to be given back, and one of few operations never is a graph.
+//! `ALUDEL_GRAPHS=0` does without graphs.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::CudaStream;
+
+use super::CudaError;
+use super::driver::{free, submit};
+use super::graph::Graph;
+use super::operation::Operation;
+
+/// Operations that a graph is worth making of.
+const LEAST: usize = 16;
+
+/// Operations of a batch: enough that submitting them by one call is nothing, few enough that the device begins early.
+const MOST: usize = 128;
+
+/// Bytes that may wait to be given back.
+const HELD: usize = 64 << 20;
+
+/// Batches that are remembered.
+const KNOWN: usize = 512;
+
+/// Operations of one stream.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    stream: Arc<CudaStream>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    makes_graphs: bool,
+    operations: Vec<Operation>,
+    freed: Vec<u64>,
+    freed_bytes: usize,
+    /// By the forms of their operations.
+    known: HashMap<u64, Known>,
+    submitted: Submitted,
+    /// Of a batch that nobody who could have been told of it has submitted.
+    failure: Option<CudaError>,
+}
+
+/// A batch that has come before.
+#[derive(Debug)]
+struct Known {
+    /// Batches before it when it came last.
+    last: u64,
+    graph: Made,
+}
+
+#[derive(Debug)]
+enum Made {
+    /// It has come once.
+    NotYet,
+    /// The driver makes none of it.
+    Never,
+    Graph(Box<Graph>),
+}
+
+/// What a stream has been told, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Submitted {
+    /// Operations in all.
+    pub operations: u64,
+    /// Batches of them.
+    pub batches: u64,
+    /// Operations that went as parts of graphs.
+    pub by_graphs: u64,
+    /// Graphs that were made.
+    pub graphs: u64,
+    /// Kernels of graphs that were told other things than the time before.
+    pub updates: u64,
+}
+
+impl Queue {
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Self {
+        let state = State {
+            makes_graphs: std::env::var("ALUDEL_GRAPHS").map_or(true, |setting| setting != "0"),
+            operations: Vec::with_capacity(MOST),
+            freed: Vec::new(),
+            freed_bytes: 0,
+            known: HashMap::new(),
+            submitted: Submitted::default(),
+            failure: None,
+        };
+        Self { stream: Arc::clone(stream), state: Mutex::new(state) }
+    }
+
+    /// Takes an operation, with the failure of one before.
+    pub(super) fn push(&self, operation: Operation) -> Result<(), CudaError> {
+        let mut state = self.lock();
+        state.operations.push(operation);
+        if state.operations.len() < MOST { Ok(()) } else { state.submit(&self.stream) }
+    }
+
+    /// Submits everything.
+    pub(super) fn flush(&self) -> Result<(), CudaError> {
+        self.lock().submit(&self.stream)
+    }
+
+    /// Gives memory back after the operations so far.
+    pub(super) fn free(&self, address: u64, bytes: usize) {
+        let mut state = self.lock();
+        if state.operations.is_empty() {
+            return free(&self.stream, address);
+        }
+        state.freed.push(address);
+        state.freed_bytes += bytes;
+        if state.freed_bytes >= HELD
+            && let Err(failure) = state.submit(&self.stream)
+        {
+            state.failure = Some(failure);
+        }
+    }
+
+    pub(super) fn submitted(&self) -> Submitted {
+        self.lock().submitted
+    }
+
+    /// A panic elsewhere leaves nothing half-done here.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // Nobody can look at what the operations would compute.
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.freed.drain(..).for_each(|address| free(&self.stream, address));
+    }
+}
+
+impl State {
+    fn submit(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
+        let operations = std::mem::replace(&mut self.operations, Vec::with_capacity(MOST));
+        let submitted = match self.failure.take() {
+            Some(failure) => Err(failure),
+            None if operations.is_empty() => Ok(()),
+            None => self.submit_batch(stream, operations),
+        };
+        self.freed.drain(..).for_each(|address| free(stream, address));
+        self.freed_bytes = 0;
+        submitted
+    }
+
+    fn submit_batch(&mut self, stream: &CudaStream, operations: Vec<Operation>) -> Result<(), CudaError> {
+        stream.context().bind_to_thread().map_err(super::driver::driver("use the device"))?;
+        self.submitted.batches += 1;
+        self.submitted.operations += operations.len() as u64;
+        if !self.makes_graphs || operations.len() < LEAST {
+            return one_by_one(stream, &operations);
+        }
+        let now = self.submitted.batches;
+        let form = form(&operations);
+        let Some(known) = self.known.get_mut(&form) else {
+            self.forget();
+            self.known.insert(form, Known { last: now, graph: Made::NotYet });
+            return one_by_one(stream, &operations);
+        };
+        known.last = now;
+        let count = operations.len() as u64;
+        match &mut known.graph {
+            Made::Never => return one_by_one(stream, &operations),
+            Made::Graph(graph) if !graph.has_form_of(&operations) => return one_by_one(stream, &operations),
+            Made::Graph(graph) => match graph.update(operations) {
+                Ok(updates) => self.submitted.updates += updates,
+                Err(operations) => {
+                    known.graph = Made::Never;
+                    return one_by_one(stream, &operations);
+                }
+            },
+            Made::NotYet => match Graph::of(stream, operations) {
+                Ok(graph) => {
+                    self.submitted.graphs += 1;
+                    known.graph = Made::Graph(Box::new(graph));
+                }
+                Err(operations) => {
+                    known.graph = Made::Never;
+                    return one_by_one(stream, &operations);
+                }
+            },
+        }
+        let Made::Graph(graph) = &known.graph else { return Ok(()) };
+        self.submitted.by_graphs += count;
+        graph.launch(stream)
+    }
+
+    /// Makes room for another batch.
+    fn forget(&mut self) {
+        if self.known.len() >= KNOWN {
+            let oldest = self.known.iter().min_by_key(|(_, known)| known.last).map(|(form, _)| *form);
+            oldest.and_then(|form| self.known.remove(&form));
+        }
+    }
+}
+
+fn one_by_one(stream: &CudaStream, operations: &[Operation]) -> Result<(), CudaError> {
+    operations.iter().try_for_each(|operation| submit(stream, operation))
+}
+
+fn form(operations: &[Operation]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    operations.iter().for_each(|operation| operation.hash_form(&mut hasher));
+    hasher.finish()
+}
