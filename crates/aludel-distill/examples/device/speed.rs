@@ -88,18 +88,23 @@ pub(crate) fn head(
     };
     let before = cuda.peak_memory().unwrap_or(0);
     let (own, taught) = (of(&ws, student), of(&wz, teacher));
-    for (name, objective) in objectives() {
+    // All of the memory for logits, and parts of it, which take more and smaller chunks.
+    let parts = [1, 2, 4];
+    let all = objectives()
+        .into_iter()
+        .flat_map(|(name, objective)| parts.map(|part| (name, objective.clone(), part)));
+    for (name, objective, part) in all {
         let seconds = median(cuda, 7, || {
             let gradient =
                 HeadGradient { d_hidden: &mut d_hidden, d_weight: Some(&mut d_weight), d_bias: None };
             let given = TeacherRows::Hidden { head: taught, hidden: &z };
-            let memory = cuda.logit_memory();
+            let memory = cuda.logit_memory() / part;
             head_loss(cuda, &objective, (&own, &s), Some(&given), &labels, 1e-3, Some(gradient), memory)
                 .map(drop)
         })?;
         let operations = 2.0 * (rows * vocabulary * (3 * student + teacher)) as f64;
         println!(
-            "head {name} rows {rows} student {student} teacher {teacher}: {:.2} ms, {:.0} TFLOP/s, {:.2} GB beyond inputs and gradients",
+            "head {name} rows {rows} student {student} teacher {teacher}, memory / {part}: {:.2} ms, {:.0} TFLOP/s, {:.2} GB beyond inputs and gradients",
             1e3 * seconds,
             1e-12 * operations / seconds,
             (cuda.peak_memory().unwrap_or(0) - before) as f64 * 1e-9,

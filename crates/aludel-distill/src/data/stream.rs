@@ -427,6 +427,23 @@ impl MicroBatch {
         part
     }
 
+    /// Its first rows, as many as these or until one is learned; none where that is all, or where a teacher has other tokens.
+    pub(crate) fn beginning(&self, rows: usize) -> Option<Self> {
+        let learned = self.labels.iter().position(|&label| label != IGNORED)?;
+        let rows = rows.max(learned + 1);
+        if self.aligned.is_some() || rows >= self.batch.rows() {
+            return None;
+        }
+        let documents = self.batch.documents.iter().filter(|document| document.start < rows);
+        let documents: Vec<_> = documents.map(|document| document.start..document.end.min(rows)).collect();
+        Some(Self {
+            pieces: self.pieces[..documents.len()].to_vec(),
+            batch: Batch { ids: self.batch.ids[..rows].to_vec(), documents },
+            labels: self.labels[..rows].to_vec(),
+            aligned: None,
+        })
+    }
+
     /// Labels that are compared with a teacher's: all, unless it has other tokens.
     pub fn compared(&self) -> usize {
         match &self.aligned {

@@ -179,6 +179,9 @@ mod tests {
             (", batch_size: 4, micro_batch: 4", 1024, false, 24.1),
             (", micro_batch: 8", 2048, false, 33.8),
             (", micro_batch: 8", 2048, true, 41.3),
+            (", batch_size: 4, micro_batch: 4, gradients: bfloat16", 1024, false, 23.2),
+            (", batch_size: 4, micro_batch: 4, gradients: bfloat16, moments: int8", 1024, false, 14.2),
+            (", micro_batch: 8, gradients: bfloat16", 2048, false, 33.4),
         ] {
             let memory = count_of(train, length, is_taught);
             let counted = memory.total() as f64 * 1e-9;

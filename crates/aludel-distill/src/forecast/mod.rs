@@ -2,7 +2,7 @@
 //!
 //! In: a run and a device. Out: a [`Forecast`]. Memory is counted before anything is loaded (`count`), and settings that the run leaves open are chosen
 //! so that it fits (`fit`). Then the models are loaded and one micro-batch of the run's own data goes through forward, backward and optimizer on copies
-//! in memory; nothing is written. Where nothing fits, nothing is loaded.
+//! in memory; nothing is written. Of a micro-batch that would take the CPU minutes only the beginning is timed. Where nothing fits, nothing is loaded.
 
 mod count;
 mod fit;
@@ -82,6 +82,19 @@ pub struct Timing {
     pub seconds: f64,
 }
 
+impl Timing {
+    fn of(
+        tokens: u64,
+        (pass, update): (f64, f64),
+        micro_batches: f64,
+        tokens_per_second: f64,
+        steps: u64,
+    ) -> Self {
+        let step = pass * micro_batches + update;
+        Self { tokens, pass, update, tokens_per_second, seconds: step * steps as f64 }
+    }
+}
+
 impl Memory {
     /// All of it that competes for the same memory.
     pub fn total(&self) -> u64 {
@@ -90,7 +103,12 @@ impl Memory {
     }
 }
 
-/// Predicts what one of so many processes takes for a run, of the memory that is given or free; the speed is that of one alone.
+/// Rows of a beginning, and the seconds from which on a micro-batch is not waited for.
+const BEGINNING: usize = 256;
+const PATIENCE: f64 = 20.0;
+
+/// Predicts what one of so many processes takes for a run, of the memory that is given or free; the speed is that of one alone. `tell` is given what is
+/// known before anything is timed.
 ///
 /// # Errors
 /// [`Error::Problems`] as the run itself would; what computing fails by.
@@ -99,6 +117,7 @@ pub fn forecast<D: LossDevice>(
     run: &Run,
     processes: usize,
     memory: Option<u64>,
+    tell: &dyn Fn(&Forecast),
 ) -> Result<Forecast, Error> {
     let limit = Limit::of(device.as_ref(), memory);
     let Fitted { run, savings, counted } = fit(device.as_ref(), run, processes, limit)?;
@@ -108,21 +127,25 @@ pub fn forecast<D: LossDevice>(
     let steps = corpus.steps();
     let cache = CachedTeacher::of_run(device, &run, tokenizers.of_teacher(), corpus.fingerprint())?;
     let process = held(device.as_ref());
-    let models = Models::load(device, &run)?;
-    let timing = time(&run, (models, cache), &mut corpus, steps)?;
     let tokens_per_step = (run.train.batch_size * run.data.sequence_length) as u64;
     let chosen = savings.iter().map(ToString::to_string).collect();
     let memory = Memory { process, ..memory };
-    Ok(Forecast { steps, tokens_per_step, parameters, trained, memory, chosen, timing })
+    let counted = Forecast { steps, tokens_per_step, parameters, trained, memory, chosen, timing: None };
+    tell(&counted);
+    let models = Models::load(device, &run)?;
+    let timing = time(&run, (models, cache), &mut corpus, steps)?;
+    Ok(Forecast { timing, ..counted })
 }
 
-/// A step of one micro-batch, and of two where a step has so many; a first one touches memory that later ones have.
+/// A step of one micro-batch, and of two where a step has so many; a first one touches memory that later ones have. On the CPU a first one is short, and tells
+/// whether the others are worth waiting for.
 fn time<D: LossDevice>(
     run: &Run,
     (models, cache): (Models<D>, Option<CachedTeacher<D>>),
     corpus: &mut Corpus,
     steps: u64,
 ) -> Result<Option<Timing>, Error> {
+    let has_memory = models.student.device().free_memory().is_some();
     let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?.with_cache(cache);
     let micro_batches = corpus.next_step()?;
     let Some(first) = micro_batches.get(..1) else { return Ok(None) };
@@ -132,22 +155,26 @@ fn time<D: LossDevice>(
         trainer.device().synchronize()?;
         Ok((begin.elapsed().as_secs_f64(), report.map_or(0, |report| report.rows)))
     };
-    timed(first)?;
+    let count = micro_batches.len() as f64;
+    let short = first[0].beginning(BEGINNING).filter(|_| !has_memory);
+    if let Some(short) = short {
+        let (seconds, tokens) = timed(std::slice::from_ref(&short))?;
+        let pass = seconds * first[0].batch.rows() as f64 / tokens as f64;
+        if pass > PATIENCE {
+            let of_step = tokens as f64 / seconds;
+            return Ok(Some(Timing::of(tokens, (pass, 0.0), count, of_step, steps)));
+        }
+    } else {
+        timed(first)?;
+    }
     let (one, tokens) = timed(first)?;
     let pass = match micro_batches.get(..2) {
         Some(two) => (timed(two)?.0 - one).clamp(0.0, one),
         None => one,
     };
     let update = one - pass;
-    let count = micro_batches.len() as f64;
-    let step = pass * count + update;
-    Ok(Some(Timing {
-        tokens,
-        pass,
-        update,
-        tokens_per_second: tokens as f64 * count / step.max(1e-9),
-        seconds: step * steps as f64,
-    }))
+    let tokens_per_second = tokens as f64 * count / (pass * count + update).max(1e-9);
+    Ok(Some(Timing::of(tokens, (pass, update), count, tokens_per_second, steps)))
 }
 
 fn count<D: LossDevice>(decoder: &Decoder<D>, trained: bool) -> u64 {

@@ -55,8 +55,16 @@ fn train_on<D: LossDevice>(
     let memory = arguments.memory.map(|Size(bytes)| bytes);
     if arguments.dry_run {
         let processes = place.as_ref().map_or(1, |place| place.size);
-        let forecast = forecast::forecast(device, run, processes, memory);
-        return print_forecast(&forecast.map_err(|error| file.failure(error, None, None))?, printer);
+        let is_json = printer.talk().json;
+        let tell = |counted: &Forecast| {
+            if !is_json {
+                // Who has gone away is not told the rest either.
+                let _ = printer.data(&counted_lines(counted));
+            }
+        };
+        let forecast = forecast::forecast(device, run, processes, memory, &tell);
+        let forecast = forecast.map_err(|error| file.failure(error, None, None))?;
+        return if is_json { printer.json(&forecast) } else { Ok(printer.data(&timing_lines(&forecast))?) };
     }
     let signals = Signals::listen()?;
     let progress = Progress::new(printer);
@@ -86,11 +94,9 @@ fn train_on<D: LossDevice>(
     if printer.talk().json { printer.json(&outcome) } else { Ok(()) }
 }
 
-fn print_forecast(forecast: &Forecast, printer: &Printer) -> anyhow::Result<()> {
-    if printer.talk().json {
-        return printer.json(forecast);
-    }
-    let Forecast { steps, tokens_per_step, parameters, trained, memory, chosen, timing } = forecast;
+/// What is known of a run before anything is timed.
+fn counted_lines(forecast: &Forecast) -> String {
+    let Forecast { steps, tokens_per_step, parameters, trained, memory, chosen, timing: _ } = forecast;
     let mut lines = vec![
         format!("steps    {steps} of {tokens_per_step} tokens at the most"),
         format!("student  {parameters} parameters, {trained} trained"),
@@ -99,16 +105,19 @@ fn print_forecast(forecast: &Forecast, printer: &Printer) -> anyhow::Result<()> 
     if !chosen.is_empty() {
         lines.push(format!("chosen   {}", chosen.join(", ")));
     }
-    match timing {
+    lines.join("\n")
+}
+
+fn timing_lines(forecast: &Forecast) -> String {
+    match &forecast.timing {
         Some(Timing { tokens, tokens_per_second, seconds, .. }) => {
-            lines.push(format!(
-                "speed    {tokens_per_second:.0} tokens/s, timed on a micro-batch of {tokens} tokens"
-            ));
-            lines.push(format!("time     {}, evaluations and checkpoints not counted", duration(*seconds)));
+            let time = duration(*seconds);
+            format!(
+                "speed    {tokens_per_second:.0} tokens/s, timed on {tokens} tokens\ntime     {time}, evaluations and checkpoints not counted"
+            )
         }
-        None => lines.push("speed    not timed: there is nothing to learn".to_owned()),
+        None => "speed    not timed: there is nothing to learn".to_owned(),
     }
-    Ok(printer.data(&lines.join("\n"))?)
 }
 
 const fn beginning(arguments: &DistillArguments) -> Beginning {

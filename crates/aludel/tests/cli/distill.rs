@@ -104,7 +104,7 @@ fn a_dry_run_predicts_and_leaves_nothing() {
 steps    12 of 128 tokens at the most
 student  125248 parameters, 125248 trained
 memory   [..] MB: weights 0.5, gradients 0.5, moments 1.0, teacher 0.4, activations 0.[..], logits 0.[..], process [..]
-speed    [..] tokens/s, timed on a micro-batch of 64 tokens
+speed    [..] tokens/s, timed on 64 tokens
 time     [..], evaluations and checkpoints not counted
 
 "#]]);

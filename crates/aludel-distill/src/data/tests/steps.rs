@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use aludel_cache::{RecordId, Set};
 use aludel_kernels::loss::IGNORED;
+use aludel_model::Batch;
 
 use super::*;
 use crate::error::Error;
@@ -231,4 +233,25 @@ fn a_cursor_of_other_data_is_refused() {
     let beyond = Cursor { next: origin(0, u64::MAX), ..Cursor::default() };
     let mut stream = Stream::resume(case.rows.clone(), case.encoder.clone(), case.settings, &beyond).unwrap();
     assert!(matches!(stream.next_step(), Err(Error::Cursor)));
+}
+
+/// A prompt of four rows that is not learned, and two documents after it.
+#[test]
+fn the_beginning_of_a_micro_batch_ends_where_something_is_learned() {
+    let documents = [[1, 2, 3, 4, 5, 6].as_slice(), &[7, 8, 9], &[10, 11]];
+    let piece = |row| RecordId { set: Set::Train, row, start: 0 };
+    let micro = MicroBatch {
+        batch: Batch::pack(documents),
+        labels: [&[IGNORED; 4][..], &[6, 0, 8, 9, 0, 11, 0]].concat(),
+        pieces: (0..3).map(piece).collect(),
+        aligned: None,
+    };
+    let short = micro.beginning(2).unwrap();
+    assert_eq!((&*short.batch.ids, &*short.batch.documents), (&[1, 2, 3, 4, 5][..], &[0..5][..]));
+    assert_eq!((short.targets(), short.pieces.len()), (1, 1));
+    let longer = micro.beginning(7).unwrap();
+    assert_eq!((&*longer.batch.documents, longer.labels[6]), (&[0..6, 6..7][..], 8));
+    assert_eq!(longer.pieces, [piece(0), piece(1)]);
+    assert_eq!(micro.beginning(11), None);
+    assert_eq!(MicroBatch { labels: vec![IGNORED; 11], ..micro }.beginning(1), None);
 }
