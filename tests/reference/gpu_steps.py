@@ -1,9 +1,11 @@
 """Time training and distillation steps of torch on a GPU, beside the example `device` of aludel-distill, whose shapes these are.
 
-In:  `step DOCUMENTS LENGTH`, or `distil DOCUMENTS LENGTH TEACHER` with a teacher of `3b` or `8b` (needs liger-kernel); any number of them, one after another.
+In:  `step DOCUMENTS LENGTH`; `distil DOCUMENTS LENGTH TEACHER` with a teacher of `3b` or `8b` (needs liger-kernel), or `trl` in its place (needs trl); any number
+     of them, one after another.
 Out: a line for each: the median of six steps after three that are not counted, tokens a second, and the most memory that torch had.
 Weights, gradients and moments are bf16; attention is torch's fused one, AdamW fused. A distillation step is the teacher's forward pass, and the student's
-step by Liger's chunked Jensen-Shannon loss over the hidden states of both.
+step by Liger's chunked Jensen-Shannon loss over the hidden states of both, or by the loss of TRL's GKDTrainer over the logits of both, as its
+`compute_loss` has them.
 """
 
 import gc
@@ -55,7 +57,7 @@ def measure(title: str, tokens: int, step) -> None:
     print(f"torch {title}: {1e3 * middle:.1f} ms, {tokens / middle:.0f} tokens/s, {peak:.2f} GB at the most", flush=True)
 
 
-def run(documents: int, length: int, teacher_name: str | None) -> None:
+def run(kind: str, documents: int, length: int, teacher_name: str | None) -> None:
     torch.cuda.reset_peak_memory_stats()
     student = llama("student").train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
@@ -69,9 +71,22 @@ def run(documents: int, length: int, teacher_name: str | None) -> None:
 
         measure(f"step of {documents} x {length}", documents * length, step)
         return
+    teacher = llama(teacher_name).eval().requires_grad_(False)
+    if kind == "trl":
+        from trl.experimental.gkd.gkd_trainer import GKDTrainer
+
+        def step() -> None:
+            with torch.no_grad():
+                taught = teacher(input_ids=ids).logits
+            logits = student(input_ids=ids).logits
+            GKDTrainer.generalized_jsd_loss(logits[:, :-1], taught[:, :-1], ids[:, 1:], beta=0.5).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        measure(f"step of TRL of {documents} x {length} by {teacher_name}", documents * length, step)
+        return
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
-    teacher = llama(teacher_name).eval().requires_grad_(False)
     loss_of = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.5)
     labels = ids.flatten()
 
@@ -90,10 +105,10 @@ def main() -> None:
     words = sys.argv[1:]
     while words:
         kind, documents, length = words[0], int(words[1]), int(words[2])
-        teacher = words[3] if kind == "distil" else None
-        words = words[4 if kind == "distil" else 3 :]
+        teacher = None if kind == "step" else words[3]
+        words = words[3 if kind == "step" else 4 :]
         try:
-            run(documents, length, teacher)
+            run(kind, documents, length, teacher)
         except torch.OutOfMemoryError:
             print(f"torch {kind} of {documents} x {length} by {teacher}: out of memory", flush=True)
         gc.collect()

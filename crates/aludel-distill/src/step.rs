@@ -351,6 +351,7 @@ impl<D: LossDevice> Trainer<D> {
         report: &mut StepReport,
         mut reduction: Option<&mut Reduction<D>>,
     ) -> Result<Measured<D>, Error> {
+        let micro = &micro.padded(&|rows| self.device.regular_rows(rows));
         let MicroBatch { batch, labels, .. } = micro;
         let states = self.hidden.teacher_states();
         let said = Said::of(self.device.as_ref(), (&self.teacher, &self.cache), micro, &states)?;

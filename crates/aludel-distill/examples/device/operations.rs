@@ -37,6 +37,9 @@ macro_rules! both {
 pub(crate) fn compare(cpu: &Cpu, cuda: &Cuda, findings: &mut Findings) -> Result<(), DeviceError> {
     both!(findings, cpu, cuda, "elementwise", TOLERANCE, elementwise, 1003);
     both!(findings, cpu, cuda, "elementwise", TOLERANCE, elementwise, 70_000);
+    for width in [64, 37] {
+        both!(findings, cpu, cuda, format!("moved rows {width}"), 0.0, moved_rows, width);
+    }
     for (rows, width) in [(37, 576), (300, 64), (50, 2048), (19, 100), (7, 2600), (5, 8192)] {
         for one_plus in [false, true] {
             let name = format!("norm {rows}x{width} {one_plus}");
@@ -266,6 +269,22 @@ fn elementwise<D: LossDevice>(device: &D, len: usize) -> Outcome {
         ("energies", all(device, &sums)?),
         ("add rows", all(device, &y)?),
     ])
+}
+
+/// Of rows that are neighbours and that are not, of a width for eight at once and another, to another type and back.
+fn moved_rows<D: Device>(device: &D, width: usize) -> Outcome {
+    let x = of_type(device, &values(1, 12 * width, 2.0), Element::F32)?;
+    let mut outcome = Vec::new();
+    for (name, back, rows) in
+        [("apart", "apart back", &[7, 2, 3, 11][..]), ("together", "together back", &[5, 6, 7])]
+    {
+        let mut taken = given(device, &vec![0.0; rows.len() * width])?;
+        device.gather_rows(&x, rows, width, &mut taken);
+        let mut y = of_type(device, &values(2, 12 * width, 2.0), Element::F32)?;
+        device.scatter_rows(&taken, rows, width, &mut y);
+        outcome.extend([(name, all(device, &taken)?), (back, all(device, &y)?)]);
+    }
+    Ok(outcome)
 }
 
 /// Numbers of every size, ties, and what does not fit, as each type has them.

@@ -427,6 +427,22 @@ impl MicroBatch {
         part
     }
 
+    /// With a document at its end that nothing is learned of, where so many rows come more often; a teacher's as well.
+    pub(crate) fn padded(&self, to: &dyn Fn(usize) -> usize) -> Self {
+        let mut padded = self.clone();
+        let (rows, all) = (self.batch.rows(), to(self.batch.rows()));
+        if all > rows {
+            padded.batch.ids.resize(all, 0);
+            padded.batch.documents.push(rows..all);
+            padded.labels.resize(all, IGNORED);
+        }
+        if let Some(aligned) = &mut padded.aligned {
+            aligned.teacher = aligned.teacher.padded(to);
+            aligned.partners.resize(all, None);
+        }
+        padded
+    }
+
     /// Its first rows, as many as these or until one is learned; none where that is all, or where a teacher has other tokens.
     pub(crate) fn beginning(&self, rows: usize) -> Option<Self> {
         let learned = self.labels.iter().position(|&label| label != IGNORED)?;

@@ -82,19 +82,6 @@ pub struct Timing {
     pub seconds: f64,
 }
 
-impl Timing {
-    fn of(
-        tokens: u64,
-        (pass, update): (f64, f64),
-        micro_batches: f64,
-        tokens_per_second: f64,
-        steps: u64,
-    ) -> Self {
-        let step = pass * micro_batches + update;
-        Self { tokens, pass, update, tokens_per_second, seconds: step * steps as f64 }
-    }
-}
-
 impl Memory {
     /// All of it that competes for the same memory.
     pub fn total(&self) -> u64 {
@@ -137,8 +124,8 @@ pub fn forecast<D: LossDevice>(
     Ok(Forecast { timing, ..counted })
 }
 
-/// A step of one micro-batch, and of two where a step has so many; a first one touches memory that later ones have. On the CPU a first one is short, and tells
-/// whether the others are worth waiting for.
+/// A step of one micro-batch, and of two where a step has so many; a first one touches memory that later ones have. On the CPU short ones come first, and
+/// tell whether whole ones are worth waiting for.
 fn time<D: LossDevice>(
     run: &Run,
     (models, cache): (Models<D>, Option<CachedTeacher<D>>),
@@ -148,33 +135,42 @@ fn time<D: LossDevice>(
     let has_memory = models.student.device().free_memory().is_some();
     let mut trainer = Trainer::new(models.student, models.teacher, run, steps)?.with_cache(cache);
     let micro_batches = corpus.next_step()?;
-    let Some(first) = micro_batches.get(..1) else { return Ok(None) };
+    let Some(first) = micro_batches.first() else { return Ok(None) };
     let mut timed = |micro_batches: &[MicroBatch]| -> Result<(f64, u64), Error> {
         let begin = Instant::now();
         let report = trainer.step(micro_batches, &|| false)?;
         trainer.device().synchronize()?;
         Ok((begin.elapsed().as_secs_f64(), report.map_or(0, |report| report.rows)))
     };
-    let count = micro_batches.len() as f64;
-    let short = first[0].beginning(BEGINNING).filter(|_| !has_memory);
-    if let Some(short) = short {
-        let (seconds, tokens) = timed(std::slice::from_ref(&short))?;
-        let pass = seconds * first[0].batch.rows() as f64 / tokens as f64;
-        if pass > PATIENCE {
-            let of_step = tokens as f64 / seconds;
-            return Ok(Some(Timing::of(tokens, (pass, 0.0), count, of_step, steps)));
+    let longer = |short: &MicroBatch| first.batch.rows() as f64 / short.batch.rows() as f64;
+    let mut sample = micro_batches[..micro_batches.len().min(2)].to_vec();
+    let shorter: Option<Vec<MicroBatch>> = sample.iter().map(|micro| micro.beginning(BEGINNING)).collect();
+    match shorter.filter(|_| !has_memory) {
+        Some(shorter) => {
+            timed(&shorter[..1])?;
+            if timed(&shorter[..1])?.0 * longer(&shorter[0]) > PATIENCE {
+                sample = shorter;
+            }
         }
-    } else {
-        timed(first)?;
+        None => {
+            timed(&sample[..1])?;
+        }
     }
-    let (one, tokens) = timed(first)?;
-    let pass = match micro_batches.get(..2) {
+    let (one, tokens) = timed(&sample[..1])?;
+    let of_sample = match sample.get(..2) {
         Some(two) => (timed(two)?.0 - one).clamp(0.0, one),
         None => one,
     };
-    let update = one - pass;
-    let tokens_per_second = tokens as f64 * count / (pass * count + update).max(1e-9);
-    Ok(Some(Timing::of(tokens, (pass, update), count, tokens_per_second, steps)))
+    let (pass, update) = (of_sample * longer(&sample[0]), one - of_sample);
+    let count = micro_batches.len() as f64;
+    let step = pass * count + update;
+    Ok(Some(Timing {
+        tokens,
+        pass,
+        update,
+        tokens_per_second: first.batch.rows() as f64 * count / step.max(1e-9),
+        seconds: step * steps as f64,
+    }))
 }
 
 fn count<D: LossDevice>(decoder: &Decoder<D>, trained: bool) -> u64 {

@@ -56,11 +56,11 @@ fn a_training_is_told() {
         Decoder::fresh(config(folder.path(), hidden), Arc::clone(&cuda), WeightType::BFloat16, seed).unwrap()
     };
     let text = "teacher: teacher\nobjective:\n  - {loss: jsd, beta: 0.5}\n  - {loss: cross_entropy}\nstudent: student\n\
-                data: {train: [none.txt]}\noutput: out\ntrain: {steps: 7, weights: bfloat16, learning_rate: 1e-3}\n";
+                data: {train: [none.txt]}\noutput: out\ntrain: {steps: 14, weights: bfloat16, learning_rate: 1e-3}\n";
     let run = Run::parse(text).unwrap();
-    let mut trainer = Trainer::new(model(32, 1), Some(model(48, 2)), &run, 7).unwrap();
+    let mut trainer = Trainer::new(model(32, 1), Some(model(48, 2)), &run, 14).unwrap();
     let mut bits = Vec::new();
-    for step in 0..7 {
+    for step in 0..14 {
         let micro = [micro_batch(2 * step), micro_batch(2 * step + 1)];
         bits.push(trainer.step(&micro, &|| false).unwrap().unwrap().loss.to_bits());
     }
@@ -87,7 +87,7 @@ fn steps_as_graphs_have_the_bits_of_steps_without() {
     let ([none, _, _, as_many], without) = told("0").unwrap();
     assert_eq!((none, as_many), (0, operations));
     assert_eq!(results, without);
-    // The first two steps of seven find out what comes again.
+    // The first four steps of fourteen find out what comes again.
     assert!(3 * by_graphs >= operations, "{by_graphs} of {operations} operations by {graphs} graphs");
     // Documents are cut elsewhere each time, and rates differ.
     assert!(updates > 0 && graphs > 0, "{updates} updates of {graphs} graphs");

@@ -28,6 +28,9 @@ const MOST: usize = 128;
 /// Bytes that may wait to be given back.
 const HELD: usize = 64 << 20;
 
+/// How often a batch has to have come before it is worth a graph, which takes as long to make as some batches do to be submitted.
+const OFTEN: u32 = 4;
+
 /// Batches that are remembered.
 const KNOWN: usize = 512;
 
@@ -61,8 +64,8 @@ struct Known {
 
 #[derive(Debug)]
 enum Made {
-    /// It has come once.
-    NotYet,
+    /// It has come so often.
+    NotYet(u32),
     /// The driver makes none of it.
     Never,
     Graph(Box<Graph>),
@@ -166,7 +169,7 @@ impl State {
         let form = form(&operations);
         let Some(known) = self.known.get_mut(&form) else {
             self.forget();
-            self.known.insert(form, Known { last: now, graph: Made::NotYet });
+            self.known.insert(form, Known { last: now, graph: Made::NotYet(1) });
             return one_by_one(stream, &operations);
         };
         known.last = now;
@@ -181,7 +184,11 @@ impl State {
                     return one_by_one(stream, &operations);
                 }
             },
-            Made::NotYet => match Graph::of(stream, operations) {
+            Made::NotYet(times) if *times < OFTEN => {
+                *times += 1;
+                return one_by_one(stream, &operations);
+            }
+            Made::NotYet(_) => match Graph::of(stream, operations) {
                 Ok(graph) => {
                     self.submitted.graphs += 1;
                     known.graph = Made::Graph(Box::new(graph));

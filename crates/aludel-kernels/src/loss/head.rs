@@ -4,8 +4,6 @@
 //! rows, the gradient of the hidden states, and the head's own gradient added up. Rows whose label is ignored cost nothing:
 //! only the others are gathered into chunks. Neither a `[T, V]` buffer of logits nor one of their gradients ever exists.
 
-use std::ops::Range;
-
 use super::device::{Column, Columns, LossDevice, Mode, RowLoss};
 use super::objective::{IGNORED, Objective};
 use super::sorted::{Ranked, SortedRows};
@@ -333,7 +331,8 @@ pub fn head_loss<D: LossDevice>(
     if let Some(gradient) = &mut gradient {
         device.fill(gradient.d_hidden, 0.0);
     }
-    let rows: Vec<usize> = (0..labels.len()).filter(|&row| labels[row] != IGNORED).collect();
+    let rows =
+        looked_at(device, labels, !matches!(teacher, Some(TeacherRows::Stored { .. })) && aligned.is_none());
     let columns = objective.terms().len() + Column::COUNT;
     let (mut measured, mut chunk, mut done) = (Vec::new(), None, 0);
     let mut all_values = device.zeros(rows.len() * columns, Element::F32)?;
@@ -447,7 +446,7 @@ pub fn each_logits<D: LossDevice, R: Send, E: From<DeviceError>>(
                 device.zeros(chunk.len() * head.vocabulary, device.activation())?,
             ),
         };
-        gather(device, hidden, head.width, chunk, &mut gathered);
+        device.gather_rows(hidden, chunk, head.width, &mut gathered);
         logits(device, head, chunk.len(), &gathered, &mut to);
         take(device.map_rows(head.columns(), &to, |row, logits| f(at * most + row, logits))?)?;
         buffers = Some((gathered, to));
@@ -498,6 +497,17 @@ fn check_labels(objective: &Objective, has_teacher: bool, labels: &[u32], valid:
     assert!(has_teacher || !objective.needs_teacher(), "the objective's divergences need a teacher");
     let fits = |&label: &u32| label == IGNORED || (label as usize) < valid;
     assert!(labels.iter().all(fits), "a label is not one of the student's {valid} tokens");
+}
+
+/// Rows that have a label; where they can be, others besides, whose gradient is zero, so that there is a regular number.
+fn looked_at<D: LossDevice>(device: &D, labels: &[u32], can_be_others: bool) -> Vec<usize> {
+    let is_ignored = |row: &usize| labels[*row] == IGNORED;
+    let learned = labels.iter().filter(|&&label| label != IGNORED).count();
+    let more = if can_be_others { device.regular_rows(learned) - learned } else { 0 };
+    let others: Vec<usize> = (0..labels.len()).filter(is_ignored).take(more).collect();
+    // As many as there are in all, or none: a number of its own is as good as any.
+    let last = others.last().filter(|_| others.len() == more).copied();
+    (0..labels.len()).filter(|row| !is_ignored(row) || last.is_some_and(|last| *row <= last)).collect()
 }
 
 /// How many rows of logits and gathered hidden states fit the memory: as equal chunks as can be.
@@ -575,7 +585,7 @@ impl<D: LossDevice> Chunk<D> {
         (hidden, rows): (&D::Buffer, &[usize]),
         (teacher, asked): (Option<&TeacherRows<'_, D::Buffer>>, &[usize]),
     ) -> Result<(), DeviceError> {
-        gather(device, hidden, head.width, rows, &mut self.hidden);
+        device.gather_rows(hidden, rows, head.width, &mut self.hidden);
         logits(device, head, rows.len(), &self.hidden, &mut self.student);
         let rows = asked;
         match (teacher, &mut self.teacher) {
@@ -583,11 +593,11 @@ impl<D: LossDevice> Chunk<D> {
                 Some(TeacherRows::Hidden { head, hidden }),
                 Some(TeacherChunk { hidden: Some(gathered), logits: to }),
             ) => {
-                gather(device, hidden, head.width, rows, gathered);
+                device.gather_rows(hidden, rows, head.width, gathered);
                 logits(device, head, rows.len(), gathered, to);
             }
             (Some(TeacherRows::Logits { logits, columns }), Some(chunk)) => {
-                gather(device, logits, columns.stored, rows, &mut chunk.logits);
+                device.gather_rows(logits, rows, columns.stored, &mut chunk.logits);
             }
             (Some(TeacherRows::Stored { source, columns }), Some(chunk)) => {
                 let mut room = vec![0.0; *columns];
@@ -618,10 +628,7 @@ impl<D: LossDevice> Chunk<D> {
                 d_hidden,
                 Accumulate::Overwrite,
             );
-            for (from, to) in runs(rows) {
-                let shape = Rows { rows: to.len(), width: head.width };
-                device.copy_rows(d_hidden, from, gradient.d_hidden, to.start, shape);
-            }
+            device.scatter_rows(d_hidden, rows, head.width, gradient.d_hidden);
         }
         if let Some(d_weight) = gradient.d_weight.as_deref_mut() {
             let d_bias = gradient.d_bias.as_deref_mut();
@@ -641,21 +648,6 @@ fn logits<D: LossDevice>(
     if let Some(cap) = head.soft_cap {
         device.soft_cap(cap, to);
     }
-}
-
-fn gather<D: LossDevice>(device: &D, from: &D::Buffer, width: usize, rows: &[usize], to: &mut D::Buffer) {
-    for (at, run) in runs(rows) {
-        device.copy_rows(from, run.start, to, at, Rows { rows: run.len(), width });
-    }
-}
-
-/// Neighbouring rows as ranges, each with its place among the gathered.
-fn runs(rows: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
-    rows.chunk_by(|a, b| a + 1 == *b).scan(0, |at, run| {
-        let place = *at;
-        *at += run.len();
-        Some((place, run[0]..run[0] + run.len()))
-    })
 }
 
 #[cfg(test)]
@@ -687,12 +679,5 @@ mod tests {
         assert_eq!(chunk_rows(&device, &head, Some(&teacher), 2048, 0), 1);
         assert_eq!(chunk_rows(&device, &head, Some(&teacher), 0, HEAD_MEMORY), 1);
         assert_eq!(chunk_rows(&device, &head, None, 7, HEAD_MEMORY), 7);
-    }
-
-    #[test]
-    fn neighbouring_rows_become_ranges_with_their_places() {
-        let found: Vec<_> = runs(&[1, 2, 3, 7, 9, 10]).collect();
-        assert_eq!(found, [(0, 1..4), (3, 7..8), (4, 9..11)]);
-        assert_eq!(runs(&[]).count(), 0);
     }
 }

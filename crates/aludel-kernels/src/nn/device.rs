@@ -299,6 +299,20 @@ impl<D: Device + ?Sized> AsideMoments<'_, D> {
 /// as computing what is smaller.
 pub const LARGE_BUFFER: usize = 4 << 20;
 
+/// Rows that are padded to a multiple of the largest power of two that is at most a sixteenth of them, of 8 to 128: few shapes, and little in vain.
+pub(crate) fn padded_rows(rows: usize) -> usize {
+    rows.next_multiple_of(1 << (rows / 16).clamp(8, 128).ilog2())
+}
+
+/// Neighbouring rows as ranges, each with its place among all.
+pub(crate) fn runs(rows: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    rows.chunk_by(|a, b| a + 1 == *b).scan(0, |at, run| {
+        let place = *at;
+        *at += run.len();
+        Some((place, run[0]..run[0] + run.len()))
+    })
+}
+
 /// A place that holds buffers and computes on them.
 pub trait Device: Send + Sync + 'static {
     /// A dense array of elements of one type on the device.
@@ -462,6 +476,26 @@ pub trait Device: Send + Sync + 'static {
         to_row: usize,
         shape: Rows,
     );
+
+    /// `to[i, :] = from[rows[i], :]`, rows of `width` elements, converting the element type.
+    fn gather_rows(&self, from: &Self::Buffer, rows: &[usize], width: usize, to: &mut Self::Buffer) {
+        for (at, run) in runs(rows) {
+            self.copy_rows(from, run.start, to, at, Rows { rows: run.len(), width });
+        }
+    }
+
+    /// `to[rows[i], :] = from[i, :]`, rows of `width` elements; no row twice.
+    fn scatter_rows(&self, from: &Self::Buffer, rows: &[usize], width: usize, to: &mut Self::Buffer) {
+        for (at, run) in runs(rows) {
+            self.copy_rows(from, at, to, run.start, Rows { rows: run.len(), width });
+        }
+    }
+
+    /// As many rows as a batch of so many is filled up to, so that shapes come again: products and launches of a shape are prepared once. At most a
+    /// sixteenth more, but up to eight.
+    fn regular_rows(&self, rows: usize) -> usize {
+        rows
+    }
 
     /// Sets all elements to `value`.
     fn fill(&self, buffer: &mut Self::Buffer, value: f32);
@@ -773,4 +807,27 @@ pub trait Device: Send + Sync + 'static {
         dx: &mut Self::Buffer,
         d_weights: &mut Self::Buffer,
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_rows_become_ranges_with_their_places() {
+        let found: Vec<_> = runs(&[1, 2, 3, 7, 9, 10]).collect();
+        assert_eq!(found, [(0, 1..4), (3, 7..8), (4, 9..11)]);
+        assert_eq!(runs(&[]).count(), 0);
+    }
+
+    #[test]
+    fn rows_are_padded_to_few_numbers() {
+        let padded = [0, 1, 40, 129, 1000, 1023, 2041, 4097].map(padded_rows);
+        assert_eq!(padded, [0, 8, 40, 136, 1024, 1024, 2048, 4224]);
+        for rows in 1..20_000 {
+            let padded = padded_rows(rows);
+            assert!(padded >= rows && padded - rows < (rows / 16).max(8), "{rows} rows become {padded}");
+            assert_eq!(padded_rows(padded), padded);
+        }
+    }
 }

@@ -247,11 +247,28 @@ fn the_beginning_of_a_micro_batch_ends_where_something_is_learned() {
         aligned: None,
     };
     let short = micro.beginning(2).unwrap();
-    assert_eq!((&*short.batch.ids, &*short.batch.documents), (&[1, 2, 3, 4, 5][..], &[0..5][..]));
+    assert_eq!(short.batch, Batch::pack([&[1, 2, 3, 4, 5][..]]));
     assert_eq!((short.targets(), short.pieces.len()), (1, 1));
     let longer = micro.beginning(7).unwrap();
     assert_eq!((&*longer.batch.documents, longer.labels[6]), (&[0..6, 6..7][..], 8));
     assert_eq!(longer.pieces, [piece(0), piece(1)]);
     assert_eq!(micro.beginning(11), None);
     assert_eq!(MicroBatch { labels: vec![IGNORED; 11], ..micro }.beginning(1), None);
+}
+
+/// A document of its own at the end, of which nothing is learned; the teacher's rows are padded to a number of their own.
+#[test]
+fn a_padded_micro_batch_learns_the_same() {
+    let batch = |rows: usize| Batch::pack([vec![3; rows].as_slice()]);
+    let plain = MicroBatch { batch: batch(5), labels: vec![3; 5], ..MicroBatch::default() };
+    let padded = plain.padded(&|rows| rows.next_multiple_of(4));
+    assert_eq!((padded.batch.rows(), &padded.batch.documents[..]), (8, &[0..5, 5..8][..]));
+    assert_eq!((padded.targets(), &padded.labels[5..]), (5, &[IGNORED; 3][..]));
+    assert_eq!(plain.padded(&|rows| rows), plain);
+    let teacher = MicroBatch { batch: batch(6), labels: vec![3; 6], ..MicroBatch::default() };
+    let aligned = Some(Box::new(Aligned { teacher, partners: vec![Some(1); 5] }));
+    let padded = MicroBatch { aligned, ..plain }.padded(&|rows| rows.next_multiple_of(4));
+    let aligned = padded.aligned.as_ref().unwrap();
+    assert_eq!((aligned.teacher.batch.rows(), padded.compared()), (8, 5));
+    assert_eq!(aligned.partners.len(), padded.labels.len());
 }

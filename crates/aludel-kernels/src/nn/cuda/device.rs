@@ -13,8 +13,9 @@ use crate::nn::adamw::cuda::GradientNorm;
 use crate::nn::device::{
     Accumulate, Activation, AsideUpdate, Attention, Device, DeviceError, Direction, Heads, LARGE_BUFFER,
     LayerWeights, Missing, Norm, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments,
-    Update,
+    Update, padded_rows,
 };
+use crate::nn::elementwise::cuda::Named;
 use crate::nn::linear::cuda::Onto;
 use crate::nn::{adamw, attention, elementwise, embed, gated, linear, rms_norm, rotate};
 
@@ -185,6 +186,18 @@ impl Device for Cuda {
     fn copy_rows(&self, from: &Buffer, from_row: usize, to: &mut Buffer, to_row: usize, shape: Rows) {
         let Rows { rows, width } = shape;
         self.convert((from, from_row * width), (to, to_row * width), rows * width);
+    }
+
+    fn gather_rows(&self, from: &Buffer, rows: &[usize], width: usize, to: &mut Buffer) {
+        elementwise::cuda::move_rows(self, from, (rows, Named::Sources), width, to);
+    }
+
+    fn scatter_rows(&self, from: &Buffer, rows: &[usize], width: usize, to: &mut Buffer) {
+        elementwise::cuda::move_rows(self, from, (rows, Named::Targets), width, to);
+    }
+
+    fn regular_rows(&self, rows: usize) -> usize {
+        padded_rows(rows)
     }
 
     fn fill(&self, buffer: &mut Buffer, value: f32) {

@@ -3,7 +3,7 @@
 use crate::cuda::operation::{Argument, Grid};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text, code};
-use crate::nn::device::{Device, DeviceError};
+use crate::nn::device::{Device, DeviceError, runs};
 
 pub(in crate::nn) const TEXT: &str = include_str!("kernels.cu");
 
@@ -36,6 +36,49 @@ pub(in crate::nn) fn scale(cuda: &Cuda, y: &mut Buffer, factor: f32) {
     let arguments =
         [y.argument(), y.type_argument(), Argument::Float(factor), Argument::Long(y.len() as i64)];
     cuda.each(text(), "scale", y.len().div_ceil(8), &arguments);
+}
+
+/// Whose rows are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::nn) enum Named {
+    Sources,
+    Targets,
+}
+
+/// `to[i, :] = from[rows[i], :]`, or `to[rows[i], :] = from[i, :]`: neighbours by a copy, others row by row.
+pub(in crate::nn) fn move_rows(
+    cuda: &Cuda,
+    from: &Buffer,
+    (rows, named): (&[usize], Named),
+    width: usize,
+    to: &mut Buffer,
+) {
+    let (here, there) = if named == Named::Sources { (from, &*to) } else { (&*to, from) };
+    let reached = rows.iter().max().map_or(0, |last| last + 1);
+    assert!(reached * width <= here.len() && rows.len() * width <= there.len(), "rows to move");
+    let mut runs = runs(rows);
+    match (runs.next(), runs.next()) {
+        (None, _) => {}
+        (Some((_, run)), None) => {
+            let start = run.start * width;
+            let (at, to_at) = if named == Named::Sources { (start, 0) } else { (0, start) };
+            cuda.convert((from, at), (to, to_at), run.len() * width);
+        }
+        _ => {
+            let rows: Vec<u32> = rows.iter().map(|&row| row as u32).collect();
+            let Some(numbers) = cuda.keep(cuda.numbers(&rows)) else { return };
+            let arguments = [
+                numbers.argument(),
+                Argument::Int(i32::from(named == Named::Targets)),
+                from.argument(),
+                from.type_argument(),
+                to.argument(),
+                to.type_argument(),
+                Argument::Long(width as i64),
+            ];
+            cuda.each_row(text(), "move_rows", rows.len(), &arguments);
+        }
+    }
 }
 
 /// `y[t, :] += bias`.

@@ -39,6 +39,20 @@ extern "C" __global__ void scale(void* y, int type, float factor, i64 n) {
     for (i64 i = at; i < min(at + 8, n); i++) store(y, i, type, load(y, i, type) * factor);
 }
 
+// to[i, :] = from[rows[i], :], or to[rows[i], :] = from[i, :]; one block a row.
+extern "C" __global__ void move_rows(const u32* rows, int names_targets, const void* from, int from_type, void* to, int to_type, i64 width) {
+    i64 named = rows[blockIdx.x], other = blockIdx.x, source = (names_targets ? other : named) * width, target = (names_targets ? named : other) * width;
+    if (width % 8 == 0) {
+        for (i64 i = 8 * threadIdx.x; i < width; i += 8 * blockDim.x) {
+            float v[8];
+            load8(from, source + i, from_type, v);
+            store8(to, target + i, to_type, v);
+        }
+    } else {
+        for (i64 i = threadIdx.x; i < width; i += blockDim.x) store(to, target + i, to_type, load(from, source + i, from_type));
+    }
+}
+
 // y[t, o] += bias[o]
 extern "C" __global__ void add_bias(const void* bias, int bias_type, half_bits* y, i64 rows, i64 width) {
     i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;

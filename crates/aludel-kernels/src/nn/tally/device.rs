@@ -11,7 +11,7 @@ use crate::loss::sparse::SparseRows;
 use crate::nn::device::{
     Accumulate, Activation, AsideMoments, AsideUpdate, Attention, Device, DeviceError, Direction, Heads,
     LARGE_BUFFER, LayerWeights, Missing, Norm, PIECE_ASIDE, ParameterUpdate, Product, Routing, Rows,
-    SharedBytes, Span, StoredMoments, Update,
+    SharedBytes, Span, StoredMoments, Update, padded_rows,
 };
 
 /// Lengths of numbers are not counted: there are few.
@@ -228,6 +228,10 @@ impl Device for Tally {
     }
 
     fn copy_rows(&self, _: &Buffer, _: usize, _: &mut Buffer, _: usize, _: Rows) {}
+
+    fn regular_rows(&self, rows: usize) -> usize {
+        if self.like.has_memory { padded_rows(rows) } else { rows }
+    }
 
     fn fill(&self, buffer: &mut Buffer, value: f32) {
         let is_large = buffer.len * buffer.element.size() >= LARGE_BUFFER;
