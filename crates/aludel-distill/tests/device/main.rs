@@ -38,6 +38,8 @@ fn started(test: &str, settings: &[(&str, &str)]) -> Option<String> {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", test, "--nocapture"])
         .env_remove("ALUDEL_TUNE")
+        // Memory that is given back is looked at, and not kept.
+        .env("ALUDEL_GRAPHS", "0")
         .env("LD_LIBRARY_PATH", &path)
         .envs(settings.iter().copied())
         .output()

@@ -432,21 +432,28 @@ impl Stream {
     /// Memory for what is submitted from now on.
     pub(crate) fn block(&self, bytes: usize) -> Result<Block, CudaError> {
         self.bind()?;
-        let address = match self.allocate(bytes) {
-            // What is still to be given back may be enough.
-            Err(CudaError::OutOfMemory { .. }) if self.queue.is_some() => {
-                self.flush()?;
-                self.allocate(bytes)?
-            }
-            other => other?,
+        let address = match &self.queue {
+            None => self.allocate(bytes.max(1), bytes)?,
+            Some(queue) => match queue.take(bytes) {
+                Some(address) => address,
+                None => match self.allocate(queue.room(bytes), bytes) {
+                    // What is still to be given back may be enough.
+                    Err(CudaError::OutOfMemory { .. }) => {
+                        queue.trim()?;
+                        self.allocate(queue.room(bytes), bytes)?
+                    }
+                    other => other?,
+                },
+            },
         };
         let allocation = Arc::new(Allocation { address, bytes, stream: self.clone() });
         Ok(Block { address, bytes, allocation })
     }
 
-    fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
-        // SAFETY: a plain allocation, which `Allocation` frees once.
-        let address = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
+    /// Takes so much room for so many bytes.
+    fn allocate(&self, room: usize, bytes: usize) -> Result<u64, CudaError> {
+        // SAFETY: a plain allocation, which `Allocation` frees once, or its queue.
+        let address = unsafe { result::malloc_async(self.stream.cu_stream(), room) };
         address.map_err(|error| match error.0 {
             sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes: bytes as u64 },
             _ => driver("take memory of the device")(error),

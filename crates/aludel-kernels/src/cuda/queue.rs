@@ -3,10 +3,11 @@
 //! In: operations in their order, memory to give back. Out: the same, in the same order, later: whoever waits for the stream, or orders it with another, has
 //! it [`Queue::flush`]ed first. Steps of a training are the same operations over and over, on the same addresses; what differs are
 //! numbers that kernels are told (tables of packed documents, rates), which a graph is told anew. Where a batch is unlike those before in anything else, it
-//! is submitted as it is. What is computed is the same either way, in the same order.
+//! is submitted as it is. What is computed is the same either way, in the same order. Small memory that is given back stays here (`kept`), so that whoever
+//! asks for the same in the same order has the same addresses.
 //!
 //! Large work is not worth it: a batch goes when memory of [`HELD`] bytes waits to be given back, and one of few operations never is a graph.
-//! `ALUDEL_GRAPHS=0` does without graphs.
+//! `ALUDEL_GRAPHS=0` does without graphs, and keeps no memory.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -17,6 +18,7 @@ use cudarc::driver::CudaStream;
 use super::CudaError;
 use super::driver::{free, submit};
 use super::graph::Graph;
+use super::kept::Kept;
 use super::operation::Operation;
 
 /// Operations that a graph is worth making of.
@@ -45,8 +47,9 @@ pub(crate) struct Queue {
 struct State {
     makes_graphs: bool,
     operations: Vec<Operation>,
-    freed: Vec<u64>,
-    freed_bytes: usize,
+    /// Addresses and bytes.
+    freed: Vec<(u64, usize)>,
+    kept: Kept,
     /// By the forms of their operations.
     known: HashMap<u64, Known>,
     submitted: Submitted,
@@ -92,7 +95,7 @@ impl Queue {
             makes_graphs: std::env::var("ALUDEL_GRAPHS").map_or(true, |setting| setting != "0"),
             operations: Vec::with_capacity(MOST),
             freed: Vec::new(),
-            freed_bytes: 0,
+            kept: Kept::default(),
             known: HashMap::new(),
             submitted: Submitted::default(),
             failure: None,
@@ -112,19 +115,34 @@ impl Queue {
         self.lock().submit(&self.stream)
     }
 
+    /// Memory for at least so many bytes that was given back before; none where there is none.
+    pub(super) fn take(&self, bytes: usize) -> Option<u64> {
+        self.lock().kept.take(bytes)
+    }
+
+    /// Bytes to take from the device for a block of so many.
+    pub(super) fn room(&self, bytes: usize) -> usize {
+        if self.lock().makes_graphs { Kept::room(bytes) } else { bytes.max(1) }
+    }
+
     /// Gives memory back after the operations so far.
     pub(super) fn free(&self, address: u64, bytes: usize) {
         let mut state = self.lock();
-        if state.operations.is_empty() {
-            return free(&self.stream, address);
-        }
-        state.freed.push(address);
-        state.freed_bytes += bytes;
-        if state.freed_bytes >= HELD
+        state.freed.push((address, bytes));
+        let waiting: usize = state.freed.iter().map(|(_, bytes)| bytes).sum();
+        if (state.operations.is_empty() || waiting >= HELD)
             && let Err(failure) = state.submit(&self.stream)
         {
             state.failure = Some(failure);
         }
+    }
+
+    /// Submits everything, and gives the device all memory back that nobody uses.
+    pub(super) fn trim(&self) -> Result<(), CudaError> {
+        let mut state = self.lock();
+        let submitted = state.submit(&self.stream);
+        state.kept.drain().for_each(|address| free(&self.stream, address));
+        submitted
     }
 
     pub(super) fn submitted(&self) -> Submitted {
@@ -141,7 +159,8 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // Nobody can look at what the operations would compute.
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.freed.drain(..).for_each(|address| free(&self.stream, address));
+        let freed = state.freed.drain(..).map(|(address, _)| address);
+        freed.chain(state.kept.drain()).for_each(|address| free(&self.stream, address));
     }
 }
 
@@ -153,8 +172,11 @@ impl State {
             None if operations.is_empty() => Ok(()),
             None => self.submit_batch(stream, operations),
         };
-        self.freed.drain(..).for_each(|address| free(stream, address));
-        self.freed_bytes = 0;
+        for (address, bytes) in self.freed.drain(..) {
+            if !(self.makes_graphs && self.kept.keep(address, bytes)) {
+                free(stream, address);
+            }
+        }
         submitted
     }
 
