@@ -432,32 +432,31 @@ impl Stream {
     /// Memory for what is submitted from now on.
     pub(crate) fn block(&self, bytes: usize) -> Result<Block, CudaError> {
         self.bind()?;
-        let address = match &self.queue {
-            None => self.allocate(bytes.max(1), bytes)?,
-            Some(queue) => match queue.take(bytes) {
-                Some(address) => address,
-                None => match self.allocate(queue.room(bytes), bytes) {
-                    // What is still to be given back may be enough.
-                    Err(CudaError::OutOfMemory { .. }) => {
-                        queue.trim()?;
-                        self.allocate(queue.room(bytes), bytes)?
-                    }
-                    other => other?,
-                },
-            },
+        let taken = || {
+            let small = self.queue.as_ref().and_then(|queue| queue.small(bytes, |room| self.allocate(room)));
+            small.unwrap_or_else(|| self.allocate(bytes))
+        };
+        let address = match (taken(), &self.queue) {
+            // What is still to be given back may be enough.
+            (Err(CudaError::OutOfMemory { .. }), Some(queue)) => queue.trim().and_then(|()| taken())?,
+            (taken, _) => taken?,
         };
         let allocation = Arc::new(Allocation { address, bytes, stream: self.clone() });
         Ok(Block { address, bytes, allocation })
     }
 
-    /// Takes so much room for so many bytes.
-    fn allocate(&self, room: usize, bytes: usize) -> Result<u64, CudaError> {
-        // SAFETY: a plain allocation, which `Allocation` frees once, or its queue.
-        let address = unsafe { result::malloc_async(self.stream.cu_stream(), room) };
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        // SAFETY: a plain allocation, which `Allocation` frees once, or the queue that shares it out.
+        let address = unsafe { result::malloc_async(self.stream.cu_stream(), bytes.max(1)) };
         address.map_err(|error| match error.0 {
             sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes: bytes as u64 },
             _ => driver("take memory of the device")(error),
         })
+    }
+
+    /// The same order of work without the queue: for blocks that things in the queue hold on to.
+    pub(super) fn unqueued(&self) -> Self {
+        Self { stream: Arc::clone(&self.stream), queue: None }
     }
 
     /// A block that there was no memory for: the driver refuses to copy to it and from it.

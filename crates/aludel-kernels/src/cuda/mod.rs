@@ -1,13 +1,14 @@
 //! Computes on CUDA devices: batches of formulas, and what operations on models ask of a driver.
 //!
 //! A pass of the schedule is said in CUDA C (`dialect`), compiled at run time and remembered (`compile`); memory, streams and launches are the driver's
-//! (`driver`; `queue` holds back what models ask for, and repeats it as `graph`s of `operation`s on memory that is `kept`), thresholds are found by way of samples (`selection`), how kernels share work out is tuned (`tune`; `choices` for
+//! (`driver`; `queue` holds back what models ask for, and repeats it as `graph`s of `operation`s on memory of an `arena`), thresholds are found by way of samples (`selection`), how kernels share work out is tuned (`tune`; `choices` for
 //! models), and what is computed is handed to models on the same device (`handover`).
 //!
 //! What makes the bits those of the CPU: the same instructions in the same order without fused multiplication, partial sums in f64 over
 //! sixteen lanes of the same chunks joined in the same order, the same counters of the same random streams, and exact selection. Where
 //! an input has a NaN or an infinity, or the output a NaN, the CPU computes the tensor: only there could bits differ.
 
+mod arena;
 pub(crate) mod choices;
 pub(crate) mod collective;
 pub(crate) mod compile;
@@ -16,7 +17,6 @@ mod dialect;
 pub(crate) mod driver;
 mod graph;
 mod handover;
-mod kept;
 pub(crate) mod operation;
 pub(crate) mod products;
 mod queue;

@@ -143,7 +143,8 @@ impl Products {
         }
         stream.flush()?;
         let handle = Handle(result::create_handle().map_err(failed("begin"))?);
-        let library = Arc::new(Library { handle, workspace: stream.block(WORKSPACE)? });
+        // A graph in the stream's queue has the library, which must not have the queue.
+        let library = Arc::new(Library { handle, workspace: stream.unqueued().block(WORKSPACE)? });
         Ok(Self { library, stream: stream.clone(), choices, plans: Mutex::default() })
     }
 

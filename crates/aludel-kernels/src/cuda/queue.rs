@@ -3,11 +3,11 @@
 //! In: operations in their order, memory to give back. Out: the same, in the same order, later: whoever waits for the stream, or orders it with another, has
 //! it [`Queue::flush`]ed first. Steps of a training are the same operations over and over, on the same addresses; what differs are
 //! numbers that kernels are told (tables of packed documents, rates), which a graph is told anew. Where a batch is unlike those before in anything else, it
-//! is submitted as it is. What is computed is the same either way, in the same order. Small memory that is given back stays here (`kept`), so that whoever
-//! asks for the same in the same order has the same addresses.
+//! is submitted as it is. What is computed is the same either way, in the same order. Small memory is shared out here (`arena`), so that whoever asks for the
+//! same in the same order has the same addresses.
 //!
 //! Large work is not worth it: a batch goes when memory of [`HELD`] bytes waits to be given back, and one of few operations never is a graph.
-//! `ALUDEL_GRAPHS=0` does without graphs, and keeps no memory.
+//! `ALUDEL_GRAPHS=0` does without graphs, and shares no memory out.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::CudaStream;
 
 use super::CudaError;
+use super::arena::Arena;
 use super::driver::{free, submit};
 use super::graph::Graph;
-use super::kept::Kept;
 use super::operation::Operation;
 
 /// Operations that a graph is worth making of.
@@ -49,7 +49,7 @@ struct State {
     operations: Vec<Operation>,
     /// Addresses and bytes.
     freed: Vec<(u64, usize)>,
-    kept: Kept,
+    arena: Arena,
     /// By the forms of their operations.
     known: HashMap<u64, Known>,
     submitted: Submitted,
@@ -95,7 +95,7 @@ impl Queue {
             makes_graphs: std::env::var("ALUDEL_GRAPHS").map_or(true, |setting| setting != "0"),
             operations: Vec::with_capacity(MOST),
             freed: Vec::new(),
-            kept: Kept::default(),
+            arena: Arena::default(),
             known: HashMap::new(),
             submitted: Submitted::default(),
             failure: None,
@@ -115,14 +115,24 @@ impl Queue {
         self.lock().submit(&self.stream)
     }
 
-    /// Memory for at least so many bytes that was given back before; none where there is none.
-    pub(super) fn take(&self, bytes: usize) -> Option<u64> {
-        self.lock().kept.take(bytes)
-    }
-
-    /// Bytes to take from the device for a block of so many.
-    pub(super) fn room(&self, bytes: usize) -> usize {
-        if self.lock().makes_graphs { Kept::room(bytes) } else { bytes.max(1) }
+    /// Memory for so many bytes, of what is shared out here: `take` asks the device for more.
+    pub(super) fn small(
+        &self,
+        bytes: usize,
+        take: impl FnOnce(usize) -> Result<u64, CudaError>,
+    ) -> Option<Result<u64, CudaError>> {
+        let mut state = self.lock();
+        if !state.shares_out(bytes) {
+            return None;
+        }
+        if let Some(address) = state.arena.take(bytes) {
+            return Some(Ok(address));
+        }
+        let chunk = state.arena.next_chunk(bytes);
+        Some(take(chunk).and_then(|start| {
+            state.arena.add(start, chunk);
+            state.arena.take(bytes).ok_or(CudaError::OutOfMemory { bytes: bytes as u64 })
+        }))
     }
 
     /// Gives memory back after the operations so far.
@@ -141,7 +151,7 @@ impl Queue {
     pub(super) fn trim(&self) -> Result<(), CudaError> {
         let mut state = self.lock();
         let submitted = state.submit(&self.stream);
-        state.kept.drain().for_each(|address| free(&self.stream, address));
+        state.arena.unused().into_iter().for_each(|chunk| free(&self.stream, chunk));
         submitted
     }
 
@@ -159,12 +169,26 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // Nobody can look at what the operations would compute.
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let freed = state.freed.drain(..).map(|(address, _)| address);
-        freed.chain(state.kept.drain()).for_each(|address| free(&self.stream, address));
+        for (address, bytes) in std::mem::take(&mut state.freed) {
+            state.give(&self.stream, address, bytes);
+        }
+        state.arena.drain().for_each(|chunk| free(&self.stream, chunk));
     }
 }
 
 impl State {
+    fn shares_out(&self, bytes: usize) -> bool {
+        self.makes_graphs && Arena::has(bytes)
+    }
+
+    fn give(&mut self, stream: &CudaStream, address: u64, bytes: usize) {
+        if self.shares_out(bytes) {
+            self.arena.give(address, bytes);
+        } else {
+            free(stream, address);
+        }
+    }
+
     fn submit(&mut self, stream: &CudaStream) -> Result<(), CudaError> {
         let operations = std::mem::replace(&mut self.operations, Vec::with_capacity(MOST));
         let submitted = match self.failure.take() {
@@ -172,10 +196,8 @@ impl State {
             None if operations.is_empty() => Ok(()),
             None => self.submit_batch(stream, operations),
         };
-        for (address, bytes) in self.freed.drain(..) {
-            if !(self.makes_graphs && self.kept.keep(address, bytes)) {
-                free(stream, address);
-            }
+        for (address, bytes) in std::mem::take(&mut self.freed) {
+            self.give(stream, address, bytes);
         }
         submitted
     }
