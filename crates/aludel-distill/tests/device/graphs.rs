@@ -73,9 +73,10 @@ fn a_training_is_told() {
     println!("\n{SUBMITTED}{by_graphs} {graphs} {updates} {}\n{RESULTS}{bits:?}", submitted.operations);
 }
 
-/// How operations were submitted, and the results.
-fn told(graphs: &str) -> Option<([u64; 4], String)> {
-    let said = started("graphs::a_training_is_told", &[("ALUDEL_GRAPHS", graphs), ("ALUDEL_TUNE", "0")])?;
+/// How operations were submitted, and the results. A device may refuse to make graphs (1), to tell them what differs (2) or to launch them (3).
+fn told(graphs: &str, refuses: &str) -> Option<([u64; 4], String)> {
+    let settings = [("ALUDEL_GRAPHS", graphs), ("SOFT_CUDA_REFUSES_GRAPHS", refuses), ("ALUDEL_TUNE", "0")];
+    let said = started("graphs::a_training_is_told", &settings)?;
     let line = |begins: &str| said.lines().find_map(|line| line.strip_prefix(begins)).unwrap().to_owned();
     let numbers: Vec<u64> = line(SUBMITTED).split(' ').map(|number| number.parse().unwrap()).collect();
     Some((numbers.try_into().unwrap(), line(RESULTS)))
@@ -83,12 +84,23 @@ fn told(graphs: &str) -> Option<([u64; 4], String)> {
 
 #[test]
 fn steps_as_graphs_have_the_bits_of_steps_without() {
-    let Some(([by_graphs, graphs, updates, operations], results)) = told("1") else { return };
-    let ([none, _, _, as_many], without) = told("0").unwrap();
+    let Some(([by_graphs, graphs, updates, operations], results)) = told("1", "0") else { return };
+    let ([none, _, _, as_many], without) = told("0", "0").unwrap();
     assert_eq!((none, as_many), (0, operations));
     assert_eq!(results, without);
     // The first four steps of fourteen find out what comes again.
     assert!(2 * by_graphs >= operations, "{by_graphs} of {operations} operations by {graphs} graphs");
     // Documents are cut elsewhere each time, and rates differ.
     assert!(updates > 0 && graphs > 0, "{updates} updates of {graphs} graphs");
+}
+
+#[test]
+fn what_a_device_refuses_of_graphs_is_done_without() {
+    let Some((_, results)) = told("1", "0") else { return };
+    for refuses in ["1", "2", "3"] {
+        let ([by_graphs, graphs, updates, _], others) = told("1", refuses).unwrap();
+        assert_eq!(others, results, "{refuses}");
+        assert_eq!(by_graphs > 0, refuses == "2", "{refuses}");
+        assert_eq!((graphs > 0, updates > 0), (refuses != "1", refuses == "3"), "{refuses}");
+    }
 }

@@ -218,7 +218,7 @@ impl Driver {
     /// A stream whose operations are submitted by batches.
     pub(crate) fn queued_stream(&self) -> Result<Stream, CudaError> {
         let Stream { stream, .. } = self.stream()?;
-        Ok(Stream { queue: Some(Arc::new(Queue::new(&stream))), stream })
+        Ok(Stream { queue: Some(Arc::new(Queue::new(&stream)?)), stream })
     }
 
     /// Loads a compiled image.

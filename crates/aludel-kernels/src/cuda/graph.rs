@@ -35,20 +35,20 @@ struct Drawn {
 }
 
 impl Graph {
-    /// A graph of operations for a stream of the calling thread's device, or they again where the driver makes none.
-    pub(super) fn of(stream: &CudaStream, operations: Vec<Operation>) -> Result<Self, Vec<Operation>> {
-        match Self::made(stream, &operations) {
+    /// A graph of operations, or they again where the driver makes none. `writer` is a stream of the calling thread's device that nobody else uses.
+    pub(super) fn of(writer: &CudaStream, operations: Vec<Operation>) -> Result<Self, Vec<Operation>> {
+        match Self::made(writer, &operations) {
             Ok((nodes, drawn, executable)) => Ok(Self { operations, nodes, drawn, executable }),
             Err(_) => Err(operations),
         }
     }
 
     fn made(
-        stream: &CudaStream,
+        writer: &CudaStream,
         operations: &[Operation],
     ) -> Result<(Vec<sys::CUgraphNode>, Drawn, sys::CUgraphExec), CudaError> {
         let failed = driver("make a graph");
-        let drawn = Drawn::empty(stream).map_err(&failed)?;
+        let drawn = Drawn::empty(writer).map_err(&failed)?;
         let mut nodes: Vec<sys::CUgraphNode> = Vec::with_capacity(operations.len());
         for operation in operations {
             let before = nodes.last().copied();
@@ -58,7 +58,7 @@ impl Graph {
                     let told = told(kernel.raw(), *grid, &mut places);
                     drawn.add_kernel(before, &told).map_err(&failed)?
                 }
-                other => drawn.add(before, &written(stream, other)?).map_err(&failed)?,
+                other => drawn.add(before, &written(writer, other)?).map_err(&failed)?,
             });
         }
         let mut executable = std::ptr::null_mut();
@@ -66,6 +66,11 @@ impl Graph {
         unsafe { sys::cuGraphInstantiateWithFlags(&raw mut executable, drawn.graph, 0).result() }
             .map_err(&failed)?;
         Ok((nodes, drawn, executable))
+    }
+
+    /// What it was told last.
+    pub(super) fn operations(&self) -> &[Operation] {
+        &self.operations
     }
 
     /// Whether the operations differ from its own by no more than what kernels are told.
@@ -103,7 +108,7 @@ impl Graph {
         Ok(updates)
     }
 
-    /// Submits it to the stream that it was made for; not waited for.
+    /// Submits it to the stream that its operations are for; not waited for.
     pub(super) fn launch(&self, stream: &CudaStream) -> Result<(), CudaError> {
         // SAFETY: its operations are those that the stream would be told one by one, on blocks that are given back in the stream's order.
         unsafe { result::graph::launch(self.executable, stream.cu_stream()) }
@@ -163,16 +168,16 @@ impl Drop for Drawn {
 }
 
 /// An operation as a stream writes it down instead of doing it.
-fn written(stream: &CudaStream, operation: &Operation) -> Result<Drawn, CudaError> {
+fn written(writer: &CudaStream, operation: &Operation) -> Result<Drawn, CudaError> {
     let failed = driver("write an operation down");
     let only_here = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    // SAFETY: nothing else is submitted to the stream until the writing ends, as its queue is locked; what is written down is that of the queue's batch.
+    // SAFETY: nothing else is submitted to the writer, and nothing is done: the graph that the writing ends with has the operation once.
     let (submitted, graph) = unsafe {
-        result::stream::begin_capture(stream.cu_stream(), only_here).map_err(&failed)?;
-        let submitted = submit(stream, operation);
-        (submitted, result::stream::end_capture(stream.cu_stream()).map_err(&failed)?)
+        result::stream::begin_capture(writer.cu_stream(), only_here).map_err(&failed)?;
+        let submitted = submit(writer, operation);
+        (submitted, result::stream::end_capture(writer.cu_stream()).map_err(&failed)?)
     };
-    let drawn = Drawn { graph, context: Arc::clone(stream.context()) };
+    let drawn = Drawn { graph, context: Arc::clone(writer.context()) };
     submitted.map(|()| drawn)
 }
 

@@ -17,7 +17,7 @@ use cudarc::driver::CudaStream;
 
 use super::CudaError;
 use super::arena::Arena;
-use super::driver::{free, submit};
+use super::driver::{driver, free, submit};
 use super::graph::Graph;
 use super::operation::Operation;
 
@@ -33,8 +33,9 @@ const HELD: usize = 64 << 20;
 /// How often a batch has to have come before it is worth a graph, which takes as long to make as some batches do to be submitted.
 const OFTEN: u32 = 4;
 
-/// Batches that are remembered.
+/// Batches that are remembered, and graphs, which have memory of the device.
 const KNOWN: usize = 512;
+const GRAPHS: usize = 128;
 
 /// Operations of one stream.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 struct State {
     makes_graphs: bool,
+    /// Operations are written down on it, when a graph is made of them.
+    writer: Arc<CudaStream>,
     operations: Vec<Operation>,
     /// Addresses and bytes.
     freed: Vec<(u64, usize)>,
@@ -69,7 +72,7 @@ struct Known {
 enum Made {
     /// It has come so often.
     NotYet(u32),
-    /// The driver makes none of it.
+    /// The driver makes none of it, or refuses to tell it what differs.
     Never,
     Graph(Box<Graph>),
 }
@@ -90,9 +93,10 @@ pub struct Submitted {
 }
 
 impl Queue {
-    pub(super) fn new(stream: &Arc<CudaStream>) -> Self {
+    pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self, CudaError> {
         let state = State {
             makes_graphs: std::env::var("ALUDEL_GRAPHS").map_or(true, |setting| setting != "0"),
+            writer: stream.context().new_stream().map_err(driver("make a stream"))?,
             operations: Vec::with_capacity(MOST),
             freed: Vec::new(),
             arena: Arena::default(),
@@ -100,7 +104,7 @@ impl Queue {
             submitted: Submitted::default(),
             failure: None,
         };
-        Self { stream: Arc::clone(stream), state: Mutex::new(state) }
+        Ok(Self { stream: Arc::clone(stream), state: Mutex::new(state) })
     }
 
     /// Takes an operation, with the failure of one before.
@@ -203,56 +207,70 @@ impl State {
     }
 
     fn submit_batch(&mut self, stream: &CudaStream, operations: Vec<Operation>) -> Result<(), CudaError> {
-        stream.context().bind_to_thread().map_err(super::driver::driver("use the device"))?;
-        self.submitted.batches += 1;
-        self.submitted.operations += operations.len() as u64;
-        if !self.makes_graphs || operations.len() < LEAST {
-            return one_by_one(stream, &operations);
-        }
-        let now = self.submitted.batches;
-        let form = form(&operations);
-        let Some(known) = self.known.get_mut(&form) else {
-            self.forget();
-            self.known.insert(form, Known { last: now, graph: Made::NotYet(1) });
-            return one_by_one(stream, &operations);
-        };
-        known.last = now;
+        stream.context().bind_to_thread().map_err(driver("use the device"))?;
         let count = operations.len() as u64;
-        match &mut known.graph {
-            Made::Never => return one_by_one(stream, &operations),
-            Made::Graph(graph) if !graph.has_form_of(&operations) => return one_by_one(stream, &operations),
-            Made::Graph(graph) => match graph.update(operations) {
-                Ok(updates) => self.submitted.updates += updates,
-                Err(operations) => {
-                    known.graph = Made::Never;
-                    return one_by_one(stream, &operations);
-                }
-            },
-            Made::NotYet(times) if *times < OFTEN => {
-                *times += 1;
-                return one_by_one(stream, &operations);
+        self.submitted.batches += 1;
+        self.submitted.operations += count;
+        match self.graph_of(operations) {
+            Err(operations) => one_by_one(stream, &operations),
+            Ok(graph) if graph.launch(stream).is_ok() => {
+                self.submitted.by_graphs += count;
+                Ok(())
             }
-            Made::NotYet(_) => match Graph::of(stream, operations) {
-                Ok(graph) => {
-                    self.submitted.graphs += 1;
-                    known.graph = Made::Graph(Box::new(graph));
-                }
-                Err(operations) => {
-                    known.graph = Made::Never;
-                    return one_by_one(stream, &operations);
-                }
-            },
+            // A device may have memory for its operations, and none for the graph.
+            Ok(graph) => one_by_one(stream, graph.operations()),
         }
-        let Made::Graph(graph) = &known.graph else { return Ok(()) };
-        self.submitted.by_graphs += count;
-        graph.launch(stream)
     }
 
-    /// Makes room for another batch.
-    fn forget(&mut self) {
-        if self.known.len() >= KNOWN {
-            let oldest = self.known.iter().min_by_key(|(_, known)| known.last).map(|(form, _)| *form);
-            oldest.and_then(|form| self.known.remove(&form));
+    /// The graph of a batch, told what differs; or the batch, where there is none.
+    fn graph_of(&mut self, operations: Vec<Operation>) -> Result<&Graph, Vec<Operation>> {
+        if !self.makes_graphs || operations.len() < LEAST {
+            return Err(operations);
+        }
+        let (form, now) = (form(&operations), self.submitted.batches);
+        self.forget(form);
+        let known = self.known.entry(form).or_insert(Known { last: now, graph: Made::NotYet(0) });
+        known.last = now;
+        known.graph = match std::mem::replace(&mut known.graph, Made::Never) {
+            Made::NotYet(times) if times < OFTEN => {
+                known.graph = Made::NotYet(times + 1);
+                return Err(operations);
+            }
+            Made::NotYet(_) => {
+                let graph = Graph::of(&self.writer, operations)?;
+                self.submitted.graphs += 1;
+                Made::Graph(Box::new(graph))
+            }
+            Made::Graph(graph) if !graph.has_form_of(&operations) => {
+                known.graph = Made::Graph(graph);
+                return Err(operations);
+            }
+            Made::Graph(mut graph) => {
+                self.submitted.updates += graph.update(operations)?;
+                Made::Graph(graph)
+            }
+            Made::Never => return Err(operations),
+        };
+        match &known.graph {
+            Made::Graph(graph) => Ok(graph),
+            Made::NotYet(_) | Made::Never => unreachable!("a graph has been put there"),
+        }
+    }
+
+    /// Makes room for a batch that has not come before, and for its graph: the one that has not come for longest goes.
+    fn forget(&mut self, form: u64) {
+        let is_graph = |known: &Known| matches!(known.graph, Made::Graph(_));
+        let oldest = |known: &HashMap<u64, Known>, goes: &dyn Fn(&Known) -> bool| {
+            let going = known.iter().filter(|(_, known)| goes(known));
+            going.min_by_key(|(_, known)| known.last).map(|(form, _)| *form)
+        };
+        if self.known.len() >= KNOWN && !self.known.contains_key(&form) {
+            oldest(&self.known, &|_| true).and_then(|form| self.known.remove(&form));
+        }
+        if self.known.get(&form).is_some_and(|known| matches!(known.graph, Made::NotYet(OFTEN)))
+            && self.known.values().filter(|known| is_graph(known)).count() >= GRAPHS
+        {
+            oldest(&self.known, &is_graph).and_then(|form| self.known.remove(&form));
         }
     }
 }

@@ -116,6 +116,10 @@ bool is_pinned(const void* at, size_t bytes) {
 
 typedef std::function<void()> Work;
 
+// What a device may refuse of graphs.
+enum Refusal { MAKING = 1, TELLING = 2, LAUNCHING = 3 };
+bool refuses(Refusal refusal) { return setting("SOFT_CUDA_REFUSES_GRAPHS", 0) == (size_t)refusal; }
+
 // Nodes come one after another. A handle of one is its number, from 1 on, so that it is the same in what is made of the graph.
 struct Graph {
     std::vector<std::vector<Work>> nodes;
@@ -464,6 +468,7 @@ API Result cuGraphAddChildGraphNode(void** node, void* graph, void* const* befor
 // What has been launched keeps what it was told.
 API Result cuGraphExecKernelNodeSetParams_v2(void* executable, void* node, const Told* told) {
     LOCKED;
+    if (refuses(TELLING)) return INVALID_VALUE;
     auto& nodes = ((Graph*)executable)->nodes;
     Work work = launch_of(*told);
     if (!work || (size_t)node == 0 || (size_t)node > nodes.size()) return INVALID_VALUE;
@@ -471,10 +476,12 @@ API Result cuGraphExecKernelNodeSetParams_v2(void* executable, void* node, const
     return SUCCESS;
 }
 API Result cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+    if (refuses(MAKING)) return OUT_OF_MEMORY;
     return *executable = new Graph(*(Graph*)graph), SUCCESS;
 }
 API Result cuGraphLaunch(void* executable, void* handle) {
     LOCKED;
+    if (refuses(LAUNCHING)) return OUT_OF_MEMORY;
     for (auto& node : ((Graph*)executable)->nodes)
         for (const Work& work : node) submit(*of(handle), work);
     return SUCCESS;
