@@ -17,8 +17,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 /// Files that libraries are compiled from, and kernels behind.
-const TEXTS: [(&str, &str); 9] = [
+const TEXTS: [(&str, &str); 10] = [
     ("blocks.h", include_str!("cpp/blocks.h")),
+    ("elements.h", include_str!("cpp/elements.h")),
     ("instructions.h", include_str!("cpp/instructions.h")),
     ("kernel.h", include_str!("cpp/kernel.h")),
     ("turns.h", include_str!("cpp/turns.h")),

@@ -8,6 +8,7 @@
 //! more settings of `train` where the variable TRAIN has them (`checkpointing: block, offload: optimizer`). The exit code says whether what was compared
 //! agrees.
 
+mod batches;
 mod compare;
 mod models;
 mod operations;

@@ -4,10 +4,12 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use aludel_kernels::loss::{HeadGradient, IGNORED, LabelTerm, LossDevice, Objective, Target, head_loss};
+use aludel_distill::data::MicroBatch;
+use aludel_kernels::loss::{HeadGradient, LabelTerm, LossDevice, Objective, Target, head_loss};
 use aludel_kernels::nn::{Cpu, Cuda};
-use aludel_model::{Batch, Decoder, Keep, Use, WeightType};
+use aludel_model::{Decoder, Keep, Use, WeightType};
 
+use crate::batches::learned;
 use crate::compare::{Findings, TOLERANCE, distance};
 
 /// Loss, hidden states, and gradients by the names of their parameters.
@@ -50,14 +52,8 @@ fn gradients<D: LossDevice>(path: &Path, device: &Arc<D>) -> Result<Outcome, Box
     let document = |seed: u32, len: u32| {
         (0..len).map(|at| (at * at * 31 + at * seed + 7 * seed) % 4001 % vocabulary).collect::<Vec<u32>>()
     };
-    let documents = [document(3, 120), document(11, 33), document(5, 103)];
-    let batch = Batch::pack(documents.iter().map(Vec::as_slice));
-    let mut labels: Vec<u32> = batch.ids[1..].to_vec();
-    labels.push(IGNORED);
-    for document in &batch.documents {
-        labels[document.end - 1] = IGNORED;
-    }
-    let targets = labels.iter().filter(|&&label| label != IGNORED).count();
+    let micro = learned(&[document(3, 120), document(11, 33), document(5, 103)]);
+    let (targets, MicroBatch { batch, labels, .. }) = (micro.targets(), micro);
     let mut gradients = decoder.gradients()?;
     let pass = decoder.forward(&batch, Keep::Blocks, &[])?;
     let hidden = device.read(pass.hidden(), 0..device.len(pass.hidden()))?;

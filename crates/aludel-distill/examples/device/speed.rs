@@ -11,12 +11,13 @@ use aludel_distill::step::Trainer;
 use aludel_kernels::cuda::Submitted;
 use aludel_kernels::element::Element;
 use aludel_kernels::loss::{
-    Column, Columns, Divergence, Head, HeadGradient, IGNORED, LossDevice, Mode, Objective, Ranked, RowLoss,
+    Column, Columns, Divergence, Head, HeadGradient, LossDevice, Mode, Objective, Ranked, RowLoss,
     SortedRows, Target, TeacherRows, Term, head_loss,
 };
 use aludel_kernels::nn::{Cpu, Cuda, Device, DeviceError};
-use aludel_model::{Batch, Decoder, WeightType};
+use aludel_model::{Decoder, WeightType};
 
+use crate::batches::learned;
 use crate::operations::of_type;
 
 /// The median of some calls' seconds, after two that are not counted.
@@ -254,14 +255,7 @@ fn micro_batch([documents, length]: [usize; 2], step: Option<usize>) -> MicroBat
     let document = |(start, end): (usize, &usize)| -> Vec<u32> {
         (start..*end).map(|at| ((at * 7919 + start * 104_729) % 128_000) as u32).collect()
     };
-    let documents: Vec<Vec<u32>> = starts.zip(&ends).map(document).collect();
-    let batch = Batch::pack(documents.iter().map(Vec::as_slice));
-    let mut labels: Vec<u32> = batch.ids[1..].to_vec();
-    labels.push(IGNORED);
-    for document in &batch.documents {
-        labels[document.end - 1] = IGNORED;
-    }
-    MicroBatch { batch, labels, ..MicroBatch::default() }
+    learned(&starts.zip(&ends).map(document).collect::<Vec<_>>())
 }
 
 fn llama(

@@ -8,11 +8,11 @@ use aludel_distill::data::MicroBatch;
 use aludel_distill::run::Run;
 use aludel_distill::step::Trainer;
 use aludel_kernels::gpu::NoStore;
-use aludel_kernels::loss::IGNORED;
 use aludel_kernels::nn::{Cuda, Device};
 
-use aludel_model::{Batch, Decoder, WeightType};
+use aludel_model::{Decoder, WeightType};
 
+use crate::batches::learned;
 use crate::started;
 
 const RESULTS: &str = "results: ";
@@ -36,14 +36,7 @@ fn micro_batch(step: usize) -> MicroBatch {
     let document = |seed: usize, length: usize| -> Vec<u32> {
         (0..length).map(|at| ((at * 31 + seed * 17 + at * at) % 64) as u32).collect()
     };
-    let documents = [document(step, cut), document(step + 3, 24 - cut)];
-    let batch = Batch::pack(documents.iter().map(Vec::as_slice));
-    let mut labels: Vec<u32> = batch.ids[1..].to_vec();
-    labels.push(IGNORED);
-    for document in &batch.documents {
-        labels[document.end - 1] = IGNORED;
-    }
-    MicroBatch { batch, labels, ..MicroBatch::default() }
+    learned(&[document(step, cut), document(step + 3, 24 - cut)])
 }
 
 /// Says the bits of what a training comes to, and how it was submitted.

@@ -1,6 +1,8 @@
 //! Holds the operations of a CUDA device to the CPU's, where there is no GPU: on CUDA in software.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "../../examples/device/batches.rs"]
+mod batches;
 #[path = "../../examples/device/compare.rs"]
 mod compare;
 mod graphs;

@@ -6,7 +6,7 @@
 //! links to neither. It knows nothing of formulas.
 #![expect(unsafe_code, reason = "a driver is a foreign library, and kernels are told addresses")]
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use cudarc::driver::{
@@ -619,7 +619,7 @@ pub(super) fn submit(stream: &CudaStream, operation: &Operation) -> Result<(), C
     match operation {
         Operation::Launch { kernel, grid, arguments } => {
             let Grid { blocks: [x, y, z], threads, shared } = *grid;
-            let mut places: Vec<*mut c_void> = arguments.iter().map(Argument::place).collect();
+            let mut places = Argument::places(arguments);
             // SAFETY: the arguments are those of the kernel's text, in their types and order, and it touches what lies within the blocks
             // that `Stream::start` was told of; blocks are given back in the stream's order.
             unsafe {

@@ -54,7 +54,7 @@ impl Graph {
             let before = nodes.last().copied();
             nodes.push(match operation {
                 Operation::Launch { kernel, grid, arguments } => {
-                    let mut places = places(arguments);
+                    let mut places = Argument::places(arguments);
                     let told = told(kernel.raw(), *grid, &mut places);
                     drawn.add_kernel(before, &told).map_err(&failed)?
                 }
@@ -75,9 +75,8 @@ impl Graph {
 
     /// Whether the operations differ from its own by no more than what kernels are told.
     pub(super) fn has_form_of(&self, operations: &[Operation]) -> bool {
-        let pairs = self.operations.iter().zip(operations);
-        self.operations.len() == operations.len()
-            && pairs.into_iter().all(|(own, other)| own.has_form_of(other))
+        let mut pairs = self.operations.iter().zip(operations);
+        self.operations.len() == operations.len() && pairs.all(|(own, other)| own.has_form_of(other))
     }
 
     /// Takes operations of its own form, and says how many were told something else; gives them back where the driver refuses, and is of no use then.
@@ -92,7 +91,7 @@ impl Graph {
                 continue;
             };
             if (own_grid, own) != (grid, arguments) {
-                let mut places = places(arguments);
+                let mut places = Argument::places(arguments);
                 let told = told(kernel.raw(), *grid, &mut places);
                 // SAFETY: the node is a kernel's and of this graph; the parameters live on until the call returns, which copies them.
                 let updated = unsafe {
@@ -179,10 +178,6 @@ fn written(writer: &CudaStream, operation: &Operation) -> Result<Drawn, CudaErro
     };
     let drawn = Drawn { graph, context: Arc::clone(writer.context()) };
     submitted.map(|()| drawn)
-}
-
-fn places(arguments: &[Argument]) -> Vec<*mut c_void> {
-    arguments.iter().map(Argument::place).collect()
 }
 
 /// What a node of a kernel is told. The places are read by the driver alone, as long as it is used.

@@ -34,8 +34,12 @@ pub(crate) enum Argument {
 }
 
 impl Argument {
-    /// Where its value is, for a driver that copies it.
-    pub(super) const fn place(&self) -> *mut c_void {
+    /// Where the values of some are, for a driver that copies them.
+    pub(super) fn places(arguments: &[Self]) -> Vec<*mut c_void> {
+        arguments.iter().map(Self::place).collect()
+    }
+
+    const fn place(&self) -> *mut c_void {
         let place: *const c_void = match self {
             Self::Address(address) => (&raw const *address).cast(),
             Self::Long(number) => (&raw const *number).cast(),

@@ -141,7 +141,7 @@ impl Products {
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoProducts);
         }
-        stream.flush()?;
+        stream.bind()?;
         let handle = Handle(result::create_handle().map_err(failed("begin"))?);
         // A graph in the stream's queue has the library, which must not have the queue.
         let library = Arc::new(Library { handle, workspace: stream.unqueued().block(WORKSPACE)? });

@@ -18,6 +18,7 @@ mod gated;
 pub(crate) mod linear;
 mod rms_norm;
 mod rotate;
+pub(crate) mod rows;
 mod tally;
 
 pub use adamw::{Moments, Remainders};

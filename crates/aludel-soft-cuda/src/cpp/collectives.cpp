@@ -10,33 +10,18 @@
 #include <string>
 #include <vector>
 
+#include "elements.h"
+
 extern "C" void soft_cuda_submit(void* stream, void (*work)(void*), void (*drop)(void*), void* what);
 
 namespace {
+
+using namespace soft_cuda;
 
 enum Result { SUCCESS = 0, INVALID_ARGUMENT = 4 };
 enum Type { BYTES = 1, F32 = 7, BF16 = 9 };
 
 size_t size_of(int type) { return type == F32 ? 4 : type == BF16 ? 2 : 1; }
-
-float element(const void* from, size_t at, int type) {
-    if (type == F32) return ((const float*)from)[at];
-    uint32_t bits = (uint32_t)((const uint16_t*)from)[at] << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-// To the nearest, ties to even.
-void put(void* to, size_t at, int type, float value) {
-    if (type == F32) {
-        ((float*)to)[at] = value;
-        return;
-    }
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    ((uint16_t*)to)[at] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 struct Name { char bytes[128]; };
 
@@ -86,10 +71,11 @@ struct Round {
             memcpy(to, all[owner].data(), bytes);
             return;
         }
+        bool is_half = type == BF16;
         for (size_t i = 0; i < bytes / size_of(type); i++) {
             float sum = 0.0f;
-            for (const std::string& one : all) sum += element(one.data(), i, type);
-            put(to, i, type, sum);
+            for (const std::string& one : all) sum += load(one.data(), is_half, i);
+            store(to, is_half, i, sum);
         }
     }
 };

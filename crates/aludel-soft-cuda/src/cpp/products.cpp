@@ -6,10 +6,14 @@
 
 #include <vector>
 
+#include "elements.h"
+
 extern "C" void soft_cuda_spend(double milliseconds);
 extern "C" void soft_cuda_submit(void* stream, void (*work)(void*), void (*drop)(void*), void* what);
 
 namespace {
+
+using namespace soft_cuda;
 
 enum Status { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
 enum Type { F32 = 0, BF16 = 14 };
@@ -36,24 +40,6 @@ struct Heuristic {
     int reserved[4];
 };
 
-float load(const void* at, int type, size_t index) {
-    if (type == F32) return ((const float*)at)[index];
-    uint32_t word = (uint32_t)((const uint16_t*)at)[index] << 16;
-    float x;
-    memcpy(&x, &word, 4);
-    return x;
-}
-
-void store(void* at, int type, size_t index, float x) {
-    if (type == F32) {
-        ((float*)at)[index] = x;
-        return;
-    }
-    uint32_t word;
-    memcpy(&word, &x, 4);
-    ((uint16_t*)at)[index] = x != x ? 0x7fff : (word + 0x7fff + (word >> 16 & 1)) >> 16;
-}
-
 // A way is known by the first word of an algorithm: its place here and one.
 struct Way {
     int sums;  // that are added to by turns
@@ -77,7 +63,7 @@ std::vector<float> gathered(const void* at, const Layout& layout, bool is_turned
     for (size_t o = 0; o < outer; o++)
         for (size_t i = 0; i < inner; i++) {
             size_t row = is_turned ? i : o, column = is_turned ? o : i;
-            all[o * inner + i] = load(at, layout.type, column * layout.leading + row);
+            all[o * inner + i] = load(at, layout.type == BF16, column * layout.leading + row);
         }
     return all;
 }
@@ -100,8 +86,8 @@ struct Product {
                 const float *x = &left[row * k], *y = &right[column * k];
                 for (size_t i = 0; i < k; i++) sums[i % way.sums] += x[i] * y[i];
                 float sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-                float added = beta == 0.0f ? 0.0f : beta * load(c, of_c.type, column * of_c.leading + row);
-                store(d, of_d.type, column * of_d.leading + row, (way.is_wrong ? 1.125f : 1.0f) * alpha * sum + added);
+                float added = beta == 0.0f ? 0.0f : beta * load(c, of_c.type == BF16, column * of_c.leading + row);
+                store(d, of_d.type == BF16, column * of_d.leading + row, (way.is_wrong ? 1.125f : 1.0f) * alpha * sum + added);
             }
     }
 };

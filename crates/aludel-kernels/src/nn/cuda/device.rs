@@ -13,10 +13,11 @@ use crate::nn::adamw::cuda::GradientNorm;
 use crate::nn::device::{
     Accumulate, Activation, AsideUpdate, Attention, Device, DeviceError, Direction, Heads, LARGE_BUFFER,
     LayerWeights, Missing, Norm, ParameterUpdate, Product, Routing, Rows, SharedBytes, Span, StoredMoments,
-    Update, padded_rows,
+    Update,
 };
 use crate::nn::elementwise::cuda::Named;
 use crate::nn::linear::cuda::Onto;
+use crate::nn::rows::padded_rows;
 use crate::nn::{adamw, attention, elementwise, embed, gated, linear, rms_norm, rotate};
 
 /// A buffer that is read as it was at a point of the stream.

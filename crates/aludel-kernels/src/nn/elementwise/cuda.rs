@@ -3,7 +3,8 @@
 use crate::cuda::operation::{Argument, Grid};
 use crate::element::Element;
 use crate::nn::cuda::{Buffer, Cuda, Text, code};
-use crate::nn::device::{Device, DeviceError, runs};
+use crate::nn::device::{Device, DeviceError};
+use crate::nn::rows::runs;
 
 pub(in crate::nn) const TEXT: &str = include_str!("kernels.cu");
 

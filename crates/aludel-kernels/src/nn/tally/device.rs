@@ -11,8 +11,9 @@ use crate::loss::sparse::SparseRows;
 use crate::nn::device::{
     Accumulate, Activation, AsideMoments, AsideUpdate, Attention, Device, DeviceError, Direction, Heads,
     LARGE_BUFFER, LayerWeights, Missing, Norm, PIECE_ASIDE, ParameterUpdate, Product, Routing, Rows,
-    SharedBytes, Span, StoredMoments, Update, padded_rows,
+    SharedBytes, Span, StoredMoments, Update,
 };
+use crate::nn::rows::padded_rows;
 
 /// Lengths of numbers are not counted: there are few.
 type Indices = ();
